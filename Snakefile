@@ -11,7 +11,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from fgit.config import parse_config
+from fgit.config import SPEED_ONLY, TrainSettings, parse_config
 from fgit.errors import UserError
 from fgit.files import resolve
 from fgit.runs import (
@@ -22,6 +22,8 @@ from fgit.runs import (
     is_fetched_benchmark,
     is_fetched_model,
     is_file,
+    keeps_model,
+    launcher,
     repeated,
     use_this_checkout,
     to_yaml,
@@ -31,12 +33,17 @@ from fgit.runs import (
 min_version("9.0")
 
 
-configfile: "config.yaml"
+# A config that has a name is whole. (--replace-workflow-config would do, but Snakemake does not hand
+# it to the jobs of a cluster, and they would merge the two.)
+if "name" not in config:
+
+    configfile: "config.yaml"
 
 
 try:
     CONFIG = parse_config(config, "config")
     check_packages(CONFIG)
+    LAUNCHER = launcher(CONFIG.launch)
 except UserError as error:
     raise WorkflowError(str(error))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgit import cli, config
-from fgit.errors import UserError
+from fgit.errors import Stopped, UserError
 from fgit.files import sha256, write_jsonl, write_parquet
 
 CODE = "def add(a, b):\n    return a + b\n"
@@ -394,6 +395,81 @@ def test_interruption(monkeypatch, fgit):
     code, error = fgit("annotate", "--pairs", "p", "--out", "o", "--report", "r")
     assert code == 130
     assert error == "fgit annotate: error: interrupted\n"
+
+
+def test_sigterm_ends_a_stage_with_a_clear_line(monkeypatch, fgit):
+    def stopped(arguments, settings):
+        raise Stopped("step 12")
+
+    replace_annotate(monkeypatch, stopped)
+    code, error = fgit("annotate", "--pairs", "p", "--out", "o", "--report", "r")
+    assert code == 143
+    told = "fgit annotate: error: stopped by SIGTERM in step 12; start it again to go on\n"
+    assert error == told
+    with pytest.raises(SystemExit) as caught:  # as where nothing catches it
+        raise Stopped("step 12")
+    assert caught.value.code == 143
+
+
+# ------------------------------------------------------------------ under a launcher
+
+
+def replace_annotate(monkeypatch, run):
+    monkeypatch.setitem(cli.COMMANDS, "annotate", cli.COMMANDS["annotate"]._replace(run=run))
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_the_first_one_speaks(monkeypatch, fgit, tmp_path, rank):
+    """The others leave their message to the launcher, which shows it at the end."""
+
+    def wrong(arguments, settings):
+        logging.getLogger("fgit.x").info("all is well")
+        logging.getLogger("fgit.x").warning("something is odd")
+        raise UserError("a.jsonl, row 3: 'x' is empty. Mend the row")
+
+    replace_annotate(monkeypatch, wrong)
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    code, error = fgit("annotate", "--pairs", "p", "--out", "o", "--report", "r")
+    message = "a.jsonl, row 3: 'x' is empty. Mend the row"
+    first = ["all is well", "something is odd", f"fgit annotate: error: {message}"]
+    assert code == 1
+    assert error.splitlines() == (first if rank == "0" else ["something is odd"])
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    failure = ProcessFailure(
+        local_rank=1, pid=1, exitcode=1, error_file=str(tmp_path / "error.json")
+    )
+    assert f"traceback : {message}\n" in str(ChildFailedError("fgit", {int(rank): failure}))
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_the_first_one_writes_provenance(
+    monkeypatch, fgit, tmp_path, pairs, rank
+):
+    monkeypatch.setenv("RANK", rank)
+    replace_annotate(monkeypatch, lambda arguments, settings: arguments.out.touch())
+    out = tmp_path / "o.parquet"
+    code, error = fgit(*filled("annotate", pairs, tmp_path))
+    assert code == 0, error
+    assert out.exists()
+    assert bool(list(tmp_path.glob("*.provenance.json"))) == (rank == "0")
+
+
+def test_the_processes_of_a_machine_share_its_threads(monkeypatch, spans, tmp_path):
+    import fgit.train.stage
+
+    monkeypatch.setattr(fgit.train.stage, "train", lambda *a, **k: None)
+    for cores, there in [("8", "2"), ("2", "8")]:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", there)
+        monkeypatch.setenv("OMP_NUM_THREADS", "5")
+        monkeypatch.setenv("MKL_NUM_THREADS", "5")
+        monkeypatch.setenv("RANK", "1")
+        words = ["train", "--model", "m", "--spans", str(spans), "--out", str(tmp_path / "out")]
+        assert cli.main([*words, "--threads", cores]) == 0
+        assert os.environ["OMP_NUM_THREADS"] == str(max(1, int(cores) // int(there)))
 
 
 def test_several_findings_stand_below_each_other(refused, tmp_path):

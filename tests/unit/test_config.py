@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fgit import config as config_module
 from fgit.config import (
+    SPEED_ONLY,
     Config,
     DecontaminateSettings,
     Settings,
@@ -180,11 +181,47 @@ def test_any_config_comes_back_from_its_yaml(alpha, learning_rate, epochs, seeds
     assert parse_config(yaml.safe_load(to_yaml(config))) == config
 
 
+@pytest.mark.parametrize("keep", ["all", "none", [], ["fgit"], ["fgit", "sft"]])
+def test_which_weights_stay_comes_back_from_yaml(keep):
+    config = parse_config(changed(("keep_models",), keep))
+    assert config.keep_models == keep
+    assert parse_config(yaml.safe_load(to_yaml(config))) == config
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        {},
+        {"processes": 1},
+        {"accelerate": "ddp", "processes": 2},
+        {"accelerate": "fsdp2", "processes": 1},
+        {"accelerate": "my.yaml"},
+        {"accelerate": "my.yaml", "processes": 4},
+    ],
+)
+def test_ways_to_launch(launch):
+    config = parse_config(changed(("launch",), launch))
+    assert config.launch.model_dump(exclude_none=True) == launch
+
+
+def test_the_papers_trainings_have_the_gpus_that_the_cluster_is_asked_for():
+    config = read_config(REPOSITORY / "config.yaml")
+    asked = yaml.safe_load((REPOSITORY / "slurm/config.yaml").read_text())["set-resources"]
+    assert (config.launch.accelerate, config.launch.processes) == ("fsdp2", 8)
+    assert asked["train"]["gpu"] == config.launch.processes
+    assert asked["train_temporary"] == asked["train"]
+
+
+def test_what_changes_the_speed_only_is_named():
+    assert SPEED_ONLY < TRAIN_KEYS
+
+
 # ------------------------------------------------------------------ unknown keys
 
 PLACES: dict[tuple[str | int, ...], set[str]] = {
     (): set(Config.model_fields),
     ("python",): {"main", "vllm", "bigcodebench"},
+    ("launch",): {"accelerate", "processes"},
     ("models", "m"): set(config_module.Model.model_fields),
     ("datasets", "d"): set(config_module.Dataset.model_fields),
     ("benchmarks", "b"): set(config_module.Benchmark.model_fields),
@@ -349,6 +386,39 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
         {"prompt": "x"},
         "datasets.d.fields.prompt: must be 'id', 'instruction', 'response', 'language' or 'tests', "
         "not 'prompt'",
+    ),
+    (("launch", "processes"), "no launcher"): (
+        8,
+        "launch: 8 processes need a launcher: set accelerate to ddp or fsdp2",
+    ),
+    (("launch",), "no processes"): (
+        {"accelerate": "fsdp2"},
+        "launch: fsdp2 needs processes, the number of GPUs",
+    ),
+    (("launch", "processes"), "none"): (
+        0,
+        "launch.processes: must be greater than or equal to 1, not 0",
+    ),
+    (("launch",), "text"): ("fsdp2", "launch: must be a mapping of keys to values, not 'fsdp2'"),
+    (("keep_models",), "unknown method"): (
+        ["fgit", "fgti"],
+        "keep_models: no method is called 'fgti'; known: sft, fgit, fgit-line",
+    ),
+    (("keep_models",), "base"): (
+        ["base"],
+        "keep_models: no method is called 'base'; known: sft, fgit, fgit-line",
+    ),
+    (("keep_models",), "one method"): (
+        "fgit",
+        "keep_models: must be all, none or a list of methods, not 'fgit'",
+    ),
+    (("keep_models",), "nothing"): (
+        None,
+        "keep_models: must be all, none or a list of methods, not None",
+    ),
+    (("keep_models",), "numbers"): (
+        [1],
+        "keep_models: must be all, none or a list of methods, not [1]",
     ),
     (("seeds",), "number"): (0, "seeds: must be a list, not 0"),
     (("seeds",), "text"): (

@@ -166,8 +166,13 @@ class Folder:
         method = self.config.resolve(run.split("/")[2])
         steps = [
             {"step": step, "loss": 1 / step + number / 10, "nll": 0.9 / step, "p_response": None}
+            | {"weight": None, "weighted_tokens": 0.0, "tokens_per_second": 1000.0 + step}
             for step in range(1, 9)
         ]
+        if method.objective == "fgit":
+            for step in steps:
+                step |= {"p_response": 0.5 + step["step"] / 50, "p_variant": 0.4, "weight": 1.9}
+                step |= {"weighted_tokens": 0.1, "mfu": 0.45}
         if method.objective == "dpo":
             steps = [{"step": s["step"], "loss": 0.69, "rewards/margins": 0.1} for s in steps]
         write_jsonl(folder / "steps.jsonl", steps)
@@ -449,7 +454,7 @@ def test_page_shows_every_part(folder):
     report(folder.config, folder.root)
     page = checked(folder.html())
     text = " ".join(page.text)
-    assert page.tags.count("svg") == 4  # loss, held out, similarity by two sources
+    assert page.tags.count("svg") == 5  # loss, weight, held out, similarity by two sources
     for part in [
         *("All methods", "Stand-ins throughout.", "30.0", "16.8 to 68.7", "sample-3", "same code"),
         *(
@@ -466,6 +471,32 @@ def test_page_shows_every_part(folder):
     assert html.count('title="Easy/3, ') == 5
     assert "4 of 10 problems; 95 % interval 16.8 to 68.7" in html
     assert html.count("<mark>+</mark>") == 16 and html.count("<mark>-</mark>") == 16
+
+
+def test_speed_and_share_of_weighted_tokens_are_in_the_table(folder):
+    report(folder.config, folder.root)
+    rows = re.findall(r"<tr><td title=\"tiny/tasks/(\w+)/.*?</tr>", folder.html(), re.DOTALL)
+    assert rows == ["sft", "fgit", "dpo", "mutation"]
+    table = folder.html().partition("weighted</th>")[2].partition("</table>")[0]
+    cells = [re.findall(r">([^<>]+)</?(?:td|small)", row) for row in table.split("<tr>")[1:]]
+    shown = {row[0]: row for row in cells}
+    assert "10.0 %" in shown["fgit"] and "1004" in shown["fgit"] and "MFU 45.0 %" in shown["fgit"]
+    assert "0.0 %" in shown["sft"] and not [cell for cell in shown["sft"] if "MFU" in cell]
+
+
+def test_the_curves_of_the_weight_are_of_runs_that_have_one(folder):
+    report(folder.config, folder.root)
+    figure = folder.html().partition('aria-label="Mean probabilities')[2].partition("</svg>")[0]
+    assert all(word in figure for word in ("fgit", "mutation", "mean weight", "p̄′"))
+    assert "sft" not in figure and "dpo" not in figure
+
+
+def test_without_a_dynamic_weight_there_are_no_curves_of_it(tmp_path):
+    rows = [{"model": "tiny", "dataset": "tasks", "method": "sft"}]
+    config = make_config(tables={"main": {"caption": "c", "columns": ["easy"], "rows": rows}})
+    folder = Folder(tmp_path / "results", config)
+    report(config, folder.root)
+    assert "Mean probabilities" not in folder.html() and "Training loss" in folder.html()
 
 
 def test_what_a_model_wrote_is_escaped(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -13,10 +14,13 @@ import pytest
 
 from fgit import cli
 from fgit.config import (
+    LAUNCHERS,
+    SPEED_ONLY,
     Benchmark,
     Config,
     Dataset,
     GenerateSettings,
+    Launch,
     Model,
     MutateSettings,
     SelectSettings,
@@ -24,6 +28,7 @@ from fgit.config import (
     parse_config,
     read_config,
 )
+from fgit.errors import UserError
 from fgit.runs import (
     Run,
     all_runs,
@@ -32,6 +37,8 @@ from fgit.runs import (
     is_fetched_benchmark,
     is_fetched_model,
     is_file,
+    keeps_model,
+    launcher,
     runs_of,
     train_settings,
     use_this_checkout,
@@ -134,6 +141,64 @@ def test_the_papers_tables_share_their_runs():
     assert sum(run.dataset is None for run in runs.values()) == 12
     assert len({(r.model, r.dataset, r.method) for r in runs.values()}) == len(runs)
     assert methods.count("mutation") == 1 and methods.count("dpo") == 3
+
+
+@pytest.mark.parametrize(
+    ("keep", "methods"),
+    [("all", {"fgit", "token"}), ("none", set()), ([], set()), (["token"], {"token"})],
+)
+def test_whose_weights_stay(small, keep, methods):
+    config = small.model_copy(update={"keep_models": keep})
+    kept = {run.method for run in all_runs(config).values() if keeps_model(config, run)}
+    assert kept - {"base"} == methods
+
+
+# ------------------------------------------------------------------ launching
+
+
+def launched(launch: Launch) -> argparse.Namespace:
+    """What accelerate makes of the rule's command line."""
+    from accelerate.commands.launch import launch_command_parser
+
+    module, *words = shlex.split(f"{launcher(launch)} -m fgit train --out o")[1:]
+    assert module == "accelerate.commands.launch"
+    return launch_command_parser().parse_args(words)
+
+
+def test_one_process_needs_no_launcher():
+    assert launcher(Launch()) == ""
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_launchers_start_the_training(name):
+    arguments = launched(Launch(accelerate=name, processes=3))
+    assert arguments.num_processes == 3
+    assert (arguments.module, arguments.training_script) == (True, "fgit")
+    assert arguments.training_script_args == ["train", "--out", "o"]
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_launchers_configs_are_accelerates(name):
+    """Loading one refuses a key that accelerate does not know."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    loaded = load_config_from_file(launched(Launch(accelerate=name, processes=2)).config_file)
+    assert loaded.distributed_type == {"ddp": "MULTI_GPU", "fsdp2": "FSDP"}[name]
+    assert (loaded.main_process_port, loaded.mixed_precision) == (0, "no")
+    options = {f"--{key}" for key in loaded.fsdp_config}
+    from accelerate.commands.launch import launch_command_parser
+
+    assert options <= set(launch_command_parser()._option_string_actions)
+
+
+def test_a_config_of_ones_own_for_accelerate(tmp_path):
+    path = tmp_path / "my file.yaml"
+    path.touch()
+    arguments = launched(Launch(accelerate=str(path)))
+    assert (arguments.config_file, arguments.num_processes) == (str(path), None)
+    assert launched(Launch(accelerate=str(path), processes=4)).num_processes == 4
+    with pytest.raises(UserError, match=r"launch\.accelerate: 'fsdp3' is no file; .*ddp, fsdp2"):
+        launcher(Launch(accelerate="fsdp3", processes=2))
 
 
 # ------------------------------------------------------------------ locations
@@ -263,9 +328,10 @@ def test_every_run_trains_with_its_settings(config):
             arguments, _ = parsed("evaluate", f"{model} --benchmark mbpp --problems p --out o")
         else:
             settings = train_settings(config, run)
+            result = flags(settings, leave_out=["variants", *SPEED_ONLY])
+            speed = flags(settings, leave_out=TrainSettings.model_fields.keys() - SPEED_ONLY)
             arguments, got = parsed(
-                "train",
-                f"{model} --spans s {flags(settings, leave_out=['variants'])} --threads 2 --out o",
+                "train", f"{model} --spans s {result} {speed} --threads 2 --out o"
             )
             # Which stage's variants are used is in the spans that the rule gives.
             assert got.model_copy(update={"variants": settings.variants}) == settings

@@ -170,7 +170,7 @@ class Project:
     def command(self, *arguments):
         return [
             *(sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "tiny.yaml"),
-            *("--replace-workflow-config", "--rerun-incomplete", *arguments),
+            *("--rerun-incomplete", *arguments),
         ]
 
     @property
@@ -301,6 +301,92 @@ def test_a_killed_training_is_run_again(project):
     assert project.planned() == {}
 
 
+def test_what_changes_the_speed_only_trains_nothing_again(project):
+    speed = {
+        "token_budget": 512,
+        "attention": "sdpa",
+        "gradient_checkpointing": True,
+        "checkpoint_minutes": 1,
+    }
+    project.write_config(
+        train=project.config["train"] | speed,
+        launch={"accelerate": "ddp", "processes": 2},
+        keep_models=["fgit"],
+    )
+    try:
+        assert project.planned().keys() == {"config", "report"}
+    finally:
+        project.write_config()
+
+
+def test_weights_that_need_not_stay_are_gone_and_nothing_is_trained_again(project):
+    table = project.config["tables"]["tiny"]
+    rows = [row for row in table["rows"] if row["method"] in ("sft", "fgit")]
+    changes = {"name": "kept", "tables": {"tiny": table | {"rows": rows}}}
+    project.write_config(**changes, keep_models=["fgit"])
+    results = project.folder / "results/kept"
+    try:
+        project.snakemake()
+        kept, gone = (results / "train/tiny/tiny" / run / "seed-0" for run in ("fgit", "sft"))
+        assert (kept / "model/model.safetensors").is_file()
+        assert not (gone / "model").exists()
+        for file in ("metrics.json", "steps.jsonl", "run.yaml", "provenance.json"):
+            assert (gone / file).is_file()
+        assert (results / "score/tiny/tiny/sft/seed-0/tiny/summary.json").is_file()
+        assert "sft" in (results / "tables/tiny.md").read_text()
+        assert project.planned() == {}
+        # What is gone is not missed if it was to stay after all; only the report shows the config.
+        project.write_config(**changes)
+        assert project.planned().keys() == {"config", "report"}
+    finally:
+        project.write_config()
+
+
+LONG = {"name": "long", "train": {"learning_rate": 1e-4, "batch_size": 4, "max_length": 128}}
+LONG["train"] |= {"epochs": 30, "checkpoint_minutes": 1000}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launch", [{}, {"accelerate": "ddp", "processes": 2}], ids=["one", "two"])
+def test_a_training_that_is_told_to_end_goes_on_when_started_again(project, launch):
+    """SIGTERM to every process of a job, as scancel and a time limit send it."""
+    out = project.folder / "results/long/train/tiny/tiny/fgit/seed-0"
+    log = project.folder / "results/long/logs/train/tiny/tiny/fgit/seed-0.log"
+    shutil.rmtree(project.folder / "results/long", ignore_errors=True)
+    project.write_config(**LONG, launch=launch)
+    target = "results/long/train/tiny/tiny/fgit/seed-0/metrics.json"
+    running = subprocess.Popen(
+        project.command(target), cwd=project.folder, env=project.environment, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not (log.exists() and re.search(r"\bstep \d+/", log.read_text())):
+            assert time.monotonic() < deadline and running.poll() is None, "no step was taken"
+            time.sleep(0.2)
+        os.killpg(running.pid, signal.SIGTERM)
+        assert running.wait(timeout=120) != 0
+        told = re.search(
+            r"stopped by SIGTERM in step (\d+) of \d+; start it again", log.read_text()
+        )
+        assert told, log.read_text()[-3000:]
+        step = int(told[1])
+        assert [path.name for path in out.glob("state/step-*")] == [f"step-{step:06d}"]
+        assert not (out / "model").exists() and not (out / "metrics.json").exists()
+        project.snakemake(target)
+        assert f"going on after step {step}," in log.read_text()
+        steps = [
+            json.loads(line)["step"] for line in (out / "steps.jsonl").read_text().splitlines()
+        ]
+        assert 0 < step < len(steps)
+        assert steps == list(range(1, len(steps) + 1))
+        assert (out / "model/model.safetensors").is_file() and not (out / "state").exists()
+        assert json.loads((out / "provenance.json").read_text())["stage"] == "train"
+    finally:
+        project.write_config()
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+
+
 def processes(*words):
     """The running processes whose command line holds all words."""
     found = []
@@ -323,6 +409,20 @@ def test_a_teacher_without_a_usable_variant_stops_the_road(project, teacher):
     finally:
         teacher.garbage = False
         project.write_config()
+
+
+def test_a_config_with_a_name_is_whole_and_one_without_changes_the_papers(project):
+    """Without an option for it, since the jobs of a cluster get the config file only."""
+    target = "results/tiny/train/tiny/tiny/sft/seed-0/metrics.json"
+    _, output = project.snakemake("-n", "-p", "--forceall", target)
+    assert " -m fgit train" in output
+    assert "accelerate" not in output and "--gradient-checkpointing" not in output
+    (project.folder / "part.yaml").write_text("name: part\n")
+    code, output = project.snakemake("-n", "--configfile", "part.yaml", check=False)
+    assert code != 0 and "models: this key is required" in output
+    (project.folder / "part.yaml").write_text("keep_models: none\n")
+    _, output = project.snakemake("-n", "--configfile", "part.yaml")
+    assert re.search(r"^train_temporary +36$", output, re.M)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import datetime
 import errno
+import json
 import logging
 import os
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +19,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 import fgit
-from fgit import config
-from fgit.errors import UserError
+from fgit import config, processes
+from fgit.errors import Stopped, UserError
 
 log = logging.getLogger("fgit")
 
@@ -313,14 +315,16 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "fine-tune a model: FGit, SFT, fixed weight or DPO",
-    "Section II-B. Standard SFT is --objective fixed --weight 1.",
+    "Section II-B. Standard SFT is --objective fixed --weight 1. Started again with the same "
+    "--out after it was stopped, it goes on. On several GPUs: python -m accelerate.commands.launch "
+    "--config_file workflow/launchers/fsdp2.yaml --num_processes N -m fgit train ...",
     train_arguments,
     settings=config.TrainSettings,
     fields=tuple(set(config.TrainSettings.model_fields) - {"variants"}),  # says which spans
     inputs=("model", "spans"),
 )
 def train(arguments: Arguments, settings: Any) -> None:
-    use_threads(arguments.threads)
+    use_threads(arguments.threads and max(1, arguments.threads // processes.on_this_machine()))
     from fgit.train.stage import train
 
     train(
@@ -542,9 +546,13 @@ OS_ERRORS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; 0 if it worked, 1 with a message if the user has something to mend."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
-    for noisy in ("httpx", "httpcore", "openai", "urllib3"):
+    """Run one command; 0 if it worked, 1 with a message if the user has something to mend.
+
+    Under a launcher every process comes here; the first one speaks, and writes provenance.
+    """
+    level = logging.INFO if processes.is_first() else logging.WARNING
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(message)s")
+    for noisy in ("accelerate", "httpx", "httpcore", "openai", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     arguments = make_parser().parse_args(argv)
     found = COMMANDS[arguments.command]
@@ -553,7 +561,7 @@ def main(argv: list[str] | None = None) -> int:
         settings = read_settings(arguments, found)
         found.run(arguments, settings)
         outputs = [getattr(arguments, name) for name in found.outputs]
-        if outputs:
+        if outputs and processes.is_first():
             from fgit.provenance import write_provenance
 
             write_provenance(
@@ -574,9 +582,19 @@ def main(argv: list[str] | None = None) -> int:
         return failed(arguments.command, f"{error.strerror}{where}. {advice}")
     except KeyboardInterrupt:
         return failed(arguments.command, "interrupted", code=130)
+    except Stopped as stopped:
+        message = f"stopped by SIGTERM in {stopped.where}; start it again to go on"
+        return failed(arguments.command, message, code=stopped.CODE)
     return 0
 
 
 def failed(name: str, message: str, code: int = 1) -> int:
-    print(f"fgit {name}: error: {message}", file=sys.stderr, flush=True)
+    if processes.is_first():
+        print(f"fgit {name}: error: {message}", file=sys.stderr, flush=True)
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        # The launcher ends the others when one process fails, perhaps before the first one can
+        # speak; it shows at the end what each wrote here, under "py_callstack".
+        details = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        text = json.dumps({"message": {"message": message, "extraInfo": details}})
+        Path(file).write_text(text, encoding="utf-8")
     return code

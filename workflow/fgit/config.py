@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fgit.errors import UserError
 
@@ -23,6 +23,7 @@ Precision = Literal["fp32", "bf16"]
 VariantSource = Literal["generate", "mutate"]
 BenchmarkKind = Literal["humaneval", "mbpp", "bigcodebench"]
 OnBadRow = Literal["fail", "skip"]
+LAUNCHERS = ("ddp", "fsdp2")  # each a file of workflow/launchers/
 
 
 class Settings(BaseModel):
@@ -112,7 +113,7 @@ class TrainSettings(Settings):
     gap: Gap = Field("clipped", description="max(0, p - p') or |p - p'| in the weight")
     weight_gradient: bool = Field(True, description="whether gradients flow through the weight")
     weight: float = Field(1.0, gt=0, description="constant weight of marked tokens (fixed)")
-    beta: float = Field(0.1, gt=0, description="DPO's beta")
+    beta: float = Field(0.1, gt=0, description="DPO's beta (dpo)")
     loss_mean: Literal["tokens", "samples"] = Field(
         "tokens", description="mean over the batch's response tokens, or sums per sample, then mean"
     )
@@ -125,12 +126,27 @@ class TrainSettings(Settings):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     epochs: int = Field(1, ge=1, description="passes over the data (Figure 7b)")
     batch_size: int = Field(64, ge=1, description="samples in an optimizer step, over all devices")
-    micro_batch_size: int = Field(
-        4, ge=1, description="samples that go through the model at once, on one device"
+    token_budget: int = Field(
+        8192,
+        ge=8,
+        description="tokens that go through the model at once, on one device: several samples "
+        "packed into a row; it changes speed and memory, not the result",
     )
     max_length: int = Field(1024, ge=8, description="tokens of prompt and response that are kept")
     precision: Precision = Field("bf16", description="bf16 autocast over fp32 weights, or fp32")
     gradient_checkpointing: bool = Field(False, description="trade time for memory")
+    attention: Literal["auto", "flex", "sdpa"] = Field(
+        "auto",
+        description="auto: flex (FlexAttention, compiled) on a GPU, sdpa (PyTorch's own, sample "
+        "by sample) elsewhere",
+    )
+    lora_rank: int = Field(
+        0, ge=0, description="train low-rank adapters of this rank, merged at the end; 0 trains all"
+    )
+    lora_alpha: int = Field(32, ge=1, description="scale of the adapters is lora_alpha / rank")
+    checkpoint_minutes: float = Field(
+        15.0, ge=0, description="minutes between checkpoints of the state; 0 is after every step"
+    )
     save_dtype: Literal["float32", "bfloat16"] = Field(
         "bfloat16", description="dtype of the saved weights"
     )
@@ -138,6 +154,12 @@ class TrainSettings(Settings):
         0, ge=0, description="samples kept out of training, for the loss before and after"
     )
     seed: int = Field(0, ge=0, description="seed of the order of the samples")
+
+
+# What changes speed and memory, and the result by rounding only: no reason to train again.
+SPEED_ONLY = frozenset(
+    {"token_budget", "attention", "gradient_checkpointing", "checkpoint_minutes"}
+)
 
 
 class EvaluateSettings(Settings):
@@ -229,6 +251,29 @@ class Table(Settings):
     rows: list[Row] = Field(min_length=1, description="the rows, in order")
 
 
+class Launch(Settings):
+    """How a training is started on this site; the result is the same up to rounding."""
+
+    accelerate: str | None = Field(
+        None,
+        description="ddp (each GPU holds the whole model), fsdp2 (the GPUs share it), or the path "
+        "of a config file of accelerate; unset is one process without a launcher",
+    )
+    processes: int | None = Field(
+        None, ge=1, description="processes, one for each GPU of one node; a file may say it itself"
+    )
+
+    @model_validator(mode="after")
+    def values_fit(self) -> Launch:
+        if self.accelerate is None and (self.processes or 1) > 1:
+            raise ValueError(
+                f"{self.processes} processes need a launcher: set accelerate to ddp or fsdp2"
+            )
+        if self.accelerate in LAUNCHERS and self.processes is None:
+            raise ValueError(f"{self.accelerate} needs processes, the number of GPUs")
+        return self
+
+
 class Pythons(Settings):
     """The interpreter of each environment (see envs/)."""
 
@@ -252,6 +297,12 @@ class Config(Settings):
         [0], min_length=1, description="one run of each method per seed"
     )
     python: Pythons = Pythons()
+    launch: Launch = Launch()
+    keep_models: Literal["all", "none"] | list[str] = Field(
+        "all",
+        description="methods whose trained weights stay once all that needs them is done: all, "
+        "none, or a list of methods",
+    )
     models: dict[Name, Model]
     datasets: dict[Name, Dataset]
     benchmarks: dict[Name, Benchmark]
@@ -266,6 +317,14 @@ class Config(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     score: ScoreSettings = ScoreSettings()
     tables: dict[Name, Table]
+
+    @field_validator("keep_models", mode="before")
+    @classmethod
+    def keep_models_is_known(cls, value: Any) -> Any:
+        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not texts and value not in ("all", "none"):
+            raise ValueError(f"must be all, none or a list of methods, not {value!r}")
+        return value
 
     @model_validator(mode="after")
     def values_fit(self) -> Config:
@@ -299,6 +358,9 @@ class Config(Settings):
         check_train_settings("train", self.train)
         for name in self.methods:
             self.resolve(name)
+        if isinstance(self.keep_models, list):
+            for name in self.keep_models:
+                must(name, self.methods, "keep_models", "method")
         for table_name, table in self.tables.items():
             for column in table.columns:
                 benchmark = column.removesuffix("+")

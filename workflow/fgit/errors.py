@@ -7,3 +7,17 @@ class UserError(Exception):
     The message names the file, row or key, the value, and what to do. The command line prints it
     without a traceback and exits with 1.
     """
+
+
+class Stopped(SystemExit):
+    """A stage that was told to end (SIGTERM) has saved its state: what it does now can go on later.
+
+    Args:
+        where: how far it came, such as ``step 12``.
+    """
+
+    CODE = 128 + 15  # as a shell says that SIGTERM ended a program
+
+    def __init__(self, where: str) -> None:
+        super().__init__(self.CODE)
+        self.where = where

@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from fgit import processes
+
 
 class Lines:
     """A stream on which each state of a bar is a line: for logs, where nothing is overwritten."""
@@ -30,7 +32,10 @@ def bar(
     total: int | None = None,
     unit: str = "it",
 ) -> Any:
-    """A tqdm bar; where standard error is no terminal, it writes a line now and then."""
+    """A tqdm bar; where standard error is no terminal, it writes a line now and then.
+
+    Of several processes the first one shows it.
+    """
     return tqdm(
         iterable,
         desc=description,
@@ -39,4 +44,5 @@ def bar(
         file=sys.stderr if sys.stderr.isatty() else Lines(sys.stderr),
         mininterval=0.5 if sys.stderr.isatty() else 5.0,
         dynamic_ncols=True,
+        disable=not processes.is_first(),
     )

@@ -13,7 +13,8 @@ import yaml
 from pydantic import BaseModel
 
 import fgit
-from fgit.config import Config, Row, TrainSettings
+from fgit.config import LAUNCHERS, Config, Launch, Row, TrainSettings
+from fgit.errors import UserError
 from fgit.fetch import RELEASE_PREFIX
 from fgit.files import PACKAGE_PREFIX, resolve
 
@@ -67,6 +68,36 @@ def evaluations(config: Config, tables: Iterable[str]) -> list[tuple[str, str]]:
 def train_settings(config: Config, run: Run) -> TrainSettings:
     """The resolved training settings of a run."""
     return config.resolve(run.method).model_copy(update={"seed": run.seed})
+
+
+def keeps_model(config: Config, run: Run) -> bool:
+    """Whether a run's trained weights stay once all that needs them is done."""
+    if isinstance(config.keep_models, list):
+        return run.method in config.keep_models
+    return config.keep_models == "all"
+
+
+def launcher(launch: Launch) -> str:
+    """What stands between ``python`` and ``-m fgit train``; empty for one process.
+
+    Raises:
+        UserError: if the config file of accelerate is not there.
+    """
+    if launch.accelerate is None:
+        return ""
+    if launch.accelerate in LAUNCHERS:
+        path = Path(fgit.__file__).parents[1] / "launchers" / f"{launch.accelerate}.yaml"
+    else:
+        path = Path(launch.accelerate)
+        if not path.is_file():
+            raise UserError(
+                f"launch.accelerate: {launch.accelerate!r} is no file; name a config file of "
+                f"accelerate, or one of {', '.join(LAUNCHERS)}"
+            )
+    parts = ["-m accelerate.commands.launch", f"--config_file {shlex.quote(str(path))}"]
+    if launch.processes is not None:
+        parts.append(f"--num_processes {launch.processes}")
+    return " ".join(parts)
 
 
 def is_fetched_model(path: str) -> bool:

@@ -22,9 +22,10 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     Output columns: id, p_response, p_variant, weight (null where nothing can be paired: the
     weight is 1 there), loss: the mean of −w log P over the response tokens, end of turn included.
     """
-    from fgit.models import load_model, load_tokenizer, require_chat_template
+    from fgit.models import device, load_model, load_tokenizer, require_chat_template
+    from fgit.train.engine import Engine
     from fgit.train.examples import examples
-    from fgit.train.step import check_supported, two_pass
+    from fgit.train.rows import lay_out
 
     frame, _ = read_records(
         pairs, ["id", "instruction", "response", "variant"], empty=["response", "variant"]
@@ -44,12 +45,11 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
             f"{pairs}: the prompt of {longest!r} leaves no room for a response in "
             f"{settings.max_length} tokens; raise --max-length"
         )
-    loaded = load_model(model, dtype="float32")
-    check_supported(loaded)
+    engine = Engine(load_model(model, dtype="float32"), settings)
     rows = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for example in bar(built, description="weights", unit="pair"):
-            found = two_pass(loaded, [example], settings)
+            found = engine(lay_out([example], "fgit").to(device()), objective="fgit")
             paired = example.paired
             rows.append(
                 {

@@ -55,3 +55,12 @@ def spans(run):
     """The annotated pairs that a run trains on: the teacher's variants, or mutants."""
     source = train_settings(CONFIG, run).variants
     return f"{RESULTS}/annotate/{run.dataset}/{source}/spans.parquet"
+
+
+def only(names):
+    """A constraint of {run} that matches these runs and no other."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+# The runs whose weights stay.
+KEPT = [name for name, run in RUNS.items() if keeps_model(CONFIG, run)]

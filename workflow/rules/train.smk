@@ -11,6 +11,8 @@ rule train:
         f"{RESULTS}/logs/train/{{run}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train/{{run}}.tsv"
+    wildcard_constraints:
+        run=only(KEPT),
     conda:
         "../../envs/main.yaml"
     threads: 8
@@ -21,11 +23,34 @@ rule train:
         python=CONFIG.python.main,
         model=lambda w: model_flags(RUNS[w.run].model),
         flags=lambda w: flags(
-            train_settings(CONFIG, RUNS[w.run]), leave_out=["variants"]
+            train_settings(CONFIG, RUNS[w.run]), leave_out=["variants", *SPEED_ONLY]
         ),
+        # Snakemake does not compare params that depend on threads with those of the last run, so
+        # that what changes the speed only trains nothing again.
+        speed=lambda w, threads: flags(
+            train_settings(CONFIG, RUNS[w.run]),
+            leave_out=TrainSettings.model_fields.keys() - SPEED_ONLY,
+        ),
+        launcher=lambda w, threads: LAUNCHER,
         out=subpath(output.metrics, parent=True),
     message:
         "Training {wildcards.run}"
+    # On SIGTERM the training saves its state and ends. Until then the shell has to wait for it,
+    # tee has to take what it writes, and the launcher must not kill it (it waits 30 s otherwise; as
+    # long when one process failed and the others hang, so not for ever).
     shell:
-        "{params.python} -m fgit train {params.model} --spans {input.spans:q} {params.flags} "
-        "--threads {threads} --out {params.out:q} 2>&1 | tee {log:q}"
+        "trap : TERM; export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=180; "
+        "{params.python} {params.launcher} -m fgit train {params.model} --spans {input.spans:q} "
+        "{params.flags} {params.speed} --threads {threads} --out {params.out:q} 2>&1 "
+        "| (trap '' TERM; exec tee {log:q})"
+
+
+# The runs whose weights do not stay: the same but for temp().
+use rule train as train_temporary with:
+    output:
+        model=temp(directory(f"{RESULTS}/train/{{run}}/model")),
+        metrics=f"{RESULTS}/train/{{run}}/metrics.json",
+        steps=f"{RESULTS}/train/{{run}}/steps.jsonl",
+        parameters=f"{RESULTS}/train/{{run}}/run.yaml",
+    wildcard_constraints:
+        run=only(name for name in RUNS if name not in KEPT),

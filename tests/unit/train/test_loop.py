@@ -6,12 +6,13 @@ import torch
 from fgit.config import TrainSettings
 from fgit.errors import UserError
 from fgit.models import load_model
+from fgit.train.engine import Engine
 from fgit.train.examples import examples
-from fgit.train.loop import batches, measure, micro_batches, parameter_groups, train_loop
-from fgit.train.step import two_pass
+from fgit.train.loop import batches, parameter_groups, train_loop
+from tests.reference import two_pass
 
 SETTINGS = TrainSettings(
-    batch_size=3, micro_batch_size=2, learning_rate=1e-3, precision="fp32", warmup_ratio=0.0
+    batch_size=3, token_budget=60, learning_rate=1e-3, precision="fp32", warmup_ratio=0.0
 )
 
 
@@ -49,20 +50,14 @@ def test_batches_cover_every_sample_once_an_epoch(samples):
     assert [e.id for batch in other for e in batch] != [e.id for b in again for e in b]
 
 
-def test_micro_batches_keep_every_sample(samples):
-    parts = list(micro_batches(samples, 2))
-    assert max(map(len, parts)) == 2
-    assert sorted(e.id for part in parts for e in part) == sorted(e.id for e in samples)
-
-
 @pytest.mark.parametrize("loss_mean", ["tokens", "samples"])
-def test_a_step_does_not_depend_on_its_micro_batches(model, samples, loss_mean):
-    """The loss is normalised over the whole step, so one pass and many give the same weights."""
+def test_a_step_does_not_depend_on_its_rows(model, samples, loss_mean):
+    """The loss is normalised over the whole step, so one row and many give the same weights."""
     results = []
-    for size in (1, 7):
+    for budget in (8, 10_000):
         trained = copy.deepcopy(model)
         settings = SETTINGS.model_copy(
-            update={"micro_batch_size": size, "batch_size": 7, "loss_mean": loss_mean}
+            update={"token_budget": budget, "batch_size": 7, "loss_mean": loss_mean}
         )
         train_loop(trained, samples, settings)
         results.append(weights_of(trained))
@@ -79,7 +74,7 @@ def test_first_step_is_the_gradient_of_the_mean_loss(model, samples):
     output = two_pass(reference, samples, settings)
     (output.loss.sum() / output.tokens.sum()).backward()
     expected = torch.cat([p.grad.flatten() for p in reference.parameters()]).norm()
-    history = train_loop(model, samples, settings)
+    history = train_loop(model, samples, settings).history
     assert history[0]["grad_norm"] == pytest.approx(expected.item(), rel=1e-4)
     mean = output.loss.sum() / output.tokens.sum()
     assert history[0]["loss"] == pytest.approx(mean.item(), rel=1e-5)
@@ -90,7 +85,7 @@ def test_training_lowers_the_loss_and_is_reproducible(model, samples):
     runs = []
     for _ in range(2):
         trained = copy.deepcopy(model)
-        history = train_loop(trained, samples, settings)
+        history = train_loop(trained, samples, settings).history
         runs.append(weights_of(trained))
         epochs = [sum(entry["loss"] for entry in history[e : e + 3]) for e in (0, 21)]
         assert epochs[1] < epochs[0]
@@ -102,12 +97,15 @@ def test_training_lowers_the_loss_and_is_reproducible(model, samples):
 @pytest.mark.parametrize("objective", ["fgit", "fixed"])
 def test_history_shows_the_weight(model, samples, objective):
     settings = SETTINGS.model_copy(update={"objective": objective})
-    entry = train_loop(model, samples, settings)[0]
+    entry = train_loop(model, samples, settings).history[0]
     assert entry["tokens"] > 0
     assert entry["tokens_per_second"] > 0
+    assert entry["model_tokens_per_second"] > entry["tokens_per_second"]
+    assert entry["seconds"] > 0
     if objective == "fgit":
         assert 1.0 <= entry["weight"] <= 2.0
         assert 0 < entry["p_variant"] < 1
+        assert 0 < entry["weighted_tokens"] < 1
     else:
         assert entry["weight"] is None
 
@@ -119,24 +117,62 @@ def test_bf16_trains(model, samples):
     assert not torch.equal(before, weights_of(model))
 
 
-def test_a_loss_that_is_not_finite_names_the_sample(model, samples):
-    with torch.no_grad():
-        next(model.parameters()).fill_(float("nan"))
-    with pytest.raises(UserError, match=r"the loss is nan in step 1, on samples s\d"):
+def test_a_loss_that_is_not_finite_names_the_sample(model, samples, monkeypatch):
+    """Only the broken one, though all share a row."""
+    logprobs = Engine.logprobs
+
+    def broken(self, row):
+        found = logprobs(self, row)
+        s3 = row.response_sample == row.names.index("s3")
+        return torch.cat([torch.where(s3, float("nan"), found[: len(s3)]), found[len(s3) :]])
+
+    monkeypatch.setattr(Engine, "logprobs", broken)
+    settings = SETTINGS.model_copy(update={"batch_size": 7, "token_budget": 10_000})
+    with pytest.raises(UserError, match=r"the loss is nan in step 1, on samples s3: lower"):
+        train_loop(model, samples, settings)
+
+
+def test_a_gradient_that_is_not_finite(model, samples, monkeypatch):
+    monkeypatch.setattr(
+        "accelerate.Accelerator.clip_grad_norm_", lambda *arguments: torch.tensor(float("inf"))
+    )
+    with pytest.raises(UserError, match=r"the gradient's norm is inf in step 1.*samples: s\d"):
         train_loop(model, samples, SETTINGS)
 
 
-def test_measure(model, samples):
-    found = measure(model, samples, SETTINGS)
+@pytest.mark.parametrize(
+    ("budget", "advice"), [(10_000, "lower token_budget, now 10000"), (8, "lower max_length")]
+)
+def test_out_of_memory_says_what_to_lower(model, samples, monkeypatch, budget, advice):
+    def forward(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("fgit.train.engine.Engine.forward", forward)
+    settings = SETTINGS.model_copy(update={"token_budget": budget})
+    with pytest.raises(UserError, match=advice):
+        train_loop(model, samples, settings)
+
+
+def test_a_token_budget_smaller_than_a_sample(model, samples, caplog):
+    train_loop(model, samples, SETTINGS.model_copy(update={"token_budget": 8}))
+    assert "7 of 7 samples have more tokens than token_budget (8; the longest" in caplog.text
+
+
+@pytest.mark.parametrize("objective", ["fgit", "fixed", "dpo"])
+def test_held_out_is_measured_as_fgit_sees_it(model, samples, objective):
     with torch.no_grad():
-        output = two_pass(model, samples, SETTINGS)
-    assert found["loss"] == pytest.approx((output.loss.sum() / output.tokens.sum()).item())
-    assert found["nll"] == pytest.approx((output.nll.sum() / output.tokens.sum()).item())
+        expected = two_pass(model, samples, SETTINGS)
+    settings = SETTINGS.model_copy(update={"objective": objective})
+    trained = train_loop(model, samples, settings, held_out=samples)
+    found = trained.held_out_before
+    assert found["loss"] == pytest.approx((expected.loss.sum() / expected.tokens.sum()).item())
+    assert found["nll"] == pytest.approx((expected.nll.sum() / expected.tokens.sum()).item())
+    assert found["p_response"] == pytest.approx(expected.p_response.nanmean().item())
+    assert found["weight"] == pytest.approx(expected.weight.nanmean().item())
     assert found["weighted_samples"] == 5
-    fixed = measure(model, samples, SETTINGS.model_copy(update={"objective": "fixed"}))
-    assert fixed["loss"] == pytest.approx(found["nll"])
-    assert fixed["p_response"] == pytest.approx(found["p_response"])
-    assert measure(model, [], SETTINGS) == {}
+    assert trained.held_out_after["nll"] != found["nll"]
+    without = train_loop(trained.model, samples, settings)
+    assert without.held_out_before == without.held_out_after == {}
 
 
 def test_weight_decay_is_for_matrices(model):
@@ -153,3 +189,94 @@ def test_gradient_checkpointing_changes_nothing(model, samples):
         train_loop(trained, samples, SETTINGS.model_copy(update={"gradient_checkpointing": on}))
         results.append(weights_of(trained))
     assert torch.allclose(results[0], results[1], atol=1e-5)
+
+
+# ------------------------------------------------------------------ DPO, adapters
+
+
+def test_dpo_equals_trl(model, samples, tokenizer, tmp_path):
+    """Losses, margins and weights after an epoch are those of TRL's DPOTrainer."""
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    class Trainer(DPOTrainer):
+        def _prepare_dataset(self, dataset, *arguments, **options):
+            return dataset  # ids already: the same as ours
+
+        def _get_train_sampler(self, *arguments):
+            return None  # in order, as given
+
+    settings = SETTINGS.model_copy(
+        update={"objective": "dpo", "batch_size": 2, "beta": 0.3, "schedule": "linear"}
+    )
+    pairs = [e for e in samples if len(e.variant)]
+    order = [e for batch in batches(pairs, settings) for e in batch]
+    theirs = copy.deepcopy(model)
+    trainer = Trainer(
+        model=theirs,
+        args=DPOConfig(
+            output_dir=str(tmp_path),
+            per_device_train_batch_size=2,
+            num_train_epochs=1,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=0,
+            weight_decay=0.0,
+            max_grad_norm=settings.max_grad_norm,
+            max_length=settings.max_length,
+            beta=settings.beta,
+            bf16=False,
+            use_cpu=True,
+            gradient_checkpointing=False,
+            precompute_ref_log_probs=True,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            dataloader_drop_last=False,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=Dataset.from_list(
+            [
+                {
+                    "prompt_ids": e.prompt.tolist(),
+                    "chosen_ids": e.response.tolist(),
+                    "rejected_ids": e.variant.tolist(),
+                }
+                for e in order
+            ]
+        ),
+        processing_class=tokenizer,
+    )
+    trainer.train()
+    expected = [entry for entry in trainer.state.log_history if "loss" in entry]
+    found = train_loop(model, samples, settings).history
+    assert len(found) == len(expected) == 3
+    for ours, trl in zip(found, expected, strict=True):
+        assert ours["loss"] == pytest.approx(trl["loss"], rel=1e-4)
+        assert ours["grad_norm"] == pytest.approx(trl["grad_norm"], rel=1e-3)
+        assert settings.beta * ours["margin"] == pytest.approx(trl["rewards/margins"], abs=1e-4)
+    moved = (weights_of(model) - weights_of(theirs)).norm()
+    assert moved / weights_of(model).norm() < 1e-4
+
+
+def test_dpo_without_pairs(model, samples):
+    settings = SETTINGS.model_copy(update={"objective": "dpo"})
+    with pytest.raises(UserError, match="DPO needs pairs"):
+        train_loop(model, [e for e in samples if not len(e.variant)], settings)
+
+
+def test_adapters_are_trained_and_merged(model, samples):
+    before = copy.deepcopy(model)
+    settings = SETTINGS.model_copy(update={"lora_rank": 2, "epochs": 8, "learning_rate": 3e-2})
+    trained = train_loop(model, samples, settings)
+    first, last = (sum(e["loss"] for e in trained.history[at : at + 3]) for at in (0, 21))
+    assert last < first
+    assert type(trained.model) is type(before)
+    old, new = dict(before.named_parameters()), dict(trained.model.named_parameters())
+    assert old.keys() == new.keys()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert {name.split(".")[-2] for name in changed} == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    for name in changed:  # of low rank
+        assert torch.linalg.matrix_rank(new[name] - old[name], rtol=1e-3) <= 2

@@ -1,9 +1,17 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgit.train.objective import dynamic_weight, marked_mean, token_weights, weighted_nll
+from fgit.train.objective import (
+    dynamic_weight,
+    marked_mean,
+    preference_loss,
+    token_weights,
+    weighted_nll,
+)
 
 PROBABILITY = st.floats(0, 1, width=32)
 ALPHA = st.floats(1, 10, width=32)
@@ -81,23 +89,36 @@ def test_descent_never_raises_the_variant(p, q):
 
 
 def test_marked_mean():
-    logprobs = torch.tensor([[0.5, 0.25, 1.0], [0.5, 0.5, 0.5]]).log()
-    marks = torch.tensor([[2, 1, 0], [0, 0, 0]], dtype=torch.int8)
-    assert marked_mean(logprobs, marks).tolist() == pytest.approx([(2 * 0.5 + 0.25) / 3, 0.0])
+    logprobs = torch.tensor([0.5, 0.25, 1.0, 0.5, 0.5]).log()
+    marks = torch.tensor([2, 1, 0, 0, 0], dtype=torch.int8)
+    sample = torch.tensor([0, 0, 0, 1, 1])
+    assert marked_mean(logprobs, marks, sample, 2).tolist() == pytest.approx(
+        [(2 * 0.5 + 0.25) / 3, 0.0]
+    )
 
 
 def test_marked_mean_is_fp32():
-    logprobs = torch.tensor([[0.3, 0.7]], dtype=torch.bfloat16).log()
-    assert marked_mean(logprobs, torch.ones(1, 2)).dtype == torch.float32
+    logprobs = torch.tensor([0.3, 0.7], dtype=torch.bfloat16).log()
+    sample = torch.zeros(2, dtype=torch.long)
+    assert marked_mean(logprobs, torch.ones(2), sample, 1).dtype == torch.float32
 
 
 def test_token_weights():
-    weights = token_weights(torch.tensor([[0, 1, 2], [0, 0, 1]]), torch.tensor([1.5, 2.0]))
-    assert weights.tolist() == [[1.0, 1.5, 1.5], [1.0, 1.0, 2.0]]
+    sample = torch.tensor([0, 0, 0, 1, 1, 1])
+    weights = token_weights(torch.tensor([0, 1, 2, 0, 0, 1]), torch.tensor([1.5, 2.0]), sample)
+    assert weights.tolist() == [1.0, 1.5, 1.5, 1.0, 1.0, 2.0]
 
 
-def test_weighted_nll_leaves_padding_out():
-    logprobs = torch.tensor([[-1.0, -2.0, -9.0]])
-    weights = torch.tensor([[1.0, 2.0, 3.0]])
-    is_response = torch.tensor([[True, True, False]])
-    assert weighted_nll(logprobs, weights, is_response).tolist() == [5.0]
+def test_weighted_nll_by_sample():
+    logprobs = torch.tensor([-1.0, -2.0, -9.0])
+    weights = torch.tensor([1.0, 2.0, 3.0])
+    sample = torch.tensor([0, 0, 2])
+    assert weighted_nll(logprobs, weights, sample, 3).tolist() == [5.0, 0.0, 27.0]
+
+
+def test_preference_loss():
+    """log 2 where nothing has moved; less as the response gains on the variant."""
+    margin = torch.tensor([1.0, 3.0, -1.0])
+    found = preference_loss(margin, torch.ones(3), beta=0.5)
+    expected = [math.log(2), math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))]
+    assert found.tolist() == pytest.approx(expected)

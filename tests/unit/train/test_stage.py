@@ -13,7 +13,7 @@ from fgit.models import load_model, load_tokenizer
 from fgit.train.stage import train
 
 SETTINGS = TrainSettings(
-    batch_size=4, micro_batch_size=2, learning_rate=1e-3, held_out=2, max_length=64
+    batch_size=4, token_budget=64, learning_rate=1e-3, held_out=2, max_length=64
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -90,24 +91,75 @@ def loss_curves(trainings: Sequence[Training], names: Mapping[str, str]) -> Mark
                 ("loss", FIRST, "-", "loss"),
                 ("nll", SECOND, "--", "negative log-likelihood"),
             ]:
-                steps, values = curve(training, key)
-                if steps:
-                    marker = "o" if len(steps) <= FEW_STEPS else ""
-                    axes.plot(steps, values, line, color=colour, marker=marker, label=label)
+                draw(axes, curve(training, key), colour, label, line)
             scale = losses[is_dpo(training)]
             if scale and max(scale) > min(scale):
                 margin = 0.06 * (max(scale) - min(scale))
                 axes.set_ylim(min(scale) - margin, max(scale) + margin)
             axes.set_title(names[training.run.name])
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
             axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
             if is_dpo(training) or number % columns == 0:
                 axes.set_ylabel("per pair" if is_dpo(training) else "per token")
             if number >= len(trainings) - columns:
                 axes.set_xlabel("step")
-        lines = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
-        figure.legend(list(lines.values()), list(lines), loc="outside upper right", ncols=2)
+        legend(figure)
         return svg(figure, "Training loss at every step, one panel for each run")
+
+
+def weight_curves(trainings: Sequence[Training], names: Mapping[str, str]) -> Markup | None:
+    """p̄ and p̄′ per step, and beneath them the mean weight, for each run with a dynamic weight.
+
+    All runs share their scales. None if no run has such a weight.
+    """
+    shown = [training for training in trainings if curve(training, "weight")[1]]
+    if not shown:
+        return None
+    columns = min(COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    panels = [
+        [("p_response", FIRST, "response, p̄"), ("p_variant", SECOND, "variant, p̄′")],
+        [("weight", INK, "mean weight")],
+    ]
+    with style("weight"):
+        figure = Figure(figsize=(WIDTH, 3.2 * rows + 0.4), layout="constrained")
+        grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3, 2] * rows)
+        for series, place in zip(panels, range(2), strict=True):
+            values = [y for run in shown for key, _, _ in series for y in curve(run, key)[1]]
+            low, high = min(values, default=0), max(values, default=1)
+            margin = 0.06 * (high - low) or 0.05
+            for number, training in enumerate(shown):
+                row, column = divmod(number, columns)
+                axes = figure.add_subplot(grid[2 * row + place, column])
+                for key, colour, label in series:
+                    draw(axes, curve(training, key), colour, label)
+                axes.set_ylim(low - margin, high + margin)
+                axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+                if place == 0:
+                    axes.set_title(names[training.run.name])
+                    axes.tick_params(labelbottom=False)
+                if column == 0:
+                    axes.set_ylabel("weight" if place else "probability")
+                if place == 1 and number >= len(shown) - columns:
+                    axes.set_xlabel("step")
+        legend(figure)
+        return svg(figure, "Mean probabilities and the mean weight at every step, for each run")
+
+
+def draw(
+    axes: Axes, points: tuple[list[float], list[float]], colour: str, label: str, line: str = "-"
+) -> None:
+    """A curve over the steps; few steps are dots too."""
+    steps, values = points
+    if steps:
+        marker = "o" if len(steps) <= FEW_STEPS else ""
+        axes.plot(steps, values, line, color=colour, marker=marker, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def legend(figure: Figure) -> None:
+    """One legend for all panels, each label once."""
+    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
+    figure.legend(list(lines.values()), list(lines), loc="outside upper right", ncols=len(lines))
 
 
 def is_dpo(training: Training) -> bool:

@@ -21,7 +21,7 @@ from fgit.report.facts import Facts
 from fgit.report.scores import Evaluation, Evaluations, short_names
 from fgit.report.segments import Pair, code_lines, side_by_side
 from fgit.report.tables import Cell, Drawn, reading
-from fgit.report.training import Training
+from fgit.report.training import Training, median
 from fgit.runs import Run, all_runs, evaluations
 
 SOURCES = {"generate": "teacher", "mutate": "mutation"}
@@ -71,6 +71,7 @@ def page(
             if run.dataset is not None and run.name not in trainings
         ],
         loss_figure=figures.loss_curves(done, names) if done else None,
+        weight_figure=figures.weight_curves(done, names),
         held_out_figure=figures.held_out_figure(done, names) if done else None,
         decontamination=each_there(decontamination, results, [(d,) for d in config.datasets]),
         variants=each_there(variants, results, sources),
@@ -119,11 +120,11 @@ def spread(cell: Cell) -> str:
 def training_row(training: Training, names: Mapping[str, str]) -> dict[str, Any]:
     settings = training.parameters["train"]
     counts = {key: count for key, count in training.counts.items() if key != "samples"}
+    mfu = median(training, "mfu")
     return {
         "run": training.run.name,
         "name": names[training.run.name],
         "settings": "\n".join(f"{key}: {value}" for key, value in settings.items()),
-        "objective": settings.get("objective", ""),
         "samples": training.counts.get("samples", 0),
         "counted": ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in counts.items()),
         "steps": len(training.steps),
@@ -131,6 +132,9 @@ def training_row(training: Training, names: Mapping[str, str]) -> dict[str, Any]
             [decimals(getattr(figures, key), 3) for figures in (training.before, training.after)]
             for key in ("nll", "p_response", "p_variant")
         ],
+        "weighted": percent(median(training, "weighted_tokens")),
+        "speed": decimals(median(training, "tokens_per_second"), 0),
+        "mfu": "" if mfu is None else f"MFU {percent(mfu)}",
         "moved": f"{training.relative_update:.1e}",
         "seconds": f"{training.seconds:.0f}",
         "memory": f"{training.peak_memory_gb:.1f}",
@@ -141,8 +145,12 @@ def decimals(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
 def share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "–"
+    return percent(part / whole if whole else None)
 
 
 # ------------------------------------------------------------------ the data's way

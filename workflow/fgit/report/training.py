@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -114,3 +115,9 @@ def curve(training: Training, key: str) -> tuple[list[float], list[float]]:
         if isinstance(step.get(key), int | float) and math.isfinite(step[key])
     ]
     return [x for x, _ in points], [y for _, y in points]
+
+
+def median(training: Training, key: str) -> float | None:
+    """The median of a logged figure over the steps; None where it is not logged."""
+    values = curve(training, key)[1]
+    return statistics.median(values) if values else None

@@ -1,7 +1,8 @@
-"""The training loop for FGit, standard SFT and fixed weight, on accelerate."""
+"""The training loop, for every objective, on accelerate: one process, DDP or FSDP2."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -11,57 +12,91 @@ from typing import Any
 
 import accelerate
 import torch
+from torch import Tensor
 from transformers import get_scheduler
 
 from fgit.config import TrainSettings
-from fgit.errors import UserError
+from fgit.errors import Stopped, UserError
 from fgit.progress import bar
+from fgit.train.engine import Engine, StepOutput
 from fgit.train.examples import Example
-from fgit.train.step import StepOutput, two_pass
+from fgit.train.flops import peak_flops, step_flops
+from fgit.train.rows import Row, lay_out, length, pack
+from fgit.train.state import Sigterm, State, anywhere
 
 log = logging.getLogger(__name__)
 
 
-@dataclasses.dataclass
 class Sums:
     """Sums over samples, from which a step's figures are means."""
 
-    loss: float = 0.0
-    nll: float = 0.0
-    tokens: int = 0
-    samples: int = 0
-    weighted: int = 0
-    p_response: float = 0.0
-    p_variant: float = 0.0
-    weight: float = 0.0
-    preferred: int = 0
+    NAMES = (
+        *("loss", "nll", "tokens", "samples", "weighted_tokens", "pairs"),
+        *("p_response", "p_variant", "weight", "preferred", "margin", "margins"),
+    )
+
+    def __init__(self, device: torch.device) -> None:
+        self.values = torch.zeros(len(self.NAMES), dtype=torch.float64, device=device)
 
     def add(self, output: StepOutput) -> None:
         paired = ~output.weight.isnan()
-        self.loss += output.loss.detach().sum().item()
-        self.nll += output.nll.sum().item()
-        self.tokens += int(output.tokens.sum())
-        self.samples += len(output.tokens)
-        self.weighted += int(paired.sum())
-        self.p_response += output.p_response[paired].sum().item()
-        self.p_variant += output.p_variant[paired].sum().item()
-        self.weight += output.weight[paired].sum().item()
-        self.preferred += int((output.p_response > output.p_variant)[paired].sum())
+        compared = ~output.margin.isnan()
+        preferred = (output.p_response > output.p_variant) | (output.margin > 0)
+        found = [
+            output.loss.detach().sum(),
+            output.nll.sum(),
+            output.tokens.sum(),
+            torch.ones_like(output.loss).sum(),
+            output.weighted_tokens.sum(),
+            paired.sum(),
+            output.p_response[paired].sum(),
+            output.p_variant[paired].sum(),
+            output.weight[paired].sum(),
+            preferred[paired | compared].sum(),
+            output.margin[compared].sum(),
+            compared.sum(),
+        ]
+        self.values += torch.stack([value.double() for value in found])
 
-    def means(self) -> dict[str, float | int | None]:
-        """loss and nll per response token; the rest per sample with a dynamic weight."""
-        pairs = self.weighted
+    def means(self, accelerator: accelerate.Accelerator, objective: str) -> dict[str, Any]:
+        """The figures of the samples of all processes.
+
+        loss per response token (DPO: per pair), nll per response token; the rest per sample with a
+        dynamic weight (DPO: per pair), None if there is none.
+        """
+        values = self.values
+        if accelerator.use_distributed:
+            values = accelerator.reduce(values, "sum")
+        sums = dict(zip(self.NAMES, values.tolist(), strict=True))
+        tokens, pairs = max(sums["tokens"], 1), sums["pairs"]
+
+        def mean(name: str, count: float) -> float | None:
+            return sums[name] / count if count else None
+
         return {
-            "loss": self.loss / max(self.tokens, 1),
-            "nll": self.nll / max(self.tokens, 1),
-            "tokens": self.tokens,
-            "samples": self.samples,
-            "weighted_samples": pairs,
-            "p_response": self.p_response / pairs if pairs else None,
-            "p_variant": self.p_variant / pairs if pairs else None,
-            "weight": self.weight / pairs if pairs else None,
-            "prefers_response": self.preferred / pairs if pairs else None,
+            "loss": sums["loss"] / (max(sums["samples"], 1) if objective == "dpo" else tokens),
+            "nll": sums["nll"] / tokens,
+            "tokens": int(sums["tokens"]),
+            "samples": int(sums["samples"]),
+            "weighted_samples": int(pairs),
+            "weighted_tokens": sums["weighted_tokens"] / tokens,
+            "p_response": mean("p_response", pairs),
+            "p_variant": mean("p_variant", pairs),
+            "weight": mean("weight", pairs),
+            "margin": mean("margin", sums["margins"]),
+            "prefers_response": mean("preferred", pairs or sums["margins"]),
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a training gave. model: the trained model (under FSDP2, on the main process only)."""
+
+    model: Any
+    history: list[dict[str, Any]]
+    held_out_before: dict[str, Any]
+    held_out_after: dict[str, Any]
+    seconds: float
 
 
 def batches(examples: Sequence[Example], settings: TrainSettings) -> Iterator[list[Example]]:
@@ -73,105 +108,314 @@ def batches(examples: Sequence[Example], settings: TrainSettings) -> Iterator[li
             yield [examples[i] for i in order[start : start + settings.batch_size]]
 
 
-def micro_batches(batch: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Parts of an optimizer step, of samples of similar length so that little is padded."""
-    ordered = sorted(batch, key=lambda e: len(e.prompt) + max(len(e.response), len(e.variant)))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+def own_rows(
+    accelerator: accelerate.Accelerator,
+    samples: Sequence[Example],
+    settings: TrainSettings,
+    objective: str,
+) -> list[list[Example]]:
+    """The rows of this process, as many as of any other; some may be empty."""
+    count = accelerator.num_processes
+    rows = pack(samples, settings.token_budget, objective, count)
+    return rows[accelerator.process_index :: count]
 
 
-def measure(model: Any, examples: Sequence[Example], settings: TrainSettings) -> dict[str, Any]:
-    """Loss, p̄, p̄' and w on held-out samples, without gradients."""
+def measure(
+    accelerator: accelerate.Accelerator,
+    engine: Any,
+    examples: Sequence[Example],
+    settings: TrainSettings,
+) -> dict[str, Any]:
+    """Loss, p̄, p̄' and w on held-out samples, without gradients, as FGit measures them."""
     if not examples:
         return {}
-    sums, plain = Sums(), Sums()
-    # Every run's held-out pairs are measured as FGit measures them, DPO's too.
-    fgit = settings.model_copy(update={"objective": "fgit"})
-    model.eval()
-    with torch.inference_mode(), autocast(settings):
-        for batch in micro_batches(examples, settings.micro_batch_size):
-            sums.add(two_pass(model, batch, fgit))
-            if settings.objective == "fixed":
-                plain.add(two_pass(model, batch, settings))
-    means = sums.means()
-    if settings.objective == "fixed":
-        means["loss"] = plain.means()["loss"]
-    return means
+    sums = Sums(accelerator.device)
+    engine.eval()
+    with torch.no_grad():
+        for samples in own_rows(accelerator, examples, settings, "fgit"):
+            row = lay_out(samples or examples[:1], "fgit").to(accelerator.device)
+            output = engine(row, objective="fgit")
+            if samples:
+                sums.add(output)
+    engine.train()
+    return sums.means(accelerator, "fgit")
 
 
-def autocast(settings: TrainSettings) -> Any:
-    from fgit.models import device
-
-    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=settings.precision == "bf16")
+def reference_margins(
+    accelerator: accelerate.Accelerator,
+    engine: Any,
+    examples: Sequence[Example],
+    settings: TrainSettings,
+) -> dict[str, float]:
+    """log P(y | x) − log P(y' | x) of the untrained model, by id: DPO's reference, found once."""
+    found: list[tuple[str, float]] = []
+    rows = own_rows(accelerator, examples, settings, "dpo")
+    engine.eval()
+    with torch.no_grad():
+        for samples in bar(rows, description="reference", unit="row"):
+            row = lay_out(samples or examples[:1], "dpo").to(accelerator.device)
+            margins = engine(row).margin.tolist()
+            found += zip(row.names, margins, strict=True) if samples else []
+    engine.train()
+    if accelerator.use_distributed:
+        found = accelerate.utils.gather_object(found)
+    return dict(found)
 
 
 def train_loop(
-    model: Any, examples: Sequence[Example], settings: TrainSettings
-) -> list[dict[str, Any]]:
-    """Train ``model`` in place.
+    model: Any,
+    examples: Sequence[Example],
+    settings: TrainSettings,
+    *,
+    held_out: Sequence[Example] = (),
+    state: State | None = None,
+) -> Trained:
+    """Train ``model``.
 
-    An optimizer step takes ``batch_size`` samples, in micro-batches; its loss is normalised over
-    the response tokens (or samples) of the whole step, however it is cut.
+    An optimizer step takes ``batch_size`` samples over all processes, packed into rows; its loss
+    is normalised over the response tokens (or samples) of the whole step, however it is cut.
+    Under DDP and FSDP2, process r of W takes the rows r, r + W, ...
 
-    Returns:
-        One entry for each step: step, epoch, learning_rate, grad_norm, tokens_per_second and the
-        means of :class:`Sums`.
+    Args:
+        state: where checkpoints go, and from where a killed training goes on.
 
     Raises:
-        UserError: if a loss is not finite, naming the samples.
+        UserError: if a loss or gradient is not finite, naming samples; if memory runs out.
+        Stopped: after a SIGTERM, when the state has been saved.
     """
-    accelerator = accelerate.Accelerator(cpu=on_cpu())
-    if accelerator.num_processes > 1:
-        raise UserError("training runs in one process so far; start it without a launcher")
+    accelerator = make_accelerator(settings)
+    if settings.objective == "dpo":
+        examples = [example for example in examples if len(example.variant)]
+        if not examples:
+            raise UserError("DPO needs pairs, and no sample has a variant")
+    warn_of_long_samples(examples, settings)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    adapted = with_adapters(model, settings) if settings.lora_rank else None
+    engine: Any = Engine(model, settings).train()
+    optimizer = torch.optim.AdamW(parameter_groups(engine, settings), lr=settings.learning_rate)
     per_epoch = math.ceil(len(examples) / settings.batch_size)
     steps = per_epoch * settings.epochs
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
     scheduler = get_scheduler(
         settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
         optimizer,
         num_warmup_steps=math.ceil(settings.warmup_ratio * steps),
         num_training_steps=steps,
     )
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    model, optimizer = accelerator.prepare(model, optimizer)
-    model.train()
-    history: list[dict[str, Any]] = []
+    engine, optimizer, scheduler = accelerator.prepare(engine, optimizer, scheduler)
+    done = state.load(accelerator) if state else None
+    if done is None:
+        before = measure(accelerator, engine, held_out, settings)
+        reference: dict[str, float] = {}
+        if settings.objective == "dpo":
+            reference = reference_margins(accelerator, engine, examples, settings)
+        done = {"step": 0, "history": [], "seconds": 0.0, "before": before, "reference": reference}
+    history: list[dict[str, Any]] = done["history"]
+    # A step more or less does not move the clock's start: the time of a killed step is not counted.
+    started = time.monotonic() - done["seconds"]
     progress = bar(description="train", total=len(examples) * settings.epochs, unit="sample")
-    for step, batch in enumerate(batches(examples, settings), start=1):
-        started = time.perf_counter()
-        tokens = sum(len(example.response) for example in batch)
-        scale = tokens if settings.loss_mean == "tokens" else len(batch)
-        sums = Sums()
-        for micro in micro_batches(batch, settings.micro_batch_size):
-            with autocast(settings):
-                output = two_pass(model, micro, settings)
-            loss = output.loss.sum() / scale
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"the loss is {loss.item()} in step {step}, on samples "
-                    f"{', '.join(example.id for example in micro)}: lower the learning rate, "
-                    "or look at these samples"
-                )
-            accelerator.backward(loss)
-            sums.add(output)
-            progress.update(len(micro))
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        rate = scheduler.get_last_lr()[0]
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
-        seconds = time.perf_counter() - started
-        entry = {"step": step, "epoch": (step - 1) // per_epoch + 1} | sums.means()
-        entry |= {
-            "learning_rate": rate,
-            "grad_norm": float(norm),
-            "tokens_per_second": tokens / seconds,
-        }
-        history.append(entry)
-        progress.set_postfix_str(f"step {step}/{steps}, loss {entry['loss']:.4f}")
+    progress.update(sum(entry["samples"] for entry in history))
+    with Sigterm() as sigterm:
+        for step, batch in enumerate(batches(examples, settings), start=1):
+            if step <= done["step"]:
+                continue
+            entry = {"step": step, "epoch": (step - 1) // per_epoch + 1}
+            entry |= optimizer_step(
+                accelerator, engine, optimizer, scheduler, batch, settings, step, done["reference"]
+            )
+            history.append(entry)
+            progress.update(len(batch))
+            progress.set_postfix_str(shown(entry, steps))
+            if state is None:
+                continue
+            stop = anywhere(sigterm.requested)
+            if step < steps and (stop or state.due(settings.checkpoint_minutes)):
+                now = {"step": step, "seconds": time.monotonic() - started}
+                state.save(accelerator, done | now, required=stop)
+                if stop:
+                    progress.close()
+                    raise Stopped(f"step {step} of {steps}")
     progress.close()
-    return history
+    after = measure(accelerator, engine, held_out, settings)
+    seconds = time.monotonic() - started
+    if accelerator.distributed_type == accelerate.DistributedType.FSDP:
+        weights = accelerator.get_state_dict(engine)  # gathered on the main process
+        if accelerator.is_main_process:
+            model, adapted = unsharded(model, weights, settings)
+    if adapted is not None:
+        model = adapted.merge_and_unload()
+    return Trained(model, history, done["before"], after, seconds)
+
+
+def optimizer_step(
+    accelerator: accelerate.Accelerator,
+    engine: Any,
+    optimizer: Any,
+    scheduler: Any,
+    batch: Sequence[Example],
+    settings: TrainSettings,
+    step: int,
+    reference: dict[str, float],
+) -> dict[str, Any]:
+    """Forward and backward over the rows of a step, then one update; the step's figures."""
+    started = time.perf_counter()
+    objective, device = settings.objective, accelerator.device
+    tokens = sum(len(example.response) for example in batch)
+    per_pair = objective == "dpo" or settings.loss_mean == "samples"
+    # DDP and FSDP2 take the mean of the processes' gradients; the sum is wanted.
+    scale = accelerator.num_processes / (len(batch) if per_pair else tokens)
+    sums = Sums(device)
+    parts = own_rows(accelerator, batch, settings, objective)
+    for number, samples in enumerate(parts, start=1):
+        row = lay_out(samples or batch[:1], objective).to(device)
+        start = None
+        if objective == "dpo":
+            start = torch.tensor([reference[name] for name in row.names], device=device)
+        with out_of_memory(row, settings), sync(accelerator, engine, number == len(parts)):
+            output = engine(row, reference=start)
+            check_finite(output.loss, row, step)
+            loss = output.loss.sum() * scale
+            # A process without a row of its own still takes part in what all compute together.
+            accelerator.backward(loss if samples else loss * 0.0)
+        if samples:
+            sums.add(output)
+    norm = float(accelerator.clip_grad_norm_(engine.parameters(), settings.max_grad_norm))
+    if not math.isfinite(norm):
+        raise UserError(
+            f"the gradient's norm is {norm} in step {step}, though the loss is finite: lower the "
+            f"learning rate, or look at its samples: {', '.join(e.id for e in batch)}"
+        )
+    rate = scheduler.get_last_lr()[0]
+    optimizer.step()
+    scheduler.step()
+    optimizer.zero_grad()
+    entry = sums.means(accelerator, objective)
+    seconds = time.perf_counter() - started
+    fed = sum(length(example, objective) for example in batch)
+    model = accelerator.unwrap_model(engine).model
+    peak = peak_flops(device)
+    entry |= {
+        "learning_rate": rate,
+        "grad_norm": norm,
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "model_tokens_per_second": fed / seconds,
+    }
+    if peak:
+        work = step_flops(model, batch, objective) / seconds
+        entry["mfu"] = work / (peak * accelerator.num_processes)
+    return entry
+
+
+def shown(entry: dict[str, Any], steps: int) -> str:
+    """A step's figures behind the progress bar."""
+    parts = [
+        f"step {entry['step']}/{steps}",
+        f"loss {entry['loss']:.4f}",
+        f"{entry['model_tokens_per_second']:.0f} tokens/s",
+    ]
+    parts += [f"MFU {entry['mfu']:.0%}"] if "mfu" in entry else []
+    if entry["weight"] is not None:
+        parts.append(f"weight {entry['weight']:.2f}")
+    return ", ".join(parts)
+
+
+def make_accelerator(settings: TrainSettings) -> accelerate.Accelerator:
+    from fgit.models import device
+
+    return accelerate.Accelerator(
+        cpu=device().type == "cpu",
+        mixed_precision="bf16" if settings.precision == "bf16" else "no",
+        step_scheduler_with_optimizer=False,  # or it steps once for each process
+    )
+
+
+def sync(
+    accelerator: accelerate.Accelerator, engine: Any, last: bool
+) -> contextlib.AbstractContextManager[Any]:
+    """DDP exchanges gradients once a step. FSDP2 does so at every row, to keep its shards small."""
+    if last or accelerator.distributed_type == accelerate.DistributedType.FSDP:
+        return contextlib.nullcontext()
+    return accelerator.no_sync(engine)
+
+
+def check_finite(loss: Tensor, row: Row, step: int) -> None:
+    finite = loss.detach().isfinite()
+    if not finite.all():
+        names = [name for name, good in zip(row.names, finite.tolist(), strict=True) if not good]
+        values = loss.detach()[~finite].tolist()
+        raise UserError(
+            f"the loss is {values[0]} in step {step}, on samples {', '.join(names)}: lower the "
+            "learning rate, or look at these samples"
+        )
+
+
+@contextlib.contextmanager
+def out_of_memory(row: Row, settings: TrainSettings) -> Iterator[None]:
+    """Say what to lower when a row does not fit into memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
+            raise
+        longest = max(segment.stop - segment.start for segment in row.segments)
+        advice = (
+            f"lower token_budget, now {settings.token_budget}"
+            if len(row.segments) > 1
+            else f"the row is one sample, so token_budget ({settings.token_budget}) cannot help: "
+            f"lower max_length, now {settings.max_length}"
+        )
+        others = "" if settings.gradient_checkpointing else ", or set gradient_checkpointing"
+        raise UserError(
+            f"out of memory on a row of {len(row)} tokens (longest sample {longest}): {advice}"
+            f"{others}, or train adapters (lora_rank), or more processes under fsdp2"
+        ) from error
+
+
+def warn_of_long_samples(examples: Sequence[Example], settings: TrainSettings) -> None:
+    lengths = [length(example, settings.objective) for example in examples]
+    longer = sum(tokens > settings.token_budget for tokens in lengths)
+    if longer:
+        log.warning(
+            "%d of %d samples have more tokens than token_budget (%d; the longest has %d): each "
+            "has a row of its own",
+            longer,
+            len(lengths),
+            settings.token_budget,
+            max(lengths),
+        )
+
+
+def with_adapters(model: Any, settings: TrainSettings) -> Any:
+    """Low-rank adapters on all linear layers but the output embedding (LoRA, through peft)."""
+    import peft
+
+    config = peft.LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return peft.get_peft_model(model, config)
+
+
+def unsharded(
+    model: Any, weights: dict[str, Tensor], settings: TrainSettings
+) -> tuple[Any, Any | None]:
+    """A model of the same kind, on the CPU, with the weights that an engine had, and its adapters.
+
+    A sharded model cannot be turned back, so it is made anew around the weights.
+    """
+    with accelerate.init_empty_weights(include_buffers=False):
+        plain = type(model)(model.config)
+    adapted = with_adapters(plain, settings) if settings.lora_rank else None
+    own = {name.removeprefix("model."): value for name, value in weights.items()}
+    plain.load_state_dict(own, assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain, adapted
 
 
 def parameter_groups(model: Any, settings: TrainSettings) -> list[dict[str, Any]]:
@@ -182,9 +426,3 @@ def parameter_groups(model: Any, settings: TrainSettings) -> list[dict[str, Any]
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-
-
-def on_cpu() -> bool:
-    from fgit.models import device
-
-    return device().type == "cpu"

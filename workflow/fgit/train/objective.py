@@ -1,27 +1,39 @@
 """The objective (section II-B): means over marked tokens, the dynamic weight, the weighted loss.
 
 Pure functions on tensors; probabilities, weights and sums are fp32 whatever the model computes in.
+Tokens of several samples stand one behind the other, without padding: ``sample`` says whose each
+token is.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+TINY = torch.finfo(torch.float32).tiny
 
 
-def marked_mean(logprobs: Tensor, marks: Tensor) -> Tensor:
-    """The mean probability of marked tokens, p̄ (equations 5 and 6).
+def per_sample(values: Tensor, sample: Tensor, samples: int) -> Tensor:
+    """Sums of the tokens' values by sample: float32 [tokens] -> float32 [samples]."""
+    zeros = torch.zeros(samples, dtype=torch.float32, device=values.device)
+    return zeros.index_add(0, sample, values.float())
+
+
+def marked_mean(logprobs: Tensor, marks: Tensor, sample: Tensor, samples: int) -> Tensor:
+    """The mean probability of each sample's marked tokens, p̄ (equations 5 and 6).
 
     Args:
-        logprobs: float [batch, tokens], log P(y_t | x, y_<t).
-        marks: [batch, tokens], h_t >= 0; 0 where a token is not marked or is padding.
+        logprobs: float [tokens], log P(y_t | x, y_<t).
+        marks: [tokens], h_t >= 0; 0 where a token is not marked.
+        sample: int64 [tokens], whose token it is.
 
     Returns:
-        float32 [batch]: Σ h_t P_t / Σ h_t; 0 for a row without a marked token.
+        float32 [samples]: Σ h_t P_t / Σ h_t; 0 for a sample without a marked token.
     """
     weights = marks.float()
-    total = (weights * logprobs.float().exp()).sum(-1)
-    return total / weights.sum(-1).clamp(min=torch.finfo(torch.float32).tiny)
+    total = per_sample(weights * logprobs.float().exp(), sample, samples)
+    return total / per_sample(weights, sample, samples).clamp(min=TINY)
 
 
 def dynamic_weight(
@@ -42,31 +54,40 @@ def dynamic_weight(
     """
     p, q = p_response.float(), p_variant.float()
     difference = (p - q).abs() if gap == "absolute" else (p - q).clamp(min=0)
-    total = (p + q).clamp(min=torch.finfo(torch.float32).tiny)
+    total = (p + q).clamp(min=TINY)
     return 1 + (alpha - 1) * (1 - difference / total)
 
 
-def token_weights(marks: Tensor, weight: Tensor) -> Tensor:
-    """The weight of each token of y: ``weight`` where it is marked, else 1 (equation 2).
+def token_weights(marks: Tensor, weight: Tensor, sample: Tensor) -> Tensor:
+    """The weight of each token of y: its sample's where it is marked, else 1 (equation 2).
 
     Args:
-        marks: [batch, tokens].
-        weight: float [batch].
+        marks, sample: [tokens].
+        weight: float [samples].
 
     Returns:
-        float32 [batch, tokens].
+        float32 [tokens].
     """
-    return torch.where(marks > 0, weight.float().unsqueeze(-1), 1.0)
+    return torch.where(marks > 0, weight.float()[sample], 1.0)
 
 
-def weighted_nll(logprobs: Tensor, weights: Tensor, is_response: Tensor) -> Tensor:
-    """Σ_t −w_t log P(y_t | x, y_<t) over the response tokens, for each sample.
+def weighted_nll(logprobs: Tensor, weights: Tensor, sample: Tensor, samples: int) -> Tensor:
+    """Σ_t −w_t log P(y_t | x, y_<t) over each sample's response tokens (equation 1).
+
+    Returns:
+        float32 [samples]. Divide by the tokens of the global batch for their mean.
+    """
+    return per_sample(-weights * logprobs.float(), sample, samples)
+
+
+def preference_loss(margin: Tensor, reference: Tensor, beta: float) -> Tensor:
+    """DPO's loss −log σ(β (margin − reference)) of each pair (Table V).
 
     Args:
-        logprobs, weights: float [batch, tokens].
-        is_response: bool [batch, tokens], False for padding.
+        margin: float [samples], log P(y | x) − log P(y′ | x) of the model in training.
+        reference: float [samples], the same of the model before training.
 
     Returns:
-        float32 [batch]. Divide by the tokens of the global batch for their mean.
+        float32 [samples].
     """
-    return -torch.where(is_response, weights * logprobs.float(), 0.0).sum(-1)
+    return -logsigmoid(beta * (margin.float() - reference.float()))

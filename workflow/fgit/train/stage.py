@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import resource
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from fgit.config import TrainSettings
+from fgit import processes
+from fgit.config import SPEED_ONLY, TrainSettings
 from fgit.errors import UserError
-from fgit.files import read_parquet, remove, replacing, write_json, write_jsonl, write_text
+from fgit.files import read_parquet, remove, replacing, sha256, write_json, write_jsonl, write_text
 from fgit.models import (
     device,
     load_model,
@@ -22,8 +22,8 @@ from fgit.models import (
     seed_everything,
 )
 from fgit.train.examples import examples, split_held_out
-from fgit.train.loop import measure, train_loop
-from fgit.train.step import check_supported
+from fgit.train.loop import Trained, train_loop
+from fgit.train.state import State
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,12 @@ def train(
     revision: str | None = None,
     template: str = "own",
 ) -> None:
-    """Train one run.
+    """Train one run; one that was stopped goes on from its last checkpoint.
 
     Writes into the folder ``out``: ``model/`` (safetensors, tokenizer, chat template),
     ``steps.jsonl`` (one line a step), ``metrics.json`` (held-out figures before and after, what
-    was counted, tokens, seconds, peak memory) and ``run.yaml`` (every parameter).
+    was counted, tokens, seconds, peak memory) and ``run.yaml`` (every parameter). Until these are
+    there, checkpoints lie in ``state/``.
     """
     frame = read_parquet(spans)
     if "response_characters" not in frame.columns:
@@ -63,42 +64,55 @@ def train(
             f"{spans}: every prompt is longer than max_length ({settings.max_length} tokens)"
         )
     log.info("training on %s", ", ".join(f"{k} {v}" for k, v in sorted(counts.items())))
-    loaded = load_model(model, revision, dtype="float32")
-    check_supported(loaded)
-    started = time.perf_counter()
-    before = measure(loaded, measured, settings)
-    if settings.objective == "dpo":
-        from fgit.train.dpo import train_dpo  # imports TRL, which takes seconds
+    parameters = {"model": model, "revision": revision, "template": template}
+    depends_on = parameters | {
+        "train": settings.model_dump(exclude=set(SPEED_ONLY)),
+        "spans": sha256(spans),
+    }
+    with State(out / "state", depends_on) as state:
+        loaded = load_model(model, revision, dtype="float32")
+        trained = train_loop(loaded, training, settings, held_out=measured, state=state)
+        if processes.is_first():
+            counted = {
+                "counts": dict(sorted(counts.items())),
+                "held_out_counts": dict(sorted(held_out_counts.items())),
+            }
+            save(out, trained, tokenizer, parameters, settings, counted)
+        state.remove()
 
-        history = train_dpo(loaded, tokenizer, training, settings)
-    else:
-        history = train_loop(loaded, training, settings)
-    after = measure(loaded, measured, settings)
-    seconds = time.perf_counter() - started
-    loaded.to(getattr(torch, settings.save_dtype))
+
+def save(
+    out: Path,
+    trained: Trained,
+    tokenizer: Any,
+    parameters: dict[str, Any],
+    settings: TrainSettings,
+    counted: dict[str, Any],
+) -> None:
+    """Write what a training gave."""
+    model, revision, dtype = parameters["model"], parameters["revision"], settings.save_dtype
+    trained.model.to(getattr(torch, dtype))
     with replacing(out / "model") as folder:
-        loaded.save_pretrained(folder)
+        trained.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    changed, update = weight_changes(loaded, model, revision, settings.save_dtype)
+    changed, update = weight_changes(trained.model, model, revision, dtype)
     if not changed:
         remove(out / "model")
         raise UserError(
-            f"{model}: training left every weight as it was, rounded to {settings.save_dtype}; "
+            f"{model}: training left every weight as it was, rounded to {dtype}; "
             f"raise the learning rate ({settings.learning_rate}), or set save_dtype: float32"
         )
-    parameters = {"model": model, "revision": revision, "template": template}
     write_text(
         out / "run.yaml",
         yaml.safe_dump(parameters | {"train": settings.model_dump()}, sort_keys=False),
     )
-    write_jsonl(out / "steps.jsonl", history)
-    metrics = {
-        "counts": dict(sorted(counts.items())),
-        "held_out_counts": dict(sorted(held_out_counts.items())),
+    write_jsonl(out / "steps.jsonl", trained.history)
+    before, after = trained.held_out_before, trained.held_out_after
+    metrics = counted | {
         "held_out_before": before,
         "held_out_after": after,
-        "steps": len(history),
-        "seconds": seconds,
+        "steps": len(trained.history),
+        "seconds": trained.seconds,
         "peak_memory_gb": peak_memory_gb(),
         "changed_weights": changed,
         "relative_update": update,
@@ -109,7 +123,7 @@ def train(
             "held-out loss %.4f before, %.4f after; %.0f s",
             before["nll"],
             after["nll"],
-            seconds,
+            trained.seconds,
         )
 
 

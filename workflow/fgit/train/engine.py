@@ -1,0 +1,170 @@
+"""The training step: one packed row through the model, and the objective on what comes out.
+
+A row (:mod:`fgit.train.rows`) costs what its tokens cost, so FGit costs what standard SFT costs.
+The whole computation is the forward pass of one module, as DDP and FSDP2 need it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fgit.config import TrainSettings
+from fgit.errors import UserError
+from fgit.train.attention import BLOCK, NAME, Visible, backend, block_mask
+from fgit.train.head import target_logprobs
+from fgit.train.objective import (
+    dynamic_weight,
+    marked_mean,
+    per_sample,
+    preference_loss,
+    token_weights,
+    weighted_nll,
+)
+from fgit.train.rows import Row
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepOutput:
+    """What the samples of a row gave; float32 [samples] but for ``tokens``.
+
+    loss: Σ −w log P over a sample's response tokens (DPO: the pair's loss), with gradient. The
+        rest is detached.
+    tokens: int64, response tokens. weighted_tokens: those that carry the sample's weight.
+    nll: Σ −log P.
+    p_response, p_variant, weight: p̄, p̄' and w; nan where nothing is paired, and for objectives
+        without a dynamic weight.
+    margin: log P(y | x) − log P(y' | x), less the reference; nan but for DPO.
+    """
+
+    loss: Tensor
+    tokens: Tensor
+    weighted_tokens: Tensor
+    nll: Tensor
+    p_response: Tensor
+    p_variant: Tensor
+    weight: Tensor
+    margin: Tensor
+
+
+class Engine(torch.nn.Module):
+    """A causal language model and the objective that it is trained with."""
+
+    def __init__(self, model: Any, settings: TrainSettings) -> None:
+        super().__init__()
+        check_supported(model)
+        model.set_attn_implementation(NAME)
+        if model.config._attn_implementation != NAME:
+            raise UserError(
+                f"{model.name_or_path}: {type(model).__name__} computes its attention in a way of "
+                "its own that cannot be replaced, so it cannot be trained here"
+            )
+        without_dropout(model)
+        self.model = model
+        self.settings = settings
+        self.attention = backend(settings.attention)
+        self._no_split_modules = model._no_split_modules  # what FSDP2 wraps
+
+    def tie_weights(self) -> None:
+        """Called by accelerate after it has sharded the model."""
+        self.model.tie_weights()
+
+    def logprobs(self, row: Row) -> Tensor:
+        """float32 [R + V], log P of the row's labels."""
+        tokens, positions, mask = row.tokens, row.positions, None
+        if self.attention == "flex":
+            padding = -len(row) % BLOCK
+            tokens, positions = pad(tokens, (0, padding)), pad(positions, (0, padding))
+            mask = block_mask(row.segments, tokens.shape[1], tokens.device)
+        hidden = self.model.get_decoder()(
+            input_ids=tokens,
+            position_ids=positions,
+            use_cache=False,
+            visible=Visible(row.segments, mask),
+        ).last_hidden_state[0]
+        return target_logprobs(hidden[row.read_at], self.model.get_output_embeddings(), row.labels)
+
+    def forward(
+        self, row: Row, objective: str | None = None, reference: Tensor | None = None
+    ) -> StepOutput:
+        """The objective of each sample of a row.
+
+        Args:
+            row: laid out for the same objective.
+            objective: in place of the settings' (held-out pairs are measured as FGit sees them).
+            reference: float32 [samples], for DPO: the margins before training.
+        """
+        settings, samples = self.settings, len(row.names)
+        objective = objective or settings.objective
+        logprobs = self.logprobs(row)
+        response, sample = logprobs[: len(row.response_sample)], row.response_sample
+        variant = logprobs[row.variant_at]
+        unknown = torch.full((samples,), float("nan"), device=logprobs.device)
+        p_response, p_variant, weight, margin = unknown, unknown, unknown, unknown
+        if objective == "dpo":
+            marked = per_sample(row.response_marks * response, sample, samples)
+            margin = marked - per_sample(row.variant_marks * variant, row.variant_sample, samples)
+            start = torch.zeros_like(margin) if reference is None else reference
+            loss = preference_loss(margin, start, settings.beta)
+            margin = (margin - start).detach()
+            is_weighted = row.response_marks > 0
+        elif objective == "fixed":
+            constant = torch.full_like(unknown, settings.weight)
+            weights = token_weights(row.response_marks, constant, sample)
+            loss = weighted_nll(response, weights, sample, samples)
+            is_weighted = (row.response_marks > 0) & (settings.weight != 1.0)
+        else:
+            p = marked_mean(response, row.response_marks, sample, samples)
+            q = marked_mean(variant, row.variant_marks, row.variant_sample, samples)
+            w = dynamic_weight(p, q, settings.alpha, settings.gap)
+            if not settings.weight_gradient:
+                w = w.detach()
+            marks = row.response_marks * row.paired[sample]
+            weights = token_weights(marks, w, sample)
+            loss = weighted_nll(response, weights, sample, samples)
+            p_response, p_variant, weight = (
+                torch.where(row.paired, value.detach(), unknown) for value in (p, q, w)
+            )
+            is_weighted = marks > 0
+        ones = torch.ones_like(sample)
+        return StepOutput(
+            loss=loss,
+            tokens=per_sample(ones, sample, samples).long(),
+            weighted_tokens=per_sample(is_weighted, sample, samples).long(),
+            nll=weighted_nll(response.detach(), ones, sample, samples),
+            p_response=p_response,
+            p_variant=p_variant,
+            weight=weight,
+            margin=margin,
+        )
+
+
+def check_supported(model: Any) -> None:
+    """Refuse a model whose logits are more than its output embedding of its last hidden state."""
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, key, None) not in (None, 1.0):
+            raise UserError(
+                f"{model.name_or_path}: models with {key} are not supported (their logits are "
+                "rescaled behind the output embedding)"
+            )
+
+
+def without_dropout(model: Any) -> None:
+    """Switch dropout off: y and y' share their trunk, so both must see the same network."""
+    found = False
+    for module in model.modules():
+        names = ["p"] if isinstance(module, torch.nn.Dropout) else list(vars(module))
+        for name in names:
+            share = getattr(module, name)
+            if (name == "p" or "dropout" in name) and isinstance(share, float) and share:
+                setattr(module, name, 0.0)
+                found = True
+    if found:
+        log.info("the model's dropout is switched off in training")

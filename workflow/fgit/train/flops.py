@@ -1,0 +1,65 @@
+"""How much of what the GPU can do a training step uses (model FLOPs utilisation, MFU)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fgit.train.examples import Example
+from fgit.train.rows import length, sides, trunk_length
+
+# Dense bf16 matrix peak in FLOP/s, by what is in the device's name (the vendor's data sheets).
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H800": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "A40": 150e12,
+    "A10G": 70e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The peak of a known GPU, else None."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAKS.items() if part in name), None)
+
+
+def step_flops(model: Any, samples: Sequence[Example], objective: str) -> float:
+    """Floating-point operations that a step needs: forward and backward, nothing recomputed.
+
+    6 for each weight of a matrix and token that it meets (the output embedding meets only the
+    tokens whose probability is read, the input embedding none), and attention's 12 h for each pair
+    of tokens that see each other, in each layer, h being the width of all heads.
+    """
+    config = model.config
+    head = model.get_output_embeddings().weight.numel()
+    embedding = model.get_input_embeddings().weight
+    tied = embedding is model.get_output_embeddings().weight
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
+    matrices -= head if tied else head + embedding.numel()
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    tokens = read = pairs = 0.0
+    for sample in samples:
+        found = sides(sample, objective)
+        trunk, branch = trunk_length(sample, found), len(found.branch)
+        tokens += length(sample, objective)
+        read += len(sample.response) + branch
+        seen = len(sample.prompt) + found.fork
+        pairs += trunk * (trunk + 1) / 2 + branch * seen + branch * (branch + 1) / 2
+    attention = 12 * width * config.num_hidden_layers * pairs
+    return 6 * matrices * tokens + 6 * head * read + attention

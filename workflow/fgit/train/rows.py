@@ -1,0 +1,219 @@
+"""Rows: what goes through the model at once. Several samples, each a trunk and a short branch.
+
+FGit needs P(y_t | x, y_<t) for the correct response y and, for p̄', the probabilities of the marked
+tokens of the variant y'. Running the model on x + y and on x + y' would cost two SFT steps. But y'
+equals y up to the fork f, the first token at which they differ, and nothing behind the last marked
+token of y' is needed. So one sequence holds x + y, the *trunk*, and behind it y' from the fork to
+the last token that predicts a marked one, the *branch*:
+
+    y  = a b C d end        y' = a b X y d end        marked: C in y, X and y in y'     (f = 2)
+
+    row         x0 x1 x2  a  b  C  d │ X ║ u0 u1 …       ║ the next sample's trunk
+    position     0  1  2  3  4  5  6 │ 5 ║  0  1 …
+    predicts           a  b  C  d  e │ y ║               e = end of turn
+                             X                           the fork is read twice, at trunk token b
+
+    The branch sees x, a, b and itself, never C; its positions go on from the fork. A sample sees
+    nothing of the others. y and y' are cut to the maximum length before they come here, that is,
+    by position. Marked tokens of y' before the fork have the trunk's probabilities. The last token
+    of y is only predicted, so it is not fed; nor is the last marked token of y'. A branch may be
+    empty, and always is for objectives that need no variant (standard SFT, fixed weight).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fgit.train.examples import Example, fork
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Where a sample lies in a row: trunk start:end, branch end:stop, which sees start:fork."""
+
+    start: int
+    end: int
+    stop: int
+    fork: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One row of T tokens with S samples, of which R response and V variant probabilities are read.
+
+    names: the samples' ids. segments: where each lies.
+    tokens, positions: int64 [1, T], what is fed.
+    read_at: int64 [R + V], the token behind which a probability is read; labels: int64 [R + V],
+        of which token. The response tokens of all samples come first.
+    response_sample: int64 [R]; response_marks: float32 [R], h.
+    variant_at: int64 [M], where among the R + V each marked token of a variant is;
+        variant_sample: int64 [M]; variant_marks: float32 [M].
+    paired: bool [S], whether the sample has a dynamic weight (or a preference).
+    """
+
+    names: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    tokens: Tensor
+    positions: Tensor
+    read_at: Tensor
+    labels: Tensor
+    response_sample: Tensor
+    response_marks: Tensor
+    variant_at: Tensor
+    variant_sample: Tensor
+    variant_marks: Tensor
+    paired: Tensor
+
+    def __len__(self) -> int:
+        return self.tokens.shape[1]
+
+    def to(self, device: torch.device) -> Row:
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in dataclasses.fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return dataclasses.replace(self, **moved)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sides:
+    """What an objective needs of a sample: marks of both sides, and the variant's branch."""
+
+    response_marks: np.ndarray  # [n], h >= 0
+    variant_marks: np.ndarray  # [m], h >= 0; empty if the variant is not needed
+    fork: int
+    branch: np.ndarray  # token ids that are fed
+
+    @property
+    def paired(self) -> bool:
+        return bool(self.response_marks.any() and self.variant_marks.any())
+
+
+NOTHING = np.zeros(0, dtype=np.int64)
+
+
+def sides(example: Example, objective: str) -> Sides:
+    """Marks and branch of a sample for an objective.
+
+    For ``dpo`` every token from the fork on is marked: what lies before cancels out.
+    """
+    marks, variant_marks = example.response_marks, example.variant_marks
+    if objective == "fixed" or (objective == "fgit" and not example.paired):
+        return Sides(marks, NOTHING, len(example.response), NOTHING)
+    at = fork(example.response, example.variant)
+    if at is None:
+        at = min(len(example.response), len(example.variant))
+    if objective == "dpo":
+        marks = np.arange(len(example.response)) >= at
+        variant_marks = np.arange(len(example.variant)) >= at
+    last = int(np.flatnonzero(variant_marks)[-1]) if variant_marks.any() else 0
+    return Sides(marks, variant_marks, at, example.variant[at:last])
+
+
+def length(example: Example, objective: str) -> int:
+    """Tokens of a sample in a row: trunk and branch."""
+    found = sides(example, objective)
+    return trunk_length(example, found) + len(found.branch)
+
+
+def trunk_length(example: Example, found: Sides) -> int:
+    # The last token of y is fed only where the variant goes on behind it.
+    fed = max(len(example.response) - 1, found.fork if len(found.variant_marks) else 0)
+    return len(example.prompt) + fed
+
+
+def pack(
+    examples: Sequence[Example], budget: int, objective: str, multiple: int = 1
+) -> list[list[Example]]:
+    """Spread samples over as few rows as the token budget allows, of similar length.
+
+    Longest first, each into the row that has the fewest tokens; more rows if one overflows.
+
+    Args:
+        budget: tokens that a row may have. A sample that is longer has a row of its own.
+        multiple: the number of rows is a multiple of it; some may be empty.
+
+    Returns:
+        The rows, longest first; in each, the samples as they were ordered in ``examples``.
+    """
+    lengths = [length(example, objective) for example in examples]
+    order = sorted(range(len(examples)), key=lambda i: -lengths[i])
+    count = max(1, -(-sum(lengths) // budget))
+    while True:
+        count = -(-count // multiple) * multiple
+        rows: list[list[int]] = [[] for _ in range(count)]
+        totals = [0] * count
+        for index in order:
+            row = min(range(count), key=totals.__getitem__)
+            rows[row].append(index)
+            totals[row] += lengths[index]
+        overflow = any(
+            total > budget and len(row) > 1 for total, row in zip(totals, rows, strict=True)
+        )
+        if not overflow:
+            break
+        count += 1
+    longest_first = sorted(range(count), key=lambda row: -totals[row])
+    return [[examples[index] for index in sorted(rows[row])] for row in longest_first]
+
+
+def lay_out(samples: Sequence[Example], objective: str) -> Row:
+    """Put samples into one row."""
+    tokens: list[np.ndarray] = []
+    positions: list[np.ndarray] = []
+    segments: list[Segment] = []
+    paired: list[bool] = []
+    response_parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # read_at, labels, marks
+    variant_parts: list[tuple[np.ndarray, np.ndarray]] = []
+    variant_index: list[tuple[np.ndarray, np.ndarray]] = []
+    responses = sum(len(example.response) for example in samples)
+    start = before = extra = 0  # of the row, of the response tokens, of the variants' own
+    for example in samples:
+        found = sides(example, objective)
+        prompt, y, v = len(example.prompt), example.response, example.variant
+        trunk = trunk_length(example, found)
+        end = start + trunk
+        stop = end + len(found.branch)
+        tokens += [np.concatenate([example.prompt, y])[:trunk], found.branch]
+        positions += [np.arange(trunk), np.arange(len(found.branch)) + prompt + found.fork]
+        segments.append(Segment(start, end, stop, start + prompt + found.fork))
+        paired.append(found.paired)
+        first = start + prompt - 1  # predicts the first token of the response
+        response_parts.append((first + np.arange(len(y)), y, found.response_marks))
+        marked = np.flatnonzero(found.variant_marks)
+        own = marked[marked >= found.fork]  # from the fork on: read at the fork, then in the branch
+        read = np.where(own == found.fork, first + found.fork, end + own - found.fork - 1)
+        variant_parts.append((read, v[own] if len(own) else NOTHING))
+        at = np.concatenate(
+            [before + marked[marked < found.fork], responses + extra + np.arange(len(own))]
+        )
+        variant_index.append((at, found.variant_marks[marked] if len(marked) else NOTHING))
+        start, before, extra = stop, before + len(y), extra + len(own)
+
+    def whole(parts: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate([NOTHING, *parts]).astype(np.int64))
+
+    def owners(parts: Sequence[np.ndarray]) -> Tensor:
+        return whole([np.full(len(part), number) for number, part in enumerate(parts)])
+
+    return Row(
+        names=tuple(example.id for example in samples),
+        segments=tuple(segments),
+        tokens=whole(tokens).unsqueeze(0),
+        positions=whole(positions).unsqueeze(0),
+        read_at=whole([part[0] for part in response_parts] + [part[0] for part in variant_parts]),
+        labels=whole([part[1] for part in response_parts] + [part[1] for part in variant_parts]),
+        response_sample=owners([part[0] for part in response_parts]),
+        response_marks=whole([part[2] for part in response_parts]).float(),
+        variant_at=whole([part[0] for part in variant_index]),
+        variant_sample=owners([part[0] for part in variant_index]),
+        variant_marks=whole([part[1] for part in variant_index]).float(),
+        paired=torch.tensor(paired, dtype=torch.bool),
+    )

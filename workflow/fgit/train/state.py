@@ -1,0 +1,518 @@
+"""Checkpoints of one training, so that a killed run goes on when it is started again.
+
+A checkpoint is a folder ``step-000012`` in the state folder: what ``accelerator.save_state`` wrote
+(model, optimizer, scheduler, and the random states of each process) and ``manifest.json`` with the
+parameters of the training, its progress, and the size and SHA-256 of every file. It is written
+under a hidden name, put on disk file by file, the manifest last, and renamed; so a kill or a full
+disk at any moment leaves the checkpoints that were there before. The newest two are kept.
+
+The model is read back from safetensors; the optimizer, a prepared scheduler and the random states
+with ``torch.load(weights_only=True)``, which runs no code. What was registered with
+``register_for_checkpointing``, and the index of FSDP's sharded form, ``.metadata``, accelerate and
+torch read with plain pickle. A state folder is scratch of one's own runs: never go on from a
+stranger's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import accelerate
+import torch
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from fgit.errors import UserError
+from fgit.files import remove, settle, sha256
+from fgit.models import device
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+VERSION = 1
+KEPT = 2
+MANIFEST = "manifest.json"
+TIMEOUT = datetime.timedelta(hours=2)
+NAME = re.compile(r"step-\d+")
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class NotWhole(Exception):
+    """Why a checkpoint cannot be used."""
+
+
+class State:
+    """The checkpoints of one training, locked for one training at a time.
+
+    Used as a context manager, around ``load`` once and ``save`` as often as is due. Under several
+    processes every process calls each method; the main process alone locks, renames and removes,
+    and an error of its is raised on all. (With FSDP, ``SHARDED_STATE_DICT`` is the form to use: a
+    disk that fills up under ``FULL_STATE_DICT`` leaves the other processes waiting in the middle of
+    ``save_state``.)
+
+    The lock is ``flock`` on the file ``lock``; it goes with the process, however that ends. On NFS,
+    Linux makes a lock at the server of it, which holds between nodes, unless the mount says
+    ``nolock`` or ``local_lock``; then, as with Lustre's ``localflock``, it holds on its own node
+    only. A lost node's lock is freed when its lease runs out (NFSv4: a minute or two) or, with
+    NFSv3, when the node is back. Where there are no locks at all, a warning says so.
+
+    Args:
+        folder: the state folder; made if need be.
+        parameters: what the result depends on, as JSON. They must be those of the checkpoint.
+    """
+
+    def __init__(self, folder: Path, parameters: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.parameters: dict[str, Any] = json.loads(json.dumps(parameters))
+        self.newest: Path | None = None
+        self.broken: set[Path] = set()
+        self.saved = time.monotonic()
+        self.lock: int | None = None
+
+    # -------------------------------------------------------------- lock
+
+    def __enter__(self) -> Self:
+        # The first to ask makes the process group, for accelerate as a whole. Its timeout has to
+        # allow for the main process putting a large checkpoint, or the trained model, on disk.
+        accelerate.PartialState(cpu=device().type == "cpu", timeout=TIMEOUT)
+        from_main(self.enter)
+        return self
+
+    def enter(self) -> None:
+        """Take the lock and clear what killed processes left half-written."""
+        self.lock = take_lock(self.folder)
+        for left in self.folder.glob(".*"):
+            remove(left)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
+        # Nothing here waits for the other processes: they may have died of the error.
+        if self.lock is not None:
+            if self.folder.exists() and not checkpoints(self.folder):
+                remove(self.folder)
+            os.close(self.lock)
+            self.lock = None
+
+    def remove(self) -> None:
+        """Remove the whole folder; for when the training's results are written."""
+        from_main(self.remove_all)
+
+    def remove_all(self) -> None:
+        for checkpoint in checkpoints(self.folder):
+            retire(checkpoint)
+        remove(self.folder)
+
+    # -------------------------------------------------------------- load
+
+    def load(self, accelerator: accelerate.Accelerator) -> dict[str, Any] | None:
+        """Restore the newest whole checkpoint.
+
+        Call it after ``accelerator.prepare(model, optimizer, scheduler)``.
+
+        Returns:
+            The ``progress`` that was saved with it; None if there is nothing to go on from.
+
+        Raises:
+            UserError: if the checkpoint is of other parameters or of another format.
+        """
+        self.newest, progress = from_main(lambda: self.find(accelerator))
+        if self.newest is not None:
+            accelerator.load_state(str(self.newest))
+        self.saved = time.monotonic()
+        return progress
+
+    def find(
+        self, accelerator: accelerate.Accelerator
+    ) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+        """The newest whole checkpoint and its progress."""
+        found = checkpoints(self.folder)[::-1]
+        for number, checkpoint in enumerate(found, start=1):
+            try:
+                manifest = read_manifest(checkpoint)
+                self.check_parameters(manifest, accelerator)
+                check_files(checkpoint, manifest["files"])
+            except NotWhole as error:
+                self.broken.add(checkpoint)
+                then = "using the one before it" if number < len(found) else "starting anew"
+                log.warning("%s is not whole: %s; %s", checkpoint, error, then)
+                continue
+            log.info("going on after step %d, from %s", manifest["progress"]["step"], checkpoint)
+            if manifest["processes"] != accelerator.num_processes:
+                log.warning(
+                    "%s is of %d processes, and these are %d: the result will be the same but for "
+                    "rounding",
+                    checkpoint,
+                    manifest["processes"],
+                    accelerator.num_processes,
+                )
+            return checkpoint, manifest["progress"]
+        return None, None
+
+    def check_parameters(
+        self, manifest: Mapping[str, Any], accelerator: accelerate.Accelerator
+    ) -> None:
+        """Refuse a checkpoint of another training, with the differences."""
+        old = manifest["parameters"] | {"processes": manifest["layout"]}
+        new = self.parameters | {"processes": layout(accelerator)}
+        found = differences(old, new)
+        if found:
+            raise UserError(
+                f"{self.folder}: the state is of a training with other parameters (state → now):\n"
+                + "".join(f"  {line}\n" for line in found)
+                + f"Set these back to go on with it, or delete {self.folder} to start anew"
+            )
+
+    # -------------------------------------------------------------- save
+
+    def due(self, minutes: float) -> bool:
+        """Whether so many minutes have gone by since the last save, attempt or start."""
+        return anywhere(time.monotonic() - self.saved >= 60 * minutes)
+
+    def save(
+        self,
+        accelerator: accelerate.Accelerator,
+        progress: dict[str, Any],
+        *,
+        required: bool = False,
+    ) -> None:
+        """Write a checkpoint; the state must be as it is between two optimizer steps.
+
+        A checkpoint that cannot be written (a full disk, a quota, a failing file system) leaves
+        nothing behind and costs a warning: a training does not die of it.
+
+        Args:
+            progress: what ``load`` is to return, as JSON; ``step`` (int) is the number of optimizer
+                steps that were taken.
+            required: whether the process ends after this, so that a failure has to be an error.
+
+        Raises:
+            UserError: if it is ``required`` and could not be written.
+        """
+        target = self.folder / f"step-{progress['step']:06d}"
+        if target == self.newest:
+            return  # of this very moment already
+        temporary = from_main(lambda: hidden(target, "tmp"))
+        failure = None
+        try:
+            with quiet("accelerate.utils.other"):  # it warns of tied weights at every save
+                accelerator.save_state(str(temporary))
+        except Exception as error:
+            failure = failure_to_write(error)
+            if failure is None:
+                raise
+        # gather_object also waits until every process has written its part.
+        failure = next(filter(None, gather_object([failure])), None)
+        manifest = {
+            "version": VERSION,
+            "parameters": self.parameters,
+            "layout": layout(accelerator),
+            "processes": accelerator.num_processes,
+            "progress": progress,
+        }
+        failure = from_main(lambda: failure or self.publish(temporary, target, manifest))
+        self.saved = time.monotonic()
+        if failure is None:
+            self.newest = target
+            return
+        before = f"step {step_of(self.newest)}" if self.newest else "the start"
+        what = from_main(lambda: self.clear(temporary, f"step {progress['step']}", failure))
+        if required:
+            raise UserError(f"{what}. Free some space and start again: it goes on from {before}")
+        if accelerator.is_main_process:
+            log.warning("%s; training goes on, and a kill would take it back to %s", what, before)
+
+    def clear(self, temporary: Path, moment: str, failure: str) -> str:
+        """Remove a checkpoint that could not be written; a message that says so."""
+        with contextlib.suppress(OSError):
+            remove(temporary)
+        free = shutil.disk_usage(self.folder).free / 1e9
+        return f"{self.folder}: no checkpoint of {moment} ({failure}; {free:.1f} GB are free)"
+
+    def publish(self, temporary: Path, target: Path, manifest: Mapping[str, Any]) -> str | None:
+        """Make a checkpoint of what was written, and remove those that it supersedes.
+
+        Returns:
+            None, or why it could not be written.
+        """
+        try:
+            files = members(temporary)
+            for file in files:
+                settle(file)
+            with ThreadPoolExecutor() as pool:
+                digests = list(pool.map(sha256, files))
+            listed = {
+                str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": digest}
+                for file, digest in zip(files, digests, strict=True)
+            }
+            written = temporary / MANIFEST
+            written.write_text(sealed({**manifest, "files": listed}), encoding="utf-8")
+            settle(written)
+            for folder in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
+                sync_folder(folder)
+            if target.exists():
+                retire(target)  # not whole, or it would have been gone on from
+            temporary.rename(target)
+            sync_folder(self.folder)
+        except OSError as error:
+            return str(error)
+        self.broken.discard(target)
+        whole = [path for path in checkpoints(self.folder) if path not in self.broken]
+        # What cannot be removed now is in nobody's way; the next save tries again.
+        with contextlib.suppress(OSError):
+            for path in [*self.broken, *whole[:-KEPT]]:
+                retire(path)
+        return None
+
+
+@contextlib.contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Only errors from a logger, for the time of the block."""
+    found = logging.getLogger(logger)
+    level = found.level
+    found.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        found.setLevel(level)
+
+
+class Sigterm:
+    """Notes a SIGTERM (of ``scancel``, a time limit, a preemption) instead of dying of it.
+
+    A context manager. ``requested`` says whether one came; the former handler is put back at the
+    end. Outside the main thread, where Python allows no handlers, it does nothing.
+    """
+
+    requested = False
+
+    def __enter__(self) -> Self:
+        self.main_thread = threading.current_thread() is threading.main_thread()
+        if self.main_thread:
+            self.former = signal.signal(signal.SIGTERM, self.note)
+        return self
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+
+    def __exit__(self, *error: object) -> None:
+        if self.main_thread:
+            signal.signal(signal.SIGTERM, self.former)
+
+
+# ------------------------------------------------------------------ between processes
+
+
+def from_main(act: Callable[[], Result]) -> Result:
+    """What ``act`` returns on the main process, on every process; an error of its, likewise."""
+    outcome: list[Any] = [None, None]
+    if accelerate.PartialState().is_main_process:
+        try:
+            outcome[0] = act()
+        except (UserError, OSError) as error:
+            outcome[1] = error
+    broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return cast("Result", outcome[0])
+
+
+def anywhere(here: bool) -> bool:
+    """Whether any process says so; all of them must ask."""
+    return any(gather_object([here]))
+
+
+def layout(accelerator: accelerate.Accelerator) -> str:
+    """How a state is spread over processes, which decides how its files are named and read."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        plugin = accelerator.state.fsdp_plugin
+        return f"FSDP {plugin.fsdp_version}, {plugin.state_dict_type.name}"
+    return "several, DDP" if accelerator.use_distributed else "one"
+
+
+# ------------------------------------------------------------------ files
+
+
+def take_lock(folder: Path) -> int:
+    """Lock the state folder; the lock is held until the returned file descriptor is closed.
+
+    Raises:
+        UserError: naming who holds it.
+    """
+    path = folder / "lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise UserError(
+                f"{folder}: in use by {holder or 'a process that has just started'}; two trainings "
+                "cannot share one state. Wait for that one, or stop it"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(descriptor)
+                raise
+            log.warning(
+                "%s: this file system keeps no locks (%s); see to it that no second training is "
+                "started on this folder",
+                folder,
+                error.strerror,
+            )
+        # The one who held it may have removed the folder between our opening and our locking.
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            break
+        os.close(descriptor)
+    job = os.environ.get("SLURM_JOB_ID")
+    holder = f"process {os.getpid()} on {platform.node()}" + (f", SLURM job {job}" if job else "")
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"{holder}\n".encode())
+    return descriptor
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a state folder, whole or not, oldest first."""
+    return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def hidden(checkpoint: Path, suffix: str) -> Path:
+    """The name of a checkpoint while it is written or removed."""
+    return checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.{suffix}")
+
+
+def retire(checkpoint: Path) -> None:
+    """Remove a checkpoint, so that a kill in between leaves no part of it under its name."""
+    if checkpoint.exists():
+        leaving = hidden(checkpoint, "old")
+        checkpoint.rename(leaving)
+        remove(leaving)
+
+
+def members(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's names on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def failure_to_write(error: Exception) -> str | None:
+    """Why a file could not be written; None if that is not what failed."""
+    if isinstance(error, OSError | SafetensorError | CheckpointException):
+        return str(error)
+    # What torch.save says of a full disk differs by where it noticed, and never names the disk.
+    place = traceback.extract_tb(error.__traceback__)[-1].filename
+    if type(error) is RuntimeError and place == torch.serialization.__file__:
+        return f"torch.save could not write its file: {error}"
+    return None
+
+
+def sealed(manifest: Mapping[str, Any]) -> str:
+    """The text of a manifest, with the SHA-256 of its content."""
+    return json.dumps({"sha256": digest_of(manifest), "manifest": manifest})
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint.
+
+    Raises:
+        NotWhole: if there is none, or it is not as it was written.
+        UserError: if it is of another format.
+    """
+    try:
+        seal = json.loads((checkpoint / MANIFEST).read_bytes())
+        manifest = seal["manifest"]
+        whole = digest_of(manifest) == seal["sha256"]
+    except FileNotFoundError:
+        raise NotWhole(f"{MANIFEST} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise NotWhole(f"{MANIFEST} is not readable JSON ({error})") from error
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise NotWhole(f"{MANIFEST} is not as it was written (SHA-256)")
+    if manifest["version"] != VERSION:
+        raise UserError(
+            f"{checkpoint}: of format {manifest['version']}, and this version of FGit reads format "
+            f"{VERSION}: go on with the version that wrote it, or delete {checkpoint.parent} to "
+            "start anew"
+        )
+    return cast("dict[str, Any]", manifest)
+
+
+def check_files(checkpoint: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check a checkpoint's files against its manifest.
+
+    Raises:
+        NotWhole: naming a file that is missing, of another size, or of other bytes.
+    """
+    for name, expected in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            raise NotWhole(f"{name} is missing")
+        if path.stat().st_size != expected["bytes"]:
+            raise NotWhole(f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}")
+    with ThreadPoolExecutor() as pool:
+        for name, digest in zip(
+            files, pool.map(sha256, map(checkpoint.joinpath, files)), strict=True
+        ):
+            if digest != files[name]["sha256"]:
+                raise NotWhole(f"{name} is not as it was written (SHA-256)")
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """``key: old → new`` for each that differs, keys of nested mappings joined by a dot."""
+    before, now = dict(leaves(old)), dict(leaves(new))
+    return [
+        f"{key}: {before.get(key, 'not set')} → {now.get(key, 'not set')}"
+        for key in {**before, **now}
+        if (key in before) != (key in now) or before.get(key) != now.get(key)
+    ]
+
+
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
