@@ -95,16 +95,22 @@ def test_every_contender_in_every_batching(tiny_model, pairs, tmp_path):
     check(result, contenders, blocks=1)
     found = result["contenders"]
     assert found["trl_dpo"]["first_loss"] == pytest.approx(np.log(2), rel=1e-5)
-    assert [len(found[name]["trials"]) for name in contenders] == [1, 1, 2, 6, 2]
+    assert [len(found[name]["trials"]) for name in contenders] == [1, 1, 2, 5, 2]
 
 
 def test_batchings():
-    assert [str(batching) for batching in batchings("trl_dpo", 8)] == [
+    assert [str(batching) for batching in batchings("trl_sft", 8)] == [
         "sample by sample",
-        "4 samples at a time, of similar length, padded",
+        "4 samples at a time, in one row",
+        "sample by sample, transformers' loss",
+        "4 samples at a time, of similar length, padded, transformers' loss",
+        "4 samples at a time, in one row, transformers' loss",
+        "8 samples at a time, in one row, transformers' loss",
     ]
     assert [batching.samples for batching in batchings("two_pass_fgit", 6)] == [1, 2]
     assert [batching.samples for batching in batchings("two_pass_fgit", 3)] == [1]
+    assert [batching.samples for batching in batchings("trl_dpo", 8)] == [1, 2]
+    assert [batching.samples for batching in batchings("trl_sft", 1)] == [1, 1]
 
 
 def test_every_step_has_samples_of_all_lengths():

@@ -260,16 +260,22 @@ def settings_of(given: argparse.Namespace, name: str) -> TrainSettings:
 
 
 def batchings(name: str, samples_per_step: int) -> list[Batching]:
-    """The ways to cut a step that a contender tries."""
+    """The ways to cut a step that a contender tries.
+
+    Of DPO's samples, each two sequences, half as many go at once.
+    """
     if name in ("sft", "fgit"):
         return [Batching()]
-    sizes = [1, *(size for size in (4, 2) if samples_per_step % size == 0)][:2]
-    found = [Batching(size) for size in sizes]
-    if name == "trl_sft":
-        found += [Batching(size, padding_free=True) for size in sizes[1:]]
-        found += [Batching(size, plain_head=True) for size in sizes]
-        found += [Batching(size, padding_free=True, plain_head=True) for size in sizes[1:]]
-    return found
+    several = [size for size in (4, 2) if samples_per_step % size == 0]
+    if name == "two_pass_fgit":
+        return [Batching(size) for size in (1, *several[:1])]
+    if name == "trl_dpo":
+        return [Batching(size) for size in (1, *several[-1:])]
+    in_one_row = [Batching(size, padding_free=True) for size in several[:1]]
+    plain = [Batching(size, plain_head=True) for size in (1, *several[:1])]
+    sizes = sorted({*several[:1], samples_per_step} - {1})
+    plain += [Batching(size, padding_free=True, plain_head=True) for size in sizes]
+    return [Batching(1), *in_one_row, *plain]
 
 
 class Worker:

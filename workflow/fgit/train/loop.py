@@ -193,7 +193,9 @@ def train_loop(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     adapted = with_adapters(model, settings) if settings.lora_rank else None
     engine: Any = Engine(model, settings).train()
-    optimizer = torch.optim.AdamW(parameter_groups(engine, settings), lr=settings.learning_rate)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(engine, settings), lr=settings.learning_rate, fused=True
+    )
     per_epoch = math.ceil(len(examples) / settings.batch_size)
     steps = per_epoch * settings.epochs
     scheduler = get_scheduler(

@@ -70,7 +70,8 @@ def train(
         "spans": sha256(spans),
     }
     with State(out / "state", depends_on) as state:
-        loaded = load_model(model, revision, dtype="float32")
+        # accelerate places it: whole on a GPU, or a part on each.
+        loaded = load_model(model, revision, "float32", on=torch.device("cpu"))
         trained = train_loop(loaded, training, settings, held_out=measured, state=state)
         if processes.is_first():
             counted = {
