@@ -2,7 +2,7 @@
 
     python -m torch.distributed.run --nproc-per-node 2 tests/sharded.py
 
-accelerate shards on GPUs only; here torch's fully_shard is called as accelerate calls it.
+accelerate shards on GPUs only, so torch's fully_shard is called here, on each layer and the engine.
 """
 
 from __future__ import annotations
@@ -85,7 +85,6 @@ def compare(tied: bool, checkpointing: bool, lora_rank: int = 0) -> None:
     mesh = init_device_mesh("cpu", (world,))
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh, reshard_after_forward=True)
-    fully_shard(model.model.norm, mesh=mesh, reshard_after_forward=False)
     fully_shard(engine, mesh=mesh)
     assert all(isinstance(parameter, DTensor) for parameter in engine.parameters())
     found = train(engine, rank, world)

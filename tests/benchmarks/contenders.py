@@ -180,8 +180,9 @@ def reset_peak_memory() -> None:
 
 
 def give_memory_back() -> None:
-    """Hand what the heap keeps of freed memory to the other workers."""
+    """Hand what the heap, or the GPU's cache, keeps of freed memory to the other workers."""
     gc.collect()
+    torch.cuda.empty_cache()
     with contextlib.suppress(AttributeError):  # glibc only
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -219,7 +220,7 @@ def run_engine(connection: Connection, job: Job) -> None:
     settings = job.settings
     turns = Turns(connection, job.plan)
     model = load_model(job.model, dtype="float32")
-    accelerator = make_accelerator(settings)
+    accelerator = make_accelerator()
     engine: Any = Engine(model, settings).train()
     optimizer: Any = make_optimizer(engine, settings)
     scheduler = get_scheduler("constant", optimizer)

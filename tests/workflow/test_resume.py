@@ -222,18 +222,18 @@ class Trainings:
         steps = [{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines]
         return (out / "model" / "model.safetensors").read_bytes(), steps
 
-    def finishes(self, name: str, **settings: Any) -> None:
+    def finishes(self, name: str, like: str = "undisturbed", **settings: Any) -> None:
         """Start it again: it goes on, ends as the undisturbed one did, and its state is gone."""
         before = sorted(self.state(name).glob("step-*")) if self.state(name).exists() else []
         assert self.run(name, **settings) == 0, self.log(name)
         weights, steps = self.result(name)
-        expected_weights, expected_steps = self.result("undisturbed")
+        expected_weights, expected_steps = self.result(like)
         assert steps == expected_steps
         assert weights == expected_weights
         assert not self.state(name).exists()
         # It did not start anew, though that would have come to the same.
         done = int(before[-1].name.removeprefix("step-")) if before else 0
-        assert self.counts(name)["step"] == STEPS - done
+        assert self.counts(name)["step"] == len(steps) - done
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +333,23 @@ def test_sigterm_saves_and_ends(trainings):
     assert [path.name for path in trainings.state("sigterm").glob("step-*")] == ["step-000003"]
     assert not (trainings.folder / "sigterm" / "model").exists()
     trainings.finishes("sigterm", checkpoint_minutes=15)
+
+
+@pytest.mark.slow
+def test_sigterm_in_the_last_step(trainings):
+    at = {"place": "step", "call": STEPS, "when": "after", "act": "SIGTERM"}
+    assert trainings.run("last", at, checkpoint_minutes=15) == 128 + signal.SIGTERM
+    trainings.finishes("last", checkpoint_minutes=15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{"objective": "dpo"}, {"lora_rank": 2}], ids=["dpo", "lora"])
+def test_other_trainings_go_on_too(trainings, changes):
+    """DPO keeps its reference, LoRA its adapters."""
+    name = "".join(changes)
+    assert trainings.run(f"{name} undisturbed", **changes) == 0
+    trainings.killed(name, {"place": "step", "call": 3, "when": "before"}, **changes)
+    trainings.finishes(name, like=f"{name} undisturbed", **changes)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     weight is 1 there), loss: the mean of −w log P over the response tokens, end of turn included.
     """
     from fgit.models import device, load_model, load_tokenizer, require_chat_template
-    from fgit.train.engine import Engine
+    from fgit.train.engine import Engine, check_exact
     from fgit.train.examples import examples
     from fgit.train.rows import lay_out
 
@@ -46,6 +46,7 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
             f"{settings.max_length} tokens; raise --max-length"
         )
     engine = Engine(load_model(model, dtype="float32"), settings)
+    check_exact(engine)
     rows = []
     with torch.no_grad():
         for example in bar(built, description="weights", unit="pair"):

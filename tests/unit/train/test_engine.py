@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fgit.config import TrainSettings
 from fgit.errors import UserError
 from fgit.models import load_model
-from fgit.train.engine import Engine, check_supported
+from fgit.train.engine import Engine, check_exact, check_supported
 from fgit.train.examples import Example, examples
 from fgit.train.objective import preference_loss
 from fgit.train.rows import lay_out, pack
@@ -338,6 +338,35 @@ def test_a_sliding_window_shorter_than_a_sample_is_refused():
     long = sample([1] * 8, [3, 4], [3, 5], [0, 1], [0, 1])
     with pytest.raises(UserError, match="sees 8 tokens back"):
         run(model, [long], TrainSettings())
+
+
+def test_check_exact(small):
+    check_exact(Engine(small, TrainSettings()))
+
+
+def test_layers_that_carry_more_than_attention_are_refused():
+    """Convolutions along the row would mix samples, and the branch with the trunk."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
+    config = transformers.Lfm2Config(
+        vocab_size=40,
+        num_key_value_heads=2,
+        num_hidden_layers=2,
+        layer_types=["conv", "full_attention"],
+        initializer_range=0.5,
+        **shape,
+    )
+    torch.manual_seed(0)
+    model = transformers.Lfm2ForCausalLM(config)
+    with pytest.raises(UserError, match="Lfm2ForCausalLM gives log probabilities that differ by"):
+        check_exact(Engine(model, TrainSettings()))
+
+
+def test_a_model_without_attention_is_refused():
+    model = transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1)
+    )
+    with pytest.raises(UserError, match="MambaForCausalLM has no attention heads"):
+        Engine(model, TrainSettings())
 
 
 def test_dropout_is_off_in_training():

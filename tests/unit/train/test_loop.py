@@ -153,6 +153,30 @@ def test_out_of_memory_says_what_to_lower(model, samples, monkeypatch, budget, a
         train_loop(model, samples, settings)
 
 
+def test_out_of_memory_of_the_optimizer(model, samples, monkeypatch):
+    def step(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("torch.optim.AdamW.step", step)
+    with pytest.raises(UserError, match="16 bytes a parameter; train adapters"):
+        train_loop(model, samples, SETTINGS)
+
+
+def test_a_sliding_window_shorter_than_the_longest_sample(model, samples):
+    model.config.sliding_window = 12
+    with pytest.raises(UserError, match="sees 12 tokens back, and the longest sample has"):
+        train_loop(model, samples, SETTINGS)
+
+
+def test_each_step_is_a_line(model, samples, capsys):
+    train_loop(model, samples, SETTINGS)
+    lines = capsys.readouterr().err.splitlines()
+    shown = [line for line in lines if "p̄" in line]
+    assert len(shown) == 3
+    for part in ("step 1/3", "loss ", "tokens/s", "weight ", "% of the tokens", "p̄′"):
+        assert part in shown[0]
+
+
 def test_a_token_budget_smaller_than_a_sample(model, samples, caplog):
     train_loop(model, samples, SETTINGS.model_copy(update={"token_budget": 8}))
     assert "7 of 7 samples have more tokens than token_budget (8; the longest" in caplog.text

@@ -361,7 +361,7 @@ def test_another_format(saved, monkeypatch):
 
 def test_another_layout(saved, monkeypatch):
     monkeypatch.setattr(module, "layout", lambda accelerator: "several, DDP")
-    with pytest.raises(UserError, match="processes: one → several, DDP"):
+    with pytest.raises(UserError, match="launch: one → several, DDP"):
         loaded(saved)
 
 

@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from fgit import processes
 from fgit.errors import UserError
 from fgit.train.rows import Segment
 
@@ -81,6 +82,8 @@ def attend(
         raise UserError(
             f"{type(module).__name__}: attention with soft-capped scores or sinks is not supported"
         )
+    # Under autocast, rotary embeddings leave queries and keys in fp32.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     if visible.block_mask is not None:
         found = compiled_flex()(
             query,
@@ -170,10 +173,11 @@ def compiled_flex() -> Any:
 
 
 @functools.cache
-def backend(asked: str) -> str:
+def backend(asked: str, heads: int, key_heads: int, head_size: int, dtype: torch.dtype) -> str:
     """``flex`` or ``sdpa``: what is asked for if this machine has it, else what is taken instead.
 
-    FlexAttention is fast only when compiled, on a GPU; a trial on a small row shows whether it is.
+    FlexAttention is fast only when compiled, on a GPU; a trial of the model's shape shows whether
+    it can be.
     """
     if asked == "sdpa":
         return "sdpa"
@@ -183,13 +187,20 @@ def backend(asked: str) -> str:
     else:
         try:
             device = torch.device("cuda", torch.cuda.current_device())
-            row = torch.randn(1, 2, BLOCK, 64, device=device, requires_grad=True)
-            mask = block_mask([Segment(0, BLOCK - 8, BLOCK, 16)], BLOCK, device)
-            compiled_flex()(row, row, row, block_mask=mask).sum().backward()
+            query, key, value = (
+                torch.randn(1, n, BLOCK, head_size, device=device, dtype=dtype, requires_grad=True)
+                for n in (heads, key_heads, key_heads)
+            )
+            segments = (Segment(0, BLOCK - 8, BLOCK, 16),)
+            mask = block_mask(segments, BLOCK, device)
+            found = compiled_flex()(
+                query, key, value, block_mask=mask, enable_gqa=heads != key_heads
+            )
+            found.sum().backward()
         except Exception as error:  # whatever a compiler may raise
             lacking = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if lacking is None:
         return "flex"
-    if asked == "flex" or torch.cuda.is_available():
+    if processes.is_first() and (asked == "flex" or torch.cuda.is_available()):
         log.warning("FlexAttention cannot be used here (%s); taking sdpa instead", lacking)
     return "sdpa"

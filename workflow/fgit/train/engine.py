@@ -10,6 +10,7 @@ import dataclasses
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -17,6 +18,7 @@ from torch.nn.functional import pad
 from fgit.config import TrainSettings
 from fgit.errors import UserError
 from fgit.train.attention import BLOCK, NAME, Visible, backend, block_mask
+from fgit.train.examples import Example
 from fgit.train.head import target_logprobs
 from fgit.train.objective import (
     dynamic_weight,
@@ -26,7 +28,7 @@ from fgit.train.objective import (
     token_weights,
     weighted_nll,
 )
-from fgit.train.rows import Row
+from fgit.train.rows import Row, lay_out
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Engine(torch.nn.Module):
     def __init__(self, model: Any, settings: TrainSettings) -> None:
         super().__init__()
         check_supported(model)
+        self.usual_attention = model.config._attn_implementation
         model.set_attn_implementation(NAME)
         if model.config._attn_implementation != NAME:
             raise UserError(
@@ -69,7 +72,7 @@ class Engine(torch.nn.Module):
         without_dropout(model)
         self.model = model
         self.settings = settings
-        self.attention = backend(settings.attention)
+        self.attention = backend(settings.attention, *attention_shape(model, settings))
         self._no_split_modules = model._no_split_modules  # what FSDP2 wraps
 
     def tie_weights(self) -> None:
@@ -147,13 +150,61 @@ class Engine(torch.nn.Module):
 
 
 def check_supported(model: Any) -> None:
-    """Refuse a model whose logits are more than its output embedding of its last hidden state."""
+    """Refuse a model without attention, or with more behind its output embedding."""
+    if not getattr(model.config, "num_attention_heads", None):
+        raise UserError(f"{model.name_or_path}: {type(model).__name__} has no attention heads")
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, key, None) not in (None, 1.0):
             raise UserError(
                 f"{model.name_or_path}: models with {key} are not supported (their logits are "
                 "rescaled behind the output embedding)"
             )
+
+
+def attention_shape(model: Any, settings: TrainSettings) -> tuple[int, int, int, torch.dtype]:
+    """Heads, heads of keys, their size and dtype, as FlexAttention's trial needs them."""
+    config = model.config
+    heads = config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    return heads, getattr(config, "num_key_value_heads", None) or heads, size, dtype
+
+
+def check_exact(engine: Engine) -> None:
+    """Compare a small row with plain calls of the model, and refuse a model that gives another P.
+
+    What a layer carries along a row without asking attention (convolutions, recurrent states,
+    positions that depend on the longest) would mix samples, and the branch with the trunk.
+    """
+    model, attention = engine.model, engine.attention
+    device = next(model.parameters()).device
+    ids = np.arange(60) * 7919 % model.get_output_embeddings().weight.shape[0]  # any will do
+    marks = np.ones(8, dtype=np.int8)
+    samples = []
+    for part in ids.reshape(2, 30):
+        prompt, y = part[:10], part[10:18]
+        samples.append(Example("", prompt, y, marks, np.append(y[:3], part[18:23]), marks))
+    row = lay_out(samples, "fgit").to(device)
+    expected = []
+    with torch.no_grad():
+        engine.attention = "sdpa"  # which kernel computes it is checked elsewhere
+        logprobs = engine.eval().logprobs(row)
+        found = torch.cat([logprobs[: len(row.response_sample)], logprobs[row.variant_at]])
+        model.set_attn_implementation(engine.usual_attention)
+        for sample, side in [(s, s.response) for s in samples] + [(s, s.variant) for s in samples]:
+            tokens = torch.tensor([[*sample.prompt, *side]], device=device)
+            logits = model(input_ids=tokens, use_cache=False).logits[0, len(sample.prompt) - 1 : -1]
+            labels = torch.tensor(side, device=device).unsqueeze(-1)
+            expected.append(logits.float().log_softmax(-1).gather(-1, labels).squeeze(-1))
+        model.set_attn_implementation(NAME)
+        engine.attention = attention
+    difference = float((found - torch.cat(expected)).abs().max())
+    if not difference < 0.01:
+        raise UserError(
+            f"{model.name_or_path}: packed into a row, {type(model).__name__} gives log "
+            f"probabilities that differ by {difference:.2g} from its own, so its layers carry more "
+            "along a row than attention does, and it cannot be trained here"
+        )
 
 
 def without_dropout(model: Any) -> None:

@@ -138,7 +138,7 @@ def examples(
     for row in rows:
         counts["samples"] += 1
         prompt = prompt_ids(tokenizer, prompt_text(tokenizer, row["instruction"]))
-        response, variant = sides(tokenizer, row)
+        response, variant = masks_of(tokenizer, row)
         example, counted = build(
             id=row["id"],
             prompt=np.asarray(prompt, dtype=np.int64),
@@ -155,7 +155,7 @@ def examples(
     return result, counts
 
 
-def sides(tokenizer: Any, row: Mapping[str, Any]) -> tuple[TokenMasks, TokenMasks | None]:
+def masks_of(tokenizer: Any, row: Mapping[str, Any]) -> tuple[TokenMasks, TokenMasks | None]:
     if row["variant"] is None:
         return token_masks(tokenizer, [row["response"]], [([], [])])[0], None
     names = [field.name for field in dataclasses.fields(Segments)]

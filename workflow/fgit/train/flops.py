@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from fgit.train.examples import Example
@@ -35,22 +37,26 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def step_flops(model: Any, samples: Sequence[Example], objective: str) -> float:
     """Floating-point operations that a step needs: forward and backward, nothing recomputed.
 
-    6 for each weight of a matrix and token that it meets (the output embedding meets only the
-    tokens whose probability is read, the input embedding none), and attention's 12 h for each pair
-    of tokens that see each other, in each layer, h being the width of all heads.
+    6 for each weight of a matrix and token that it meets (4 for a frozen one; the output embedding
+    meets only the tokens whose probability is read, the input embedding none), and attention's 12 h
+    for each pair of tokens that see each other, in each layer, h being the width of all heads. Of a
+    mixture of experts, all are counted.
     """
     config = model.config
-    head = model.get_output_embeddings().weight.numel()
-    embedding = model.get_input_embeddings().weight
-    tied = embedding is model.get_output_embeddings().weight
-    matrices = sum(p.numel() for p in model.parameters() if p.ndim >= 2)
-    matrices -= head if tied else head + embedding.numel()
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
+
+    def work(matrix: torch.nn.Parameter) -> int:
+        return (6 if matrix.requires_grad else 4) * matrix.numel()
+
+    body = sum(work(p) for p in model.parameters() if p.ndim >= 2 and p is not head)
+    if embedding is not head:
+        body -= work(embedding)
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     tokens = read = pairs = 0.0
@@ -58,8 +64,10 @@ def step_flops(model: Any, samples: Sequence[Example], objective: str) -> float:
         found = sides(sample, objective)
         trunk, branch = trunk_length(sample, found), len(found.branch)
         tokens += length(sample, objective)
-        read += len(sample.response) + branch
+        read += len(sample.response) + int(
+            (np.flatnonzero(found.variant_marks) >= found.fork).sum()
+        )
         seen = len(sample.prompt) + found.fork
         pairs += trunk * (trunk + 1) / 2 + branch * seen + branch * (branch + 1) / 2
     attention = 12 * width * config.num_hidden_layers * pairs
-    return 6 * matrices * tokens + 6 * head * read + attention
+    return body * tokens + work(head) * read + attention

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, log_softmax
 
-LOGITS = 2**24  # numbers in a chunk of logits: 64 MB in fp32
+# Numbers in a chunk of logits: 64 MB in fp32; 1 GB on a GPU, whose products want more rows.
+LOGITS = {"cpu": 2**24, "cuda": 2**28}
 
 
 def target_logprobs(
-    hidden: Tensor, head: torch.nn.Linear, labels: Tensor, logits: int = LOGITS
+    hidden: Tensor, head: torch.nn.Linear, labels: Tensor, logits: int | None = None
 ) -> Tensor:
     """log P of a token for each hidden state; log-softmax in fp32, products as autocast says.
 
@@ -25,12 +26,12 @@ def target_logprobs(
         hidden: float [tokens, h].
         head: the output embedding, V x h, with or without a bias.
         labels: int64 [tokens], in [0, V).
-        logits: how many logits may exist at a time.
+        logits: how many logits may exist at a time (by default, what suits the device).
 
     Returns:
         float32 [tokens], differentiable in ``hidden`` and in the output embedding.
     """
-    chunk = max(1, logits // head.weight.shape[0])
+    chunk = max(1, (logits or LOGITS[hidden.device.type]) // head.weight.shape[0])
     return TargetLogprobs.apply(hidden, head.weight, head.bias, labels, chunk)
 
 

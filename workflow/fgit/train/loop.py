@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
+from fgit import processes
 from fgit.config import TrainSettings
 from fgit.errors import Stopped, UserError
 from fgit.progress import bar
-from fgit.train.engine import Engine, StepOutput
+from fgit.train.engine import Engine, StepOutput, check_exact
 from fgit.train.examples import Example
 from fgit.train.flops import peak_flops, step_flops
 from fgit.train.rows import Row, lay_out, length, pack
@@ -134,7 +136,8 @@ def measure(
     with torch.no_grad():
         for samples in own_rows(accelerator, examples, settings, "fgit"):
             row = lay_out(samples or examples[:1], "fgit").to(accelerator.device)
-            output = engine(row, objective="fgit")
+            with out_of_memory(settings, row), autocast(accelerator, settings):
+                output = engine(row, objective="fgit")
             if samples:
                 sums.add(output)
     engine.train()
@@ -154,7 +157,8 @@ def reference_margins(
     with torch.no_grad():
         for samples in bar(rows, description="reference", unit="row"):
             row = lay_out(samples or examples[:1], "dpo").to(accelerator.device)
-            margins = engine(row).margin.tolist()
+            with out_of_memory(settings, row), autocast(accelerator, settings):
+                margins = engine(row).margin.tolist()
             found += zip(row.names, margins, strict=True) if samples else []
     engine.train()
     if accelerator.use_distributed:
@@ -183,16 +187,18 @@ def train_loop(
         UserError: if a loss or gradient is not finite, naming samples; if memory runs out.
         Stopped: after a SIGTERM, when the state has been saved.
     """
-    accelerator = make_accelerator(settings)
+    accelerator = make_accelerator()
     if settings.objective == "dpo":
         examples = [example for example in examples if len(example.variant)]
         if not examples:
             raise UserError("DPO needs pairs, and no sample has a variant")
-    warn_of_long_samples(examples, settings)
+    check_lengths(model, examples, settings)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     adapted = with_adapters(model, settings) if settings.lora_rank else None
-    engine: Any = Engine(model, settings).train()
+    engine: Any = Engine(model, settings)
+    check_exact(engine)
+    engine.train()
     optimizer = torch.optim.AdamW(
         parameter_groups(engine, settings), lr=settings.learning_rate, fused=True
     )
@@ -204,7 +210,8 @@ def train_loop(
         num_warmup_steps=math.ceil(settings.warmup_ratio * steps),
         num_training_steps=steps,
     )
-    engine, optimizer, scheduler = accelerator.prepare(engine, optimizer, scheduler)
+    with out_of_memory(settings):
+        engine, optimizer, scheduler = accelerator.prepare(engine, optimizer, scheduler)
     done = state.load(accelerator) if state else None
     if done is None:
         before = measure(accelerator, engine, held_out, settings)
@@ -212,6 +219,8 @@ def train_loop(
         if settings.objective == "dpo":
             reference = reference_margins(accelerator, engine, examples, settings)
         done = {"step": 0, "history": [], "seconds": 0.0, "before": before, "reference": reference}
+        if state and reference:
+            state.save(accelerator, done)  # a pass over all samples: not to be lost
     history: list[dict[str, Any]] = done["history"]
     # A step more or less does not move the clock's start: the time of a killed step is not counted.
     started = time.monotonic() - done["seconds"]
@@ -226,12 +235,13 @@ def train_loop(
                 accelerator, engine, optimizer, scheduler, batch, settings, step, done["reference"]
             )
             history.append(entry)
+            if processes.is_first():
+                progress.write(shown(entry, steps), file=sys.stderr)
             progress.update(len(batch))
-            progress.set_postfix_str(shown(entry, steps))
             if state is None:
                 continue
             stop = anywhere(sigterm.requested)
-            if step < steps and (stop or state.due(settings.checkpoint_minutes)):
+            if stop or (step < steps and state.due(settings.checkpoint_minutes)):
                 now = {"step": step, "seconds": time.monotonic() - started}
                 state.save(accelerator, done | now, required=stop)
                 if stop:
@@ -242,6 +252,7 @@ def train_loop(
     seconds = time.monotonic() - started
     if accelerator.distributed_type == accelerate.DistributedType.FSDP:
         weights = accelerator.get_state_dict(engine)  # gathered on the main process
+        adapted = None  # of the others: they have nothing whole to merge
         if accelerator.is_main_process:
             model, adapted = unsharded(model, weights, settings)
     if adapted is not None:
@@ -273,22 +284,25 @@ def optimizer_step(
         start = None
         if objective == "dpo":
             start = torch.tensor([reference[name] for name in row.names], device=device)
-        with out_of_memory(row, settings), sync(accelerator, engine, number == len(parts)):
-            output = engine(row, reference=start)
+        with out_of_memory(settings, row), sync(accelerator, engine, number == len(parts)):
+            with autocast(accelerator, settings):
+                output = engine(row, reference=start)
             check_finite(output.loss, row, step)
             loss = output.loss.sum() * scale
             # A process without a row of its own still takes part in what all compute together.
             accelerator.backward(loss if samples else loss * 0.0)
         if samples:
             sums.add(output)
-    norm = float(accelerator.clip_grad_norm_(engine.parameters(), settings.max_grad_norm))
+    with out_of_memory(settings):
+        norm = float(accelerator.clip_grad_norm_(engine.parameters(), settings.max_grad_norm))
     if not math.isfinite(norm):
         raise UserError(
             f"the gradient's norm is {norm} in step {step}, though the loss is finite: lower the "
             f"learning rate, or look at its samples: {', '.join(e.id for e in batch)}"
         )
     rate = scheduler.get_last_lr()[0]
-    optimizer.step()
+    with out_of_memory(settings):
+        optimizer.step()
     scheduler.step()
     optimizer.zero_grad()
     entry = sums.means(accelerator, objective)
@@ -310,7 +324,7 @@ def optimizer_step(
 
 
 def shown(entry: dict[str, Any], steps: int) -> str:
-    """A step's figures behind the progress bar."""
+    """A step's figures as a line."""
     parts = [
         f"step {entry['step']}/{steps}",
         f"loss {entry['loss']:.4f}",
@@ -318,18 +332,30 @@ def shown(entry: dict[str, Any], steps: int) -> str:
     ]
     parts += [f"MFU {entry['mfu']:.0%}"] if "mfu" in entry else []
     if entry["weight"] is not None:
-        parts.append(f"weight {entry['weight']:.2f}")
+        parts.append(
+            f"weight {entry['weight']:.2f} on {entry['weighted_tokens']:.0%} of the tokens, "
+            f"p̄ {entry['p_response']:.3f}, p̄′ {entry['p_variant']:.3f}"
+        )
+    if entry["margin"] is not None:
+        parts.append(f"margin {entry['margin']:.3f}")
     return ", ".join(parts)
 
 
-def make_accelerator(settings: TrainSettings) -> accelerate.Accelerator:
-    from fgit.models import device
-
+def make_accelerator() -> accelerate.Accelerator:
     return accelerate.Accelerator(
-        cpu=device().type == "cpu",
-        mixed_precision="bf16" if settings.precision == "bf16" else "no",
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",  # see autocast
         step_scheduler_with_optimizer=False,  # or it steps once for each process
     )
+
+
+def autocast(accelerator: accelerate.Accelerator, settings: TrainSettings) -> Any:
+    """bf16 products over fp32 weights, the same for one process, DDP and FSDP2.
+
+    accelerate's own bf16 would, under FSDP2 only, cast weights, gradients and figures to bf16.
+    """
+    enabled = settings.precision == "bf16"
+    return torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def sync(
@@ -353,32 +379,44 @@ def check_finite(loss: Tensor, row: Row, step: int) -> None:
 
 
 @contextlib.contextmanager
-def out_of_memory(row: Row, settings: TrainSettings) -> Iterator[None]:
-    """Say what to lower when a row does not fit into memory."""
+def out_of_memory(settings: TrainSettings, row: Row | None = None) -> Iterator[None]:
+    """Say what to do when a row, or without one the weights and AdamW, do not fit into memory."""
     try:
         yield
     except RuntimeError as error:
-        text = str(error)
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in text:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate" not in str(error):
             raise
+        fewer = "train adapters (lora_rank), or share the model out among more GPUs (fsdp2)"
+        if row is None:
+            raise UserError(
+                "out of memory for the weights, their gradients and AdamW's two moments: 16 bytes "
+                f"a parameter; {fewer}"
+            ) from error
         longest = max(segment.stop - segment.start for segment in row.segments)
-        advice = (
-            f"lower token_budget, now {settings.token_budget}"
-            if len(row.segments) > 1
-            else f"the row is one sample, so token_budget ({settings.token_budget}) cannot help: "
-            f"lower max_length, now {settings.max_length}"
-        )
-        others = "" if settings.gradient_checkpointing else ", or set gradient_checkpointing"
+        if len(row.segments) > 1:
+            advice = f"lower token_budget, now {settings.token_budget}"
+        else:
+            advice = f"the row is one sample: lower max_length, now {settings.max_length}"
+        if not settings.gradient_checkpointing:
+            advice += ", or set gradient_checkpointing"
         raise UserError(
-            f"out of memory on a row of {len(row)} tokens (longest sample {longest}): {advice}"
-            f"{others}, or train adapters (lora_rank), or more processes under fsdp2"
+            f"out of memory on a row of {len(row)} tokens (longest sample {longest}): {advice}, "
+            f"or {fewer}"
         ) from error
 
 
-def warn_of_long_samples(examples: Sequence[Example], settings: TrainSettings) -> None:
+def check_lengths(model: Any, examples: Sequence[Example], settings: TrainSettings) -> None:
+    """Refuse a model that looks back less far than a sample is long; name the token budget."""
+    longest = max(len(e.prompt) + max(len(e.response), len(e.variant)) for e in examples)
+    window = getattr(model.config, "sliding_window", None)
+    if window and window < longest:
+        raise UserError(
+            f"{model.name_or_path}: its attention sees {window} tokens back, and the longest "
+            f"sample has {longest}; lower max_length, now {settings.max_length}, to {window}"
+        )
     lengths = [length(example, settings.objective) for example in examples]
     longer = sum(tokens > settings.token_budget for tokens in lengths)
-    if longer:
+    if longer and processes.is_first():
         log.warning(
             "%d of %d samples have more tokens than token_budget (%d; the longest has %d): each "
             "has a row of its own",

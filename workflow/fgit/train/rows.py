@@ -6,23 +6,25 @@ equals y up to the fork f, the first token at which they differ, and nothing beh
 token of y' is needed. So one sequence holds x + y, the *trunk*, and behind it y' from the fork to
 the last token that predicts a marked one, the *branch*:
 
-    y  = a b C d end        y' = a b X y d end        marked: C in y, X and y in y'     (f = 2)
+    y  = a b C d end        y' = a b X Z d end        marked: C in y, X and Z in y'     (f = 2)
 
     row         x0 x1 x2  a  b  C  d │ X ║ u0 u1 …       ║ the next sample's trunk
     position     0  1  2  3  4  5  6 │ 5 ║  0  1 …
-    predicts           a  b  C  d  e │ y ║               e = end of turn
+    predicts           a  b  C  d  e │ Z ║               e = end of turn
                              X                           the fork is read twice, at trunk token b
 
     The branch sees x, a, b and itself, never C; its positions go on from the fork. A sample sees
     nothing of the others. y and y' are cut to the maximum length before they come here, that is,
     by position. Marked tokens of y' before the fork have the trunk's probabilities. The last token
-    of y is only predicted, so it is not fed; nor is the last marked token of y'. A branch may be
-    empty, and always is for objectives that need no variant (standard SFT, fixed weight).
+    of y is only predicted, so it is not fed (unless y' goes on behind it); nor is the last marked
+    token of y'. A branch may be empty, and always is for objectives that need no variant (standard
+    SFT, fixed weight).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Sequence
 from typing import Any
 
@@ -149,18 +151,16 @@ def pack(
     while True:
         count = -(-count // multiple) * multiple
         rows: list[list[int]] = [[] for _ in range(count)]
-        totals = [0] * count
+        totals = [(0, row) for row in range(count)]  # a heap
         for index in order:
-            row = min(range(count), key=totals.__getitem__)
+            total, row = totals[0]
             rows[row].append(index)
-            totals[row] += lengths[index]
-        overflow = any(
-            total > budget and len(row) > 1 for total, row in zip(totals, rows, strict=True)
-        )
-        if not overflow:
+            heapq.heapreplace(totals, (total + lengths[index], row))
+        if not any(total > budget and len(rows[row]) > 1 for total, row in totals):
             break
-        count += 1
-    longest_first = sorted(range(count), key=lambda row: -totals[row])
+        count += 1 + count // 100
+    sums = {row: total for total, row in totals}
+    longest_first = sorted(range(count), key=lambda row: (-sums[row], row))
     return [[examples[index] for index in sorted(rows[row])] for row in longest_first]
 
 

@@ -66,7 +66,7 @@ def train(
     log.info("training on %s", ", ".join(f"{k} {v}" for k, v in sorted(counts.items())))
     parameters = {"model": model, "revision": revision, "template": template}
     depends_on = parameters | {
-        "train": settings.model_dump(exclude=set(SPEED_ONLY)),
+        "train": settings.model_dump(exclude={*SPEED_ONLY, "save_dtype"}),
         "spans": sha256(spans),
     }
     with State(out / "state", depends_on) as state:
@@ -90,7 +90,7 @@ def save(
     settings: TrainSettings,
     counted: dict[str, Any],
 ) -> None:
-    """Write what a training gave."""
+    """Write what a training gave. Peak memory is that of the process that ended it."""
     model, revision, dtype = parameters["model"], parameters["revision"], settings.save_dtype
     trained.model.to(getattr(torch, dtype))
     with replacing(out / "model") as folder:
@@ -101,7 +101,8 @@ def save(
         remove(out / "model")
         raise UserError(
             f"{model}: training left every weight as it was, rounded to {dtype}; "
-            f"raise the learning rate ({settings.learning_rate}), or set save_dtype: float32"
+            f"set save_dtype: float32, or raise the learning rate ({settings.learning_rate}) and "
+            f"delete {out / 'state'}, if there is one"
         )
     write_text(
         out / "run.yaml",

@@ -44,7 +44,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from fgit.errors import UserError
 from fgit.files import remove, settle, sha256
-from fgit.models import device
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ class State:
     def __enter__(self) -> Self:
         # The first to ask makes the process group, for accelerate as a whole. Its timeout has to
         # allow for the main process putting a large checkpoint, or the trained model, on disk.
-        accelerate.PartialState(cpu=device().type == "cpu", timeout=TIMEOUT)
+        accelerate.PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
         from_main(self.enter)
         return self
 
@@ -177,8 +176,8 @@ class State:
         self, manifest: Mapping[str, Any], accelerator: accelerate.Accelerator
     ) -> None:
         """Refuse a checkpoint of another training, with the differences."""
-        old = manifest["parameters"] | {"processes": manifest["layout"]}
-        new = self.parameters | {"processes": layout(accelerator)}
+        old = manifest["parameters"] | {"launch": manifest["layout"]}
+        new = self.parameters | {"launch": layout(accelerator)}
         found = differences(old, new)
         if found:
             raise UserError(
