@@ -62,7 +62,8 @@ class Engine(torch.nn.Module):
     def __init__(self, model: Any, settings: TrainSettings) -> None:
         super().__init__()
         check_supported(model)
-        self.usual_attention = model.config._attn_implementation
+        usual = model.config._attn_implementation
+        self.usual_attention = "sdpa" if usual == NAME else usual  # it may have had an engine before
         model.set_attn_implementation(NAME)
         if model.config._attn_implementation != NAME:
             raise UserError(
