@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fgit.train import rows as rows_module
 from fgit.train.attention import sees
 from fgit.train.examples import Example
 from fgit.train.rows import lay_out, length, pack
@@ -39,10 +41,12 @@ def context(row, index):
 
 
 @settings(deadline=None)
-@given(some_examples(), OBJECTIVES)
-def test_each_probability_is_read_behind_its_own_past(samples, objective):
+@given(some_examples(), OBJECTIVES, st.sampled_from([1, 12, 512]))
+def test_each_probability_is_read_behind_its_own_past(samples, objective, group):
     """What a token sees is x and the side's tokens before it, at their positions; no more."""
-    row = lay_out(samples, objective)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "GROUP", group)
+        row = lay_out(samples, objective)
     responses = len(row.response_sample)
     assert row.response_sample.tolist() == [
         number for number, e in enumerate(samples) for _ in e.response
@@ -93,6 +97,9 @@ def test_a_branch_ends_before_the_last_marked_token():
     assert row.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 5]
     assert row.read_at.tolist() == [2, 3, 4, 5, 6, 4, 7]
     assert row.labels.tolist() == [1, 2, 3, 4, 0, 5, 6]
+    two = lay_out([one, one], "fgit")  # both trunks, then both branches
+    assert two.tokens[0].tolist() == [*row.tokens[0].tolist()[:7] * 2, 5, 5]
+    assert two.read_at.tolist()[-4:] == [4, 14, 11, 15]
     assert lay_out([one], "fixed").tokens[0].tolist() == [10, 11, 12, 1, 2, 3, 4]
 
 

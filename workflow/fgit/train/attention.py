@@ -4,8 +4,9 @@ Registered with transformers under a name of our own, so that models compute not
 attention in another way and a library never guesses from positions which tokens belong together.
 Two forms of one mask:
 
-- ``sdpa``: PyTorch's scaled_dot_product_attention, sample by sample: causal for the trunk, a
-  boolean mask for the branch. No work is spent on pairs of tokens that do not see each other.
+- ``sdpa``: PyTorch's scaled_dot_product_attention, causal for each trunk, and with a boolean mask
+  for the branches of a few samples at a time. Little work is spent on pairs of tokens that do not
+  see each other.
 - ``flex``: FlexAttention with a block mask for the whole row, compiled; for GPUs.
 """
 
@@ -35,15 +36,34 @@ BLOCK = 128  # rows are padded to a multiple of FlexAttention's block
 
 @dataclasses.dataclass(frozen=True)
 class Visible:
-    """Which tokens of a row see which: its segments and, for FlexAttention, the block mask."""
+    """Which tokens of a row see which: its groups and, for FlexAttention, the block mask."""
 
-    segments: tuple[Segment, ...]
+    groups: tuple[tuple[Segment, ...], ...]
     block_mask: BlockMask | None = None
 
     @property
     def longest(self) -> int:
         """The longest distance between two tokens that see each other, in positions."""
-        return max(max(s.end - s.start, s.fork - s.start + s.stop - s.end) for s in self.segments)
+        return max(
+            max(s.end - s.start, s.fork - s.start + s.stop - s.branch)
+            for group in self.groups
+            for s in group
+        )
+
+    @functools.cached_property
+    def branch_masks(self) -> list[Tensor]:
+        """For each group, bool [its branch tokens, its tokens]: what they see; on the CPU."""
+        masks = []
+        for group in self.groups:
+            first, behind = group[0].start, group[0].branch
+            mask = torch.zeros(group[-1].stop - behind, group[-1].stop - first, dtype=torch.bool)
+            for s in group:
+                rows = slice(s.branch - behind, s.stop - behind)
+                mask[rows, s.start - first : s.fork - first] = True
+                own = torch.ones(s.stop - s.branch, s.stop - s.branch, dtype=torch.bool)
+                mask[rows, s.branch - first : s.stop - first] = own.tril()
+            masks.append(mask)
+        return masks
 
 
 def attend(
@@ -94,42 +114,38 @@ def attend(
             enable_gqa=key.shape[1] != query.shape[1],
         )
     else:
-        found = sample_by_sample(query, key, value, visible.segments, scaling)
+        found = by_groups(query, key, value, visible, scaling)
     return found.transpose(1, 2), None
 
 
 AttentionInterface.register(NAME, attend)
 
 
-def sample_by_sample(
-    query: Tensor, key: Tensor, value: Tensor, segments: Sequence[Segment], scaling: float | None
+def by_groups(
+    query: Tensor, key: Tensor, value: Tensor, visible: Visible, scaling: float | None
 ) -> Tensor:
-    """[1, heads, T, d], with PyTorch's scaled_dot_product_attention."""
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    pieces = [size for s in segments for size in (s.end - s.start, s.stop - s.end)]
+    """[1, heads, T, d], with PyTorch's scaled_dot_product_attention.
+
+    A trunk is a call of its own, so that none is spent on other samples. A branch is often a token
+    or two, where the call would cost more than its work: a group's branches share one.
+    """
+    ratio = query.shape[1] // key.shape[1]
+    if ratio > 1:
+        key, value = key.repeat_interleave(ratio, 1), value.repeat_interleave(ratio, 1)
+    sizes = [group[-1].stop - group[0].start for group in visible.groups]
     # Split once: the backward pass of a split is one concatenation, that of slices a sum of rows.
-    queries, keys, values = (part.split(pieces, dim=2) for part in (query, key, value))
+    pieces = [part.split(sizes, dim=2) for part in (query, key, value)]
     found = []
-    for number, segment in enumerate(segments):
-        trunk, branch = 2 * number, 2 * number + 1
-        found.append(
-            scaled_dot_product_attention(
-                queries[trunk], keys[trunk], values[trunk], is_causal=True, scale=scaling
-            )
-        )
-        size = pieces[branch]
-        if size:
-            shared = segment.fork - segment.start
-            mask = torch.ones(size, shared + size, dtype=torch.bool, device=query.device)
+    for group, mask, q, k, v in zip(visible.groups, visible.branch_masks, *pieces, strict=True):
+        branches = len(mask)
+        trunks = [s.end - s.start for s in group]
+        inner = [part.split([*trunks, branches], dim=2) for part in (q, k, v)]
+        for a, b, c in list(zip(*inner, strict=True))[:-1]:
+            found.append(scaled_dot_product_attention(a, b, c, is_causal=True, scale=scaling))
+        if branches:
             found.append(
                 scaled_dot_product_attention(
-                    queries[branch],
-                    torch.cat([keys[trunk][:, :, :shared], keys[branch]], dim=2),
-                    torch.cat([values[trunk][:, :, :shared], values[branch]], dim=2),
-                    attn_mask=mask.tril(shared),
-                    scale=scaling,
+                    inner[0][-1], k, v, attn_mask=mask.to(q.device), scale=scaling
                 )
             )
     return torch.cat(found, dim=2)
@@ -147,9 +163,9 @@ def sees(segments: Sequence[Segment], size: int, device: torch.device) -> Callab
     below = torch.full((size,), size)  # a token sees its sample's tokens below this index ...
     start = torch.zeros(size, dtype=torch.long)  # ... and those from this one on
     for number, segment in enumerate(segments):
-        sample[segment.start : segment.stop] = number
-        below[segment.end : segment.stop] = segment.fork
-        start[segment.end : segment.stop] = segment.end
+        sample[segment.start : segment.end] = number
+        branch = slice(segment.branch, segment.stop)
+        sample[branch], below[branch], start[branch] = number, segment.fork, segment.branch
     sample, below, start = sample.to(device), below.to(device), start.to(device)
 
     def mask(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -191,7 +207,7 @@ def backend(asked: str, heads: int, key_heads: int, head_size: int, dtype: torch
                 torch.randn(1, n, BLOCK, head_size, device=device, dtype=dtype, requires_grad=True)
                 for n in (heads, key_heads, key_heads)
             )
-            segments = (Segment(0, BLOCK - 8, BLOCK, 16),)
+            segments = (Segment(0, BLOCK - 8, BLOCK - 8, BLOCK, 16),)
             mask = block_mask(segments, BLOCK, device)
             found = compiled_flex()(
                 query, key, value, block_mask=mask, enable_gqa=heads != key_heads

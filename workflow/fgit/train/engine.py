@@ -63,7 +63,9 @@ class Engine(torch.nn.Module):
         super().__init__()
         check_supported(model)
         usual = model.config._attn_implementation
-        self.usual_attention = "sdpa" if usual == NAME else usual  # it may have had an engine before
+        self.usual_attention = (
+            "sdpa" if usual == NAME else usual
+        )  # it may have had an engine before
         model.set_attn_implementation(NAME)
         if model.config._attn_implementation != NAME:
             raise UserError(
@@ -91,7 +93,7 @@ class Engine(torch.nn.Module):
             input_ids=tokens,
             position_ids=positions,
             use_cache=False,
-            visible=Visible(row.segments, mask),
+            visible=Visible(row.groups, mask),
         ).last_hidden_state[0]
         return target_logprobs(hidden[row.read_at], self.model.get_output_embeddings(), row.labels)
 

@@ -392,7 +392,7 @@ def out_of_memory(settings: TrainSettings, row: Row | None = None) -> Iterator[N
                 "out of memory for the weights, their gradients and AdamW's two moments: 16 bytes "
                 f"a parameter; {fewer}"
             ) from error
-        longest = max(segment.stop - segment.start for segment in row.segments)
+        longest = max(map(len, row.segments))
         if len(row.segments) > 1:
             advice = f"lower token_budget, now {settings.token_budget}"
         else:

@@ -14,8 +14,9 @@ the last token that predicts a marked one, the *branch*:
                              X                           the fork is read twice, at trunk token b
 
     The branch sees x, a, b and itself, never C; its positions go on from the fork. A sample sees
-    nothing of the others. y and y' are cut to the maximum length before they come here, that is,
-    by position. Marked tokens of y' before the fork have the trunk's probabilities. The last token
+    nothing of the others. (The branches of a few neighbours stand together behind their trunks,
+    which makes attention cheaper.) y and y' are cut to the maximum length before they come here,
+    that is, by position. Marked tokens of y' before the fork have the trunk's probabilities. The last token
     of y is only predicted, so it is not fed (unless y' goes on behind it); nor is the last marked
     token of y'. A branch may be empty, and always is for objectives that need no variant (standard
     SFT, fixed weight).
@@ -37,19 +38,24 @@ from fgit.train.examples import Example, fork
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Where a sample lies in a row: trunk start:end, branch end:stop, which sees start:fork."""
+    """Where a sample lies in a row: trunk start:end, branch branch:stop, which sees start:fork."""
 
     start: int
     end: int
+    branch: int
     stop: int
     fork: int
+
+    def __len__(self) -> int:
+        return self.end - self.start + self.stop - self.branch
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """One row of T tokens with S samples, of which R response and V variant probabilities are read.
 
-    names: the samples' ids. segments: where each lies.
+    names: the samples' ids. groups: where each sample lies; the trunks of a group, then its
+        branches, are a piece of the row.
     tokens, positions: int64 [1, T], what is fed.
     read_at: int64 [R + V], the token behind which a probability is read; labels: int64 [R + V],
         of which token. The response tokens of all samples come first.
@@ -60,7 +66,7 @@ class Row:
     """
 
     names: tuple[str, ...]
-    segments: tuple[Segment, ...]
+    groups: tuple[tuple[Segment, ...], ...]
     tokens: Tensor
     positions: Tensor
     read_at: Tensor
@@ -74,6 +80,10 @@ class Row:
 
     def __len__(self) -> int:
         return self.tokens.shape[1]
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        return tuple(segment for group in self.groups for segment in group)
 
     def to(self, device: torch.device) -> Row:
         moved: dict[str, Any] = {
@@ -164,38 +174,70 @@ def pack(
     return [[examples[index] for index in sorted(rows[row])] for row in longest_first]
 
 
+GROUP = 512  # tokens of the trunks in a group, unless one sample has more
+
+
+def in_groups(
+    samples: Sequence[Example], needed: Sequence[Sides]
+) -> list[list[tuple[Example, Sides]]]:
+    """Neighbours whose branches stand together; see :func:`fgit.train.attention.by_groups`."""
+    groups: list[list[tuple[Example, Sides]]] = []
+    total = GROUP
+    for example, found in zip(samples, needed, strict=True):
+        trunk = trunk_length(example, found)
+        if total + trunk > GROUP:
+            groups.append([])
+            total = 0
+        groups[-1].append((example, found))
+        total += trunk
+    return groups
+
+
 def lay_out(samples: Sequence[Example], objective: str) -> Row:
     """Put samples into one row."""
+    needed = [sides(example, objective) for example in samples]
     tokens: list[np.ndarray] = []
     positions: list[np.ndarray] = []
-    segments: list[Segment] = []
-    paired: list[bool] = []
+    groups: list[tuple[Segment, ...]] = []
+    start = 0
+    for group in in_groups(samples, needed):
+        segments = []
+        branch = start + sum(trunk_length(example, found) for example, found in group)
+        for example, found in group:
+            end = start + trunk_length(example, found)
+            stop = branch + len(found.branch)
+            fork = start + len(example.prompt) + found.fork
+            segments.append(Segment(start, end, branch, stop, fork))
+            tokens.append(np.concatenate([example.prompt, example.response])[: end - start])
+            positions.append(np.arange(end - start))
+            start, branch = end, stop
+        for (_, found), segment in zip(group, segments, strict=True):
+            tokens.append(found.branch)
+            positions.append(np.arange(len(found.branch)) + segment.fork - segment.start)
+        groups.append(tuple(segments))
+        start = branch
+
     response_parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # read_at, labels, marks
     variant_parts: list[tuple[np.ndarray, np.ndarray]] = []
     variant_index: list[tuple[np.ndarray, np.ndarray]] = []
     responses = sum(len(example.response) for example in samples)
-    start = before = extra = 0  # of the row, of the response tokens, of the variants' own
-    for example in samples:
-        found = sides(example, objective)
-        prompt, y, v = len(example.prompt), example.response, example.variant
-        trunk = trunk_length(example, found)
-        end = start + trunk
-        stop = end + len(found.branch)
-        tokens += [np.concatenate([example.prompt, y])[:trunk], found.branch]
-        positions += [np.arange(trunk), np.arange(len(found.branch)) + prompt + found.fork]
-        segments.append(Segment(start, end, stop, start + prompt + found.fork))
-        paired.append(found.paired)
-        first = start + prompt - 1  # predicts the first token of the response
+    before = extra = 0  # of the response tokens, of the variants' own
+    placed = [segment for group in groups for segment in group]
+    for example, found, segment in zip(samples, needed, placed, strict=True):
+        y, v = example.response, example.variant
+        first = segment.start + len(example.prompt) - 1  # predicts the response's first token
         response_parts.append((first + np.arange(len(y)), y, found.response_marks))
         marked = np.flatnonzero(found.variant_marks)
         own = marked[marked >= found.fork]  # from the fork on: read at the fork, then in the branch
-        read = np.where(own == found.fork, first + found.fork, end + own - found.fork - 1)
+        read = np.where(
+            own == found.fork, first + found.fork, segment.branch + own - found.fork - 1
+        )
         variant_parts.append((read, v[own] if len(own) else NOTHING))
         at = np.concatenate(
             [before + marked[marked < found.fork], responses + extra + np.arange(len(own))]
         )
         variant_index.append((at, found.variant_marks[marked] if len(marked) else NOTHING))
-        start, before, extra = stop, before + len(y), extra + len(own)
+        before, extra = before + len(y), extra + len(own)
 
     def whole(parts: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate([NOTHING, *parts]).astype(np.int64))
@@ -205,7 +247,7 @@ def lay_out(samples: Sequence[Example], objective: str) -> Row:
 
     return Row(
         names=tuple(example.id for example in samples),
-        segments=tuple(segments),
+        groups=tuple(groups),
         tokens=whole(tokens).unsqueeze(0),
         positions=whole(positions).unsqueeze(0),
         read_at=whole([part[0] for part in response_parts] + [part[0] for part in variant_parts]),
@@ -215,5 +257,5 @@ def lay_out(samples: Sequence[Example], objective: str) -> Row:
         variant_at=whole([part[0] for part in variant_index]),
         variant_sample=owners([part[0] for part in variant_index]),
         variant_marks=whole([part[1] for part in variant_index]).float(),
-        paired=torch.tensor(paired, dtype=torch.bool),
+        paired=torch.tensor([found.paired for found in needed], dtype=torch.bool),
     )
