@@ -16,10 +16,10 @@ the last token that predicts a marked one, the *branch*:
     The branch sees x, a, b and itself, never C; its positions go on from the fork. A sample sees
     nothing of the others. (The branches of a few neighbours stand together behind their trunks,
     which makes attention cheaper.) y and y' are cut to the maximum length before they come here,
-    that is, by position. Marked tokens of y' before the fork have the trunk's probabilities. The last token
-    of y is only predicted, so it is not fed (unless y' goes on behind it); nor is the last marked
-    token of y'. A branch may be empty, and always is for objectives that need no variant (standard
-    SFT, fixed weight).
+    that is, by position. Marked tokens of y' before the fork have the trunk's probabilities. The
+    last token of y is only predicted, so it is not fed (unless y' goes on behind it); nor is the
+    last marked token of y'. A branch may be empty, and always is for objectives that need no
+    variant (standard SFT, fixed weight).
 """
 
 from __future__ import annotations
