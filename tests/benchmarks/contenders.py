@@ -30,7 +30,7 @@ from fgit.files import scratch
 from fgit.models import device, load_model, load_tokenizer
 from fgit.train.engine import Engine
 from fgit.train.examples import Example
-from fgit.train.loop import make_accelerator, optimizer_step, parameter_groups
+from fgit.train.loop import autocast, make_accelerator, make_optimizer, optimizer_step
 from fgit.train.rows import lay_out, pack
 from tests.reference import two_pass
 
@@ -199,20 +199,10 @@ def peak_memory() -> int:
 # ------------------------------------------------------------------ ours
 
 
-def autocast(settings: TrainSettings) -> torch.autocast:
-    return torch.autocast(device().type, torch.bfloat16, enabled=settings.precision == "bf16")
-
-
 def micro_batches(batch: Sequence[Example], size: int) -> list[list[Example]]:
     """Parts of a step, of samples of similar length so that little is padded."""
     ordered = sorted(batch, key=lambda e: len(e.prompt) + max(len(e.response), len(e.variant)))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
-
-
-def make_optimizer(model: Any, settings: TrainSettings) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        parameter_groups(model, settings), lr=settings.learning_rate, fused=True
-    )
 
 
 def run_engine(connection: Connection, job: Job) -> None:
@@ -246,7 +236,7 @@ def run_two_pass(connection: Connection, job: Job) -> None:
         tokens = sum(len(example.response) for example in batch)
         total = 0.0
         for samples in micro_batches(batch, job.batching.samples):
-            with autocast(settings):
+            with autocast(device(), settings):
                 loss = two_pass(model, samples, settings).loss.sum() / tokens
             loss.backward()
             total += loss.item()
@@ -340,7 +330,7 @@ def run_trl(connection: Connection, job: Job) -> None:
         }
         trainer: Any
         if job.contender == "trl_dpo":
-            with torch.inference_mode(), autocast(settings):
+            with torch.inference_mode(), autocast(device(), settings):
                 rows = [preference(model, example) for example in samples]
             trainer = ReadyDPOTrainer(
                 args=DPOConfig(**common, beta=settings.beta, precompute_ref_log_probs=True),

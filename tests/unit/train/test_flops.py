@@ -7,22 +7,25 @@ from fgit.train.examples import Example
 from fgit.train.flops import peak_flops, step_flops
 
 
+def small_llama(layers, **more):
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        **more,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_step_flops_are_those_that_torch_counts(tied):
     """Against torch's own counter on a plain forward and backward pass over one sample."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-        attn_implementation="eager",
-    )
-    model = transformers.LlamaForCausalLM(config)
+    model = small_llama(3, tie_word_embeddings=tied, attn_implementation="eager")
     prompt, y = np.arange(1, 21), np.arange(10, 40)
     marks = np.zeros(30, np.int8)
     one = Example("a", prompt, y, marks, np.zeros(0, np.int64), marks[:0])
@@ -39,15 +42,7 @@ def test_step_flops_are_those_that_torch_counts(tied):
 
 
 def test_frozen_weights_cost_less():
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    model = transformers.LlamaForCausalLM(config)
+    model = small_llama(1)
     marks = np.zeros(9, np.int8)
     one = Example("a", np.arange(5), np.arange(9), marks, np.zeros(0, np.int64), marks[:0])
     full = step_flops(model, [one], "fixed")

@@ -66,6 +66,11 @@ class Visible:
         return masks
 
 
+def head_size(config: Any) -> int:
+    """d, the numbers that a head of attention has for each token."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def attend(
     module: torch.nn.Module,
     query: Tensor,

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from fgit.config import TrainSettings
 from fgit.errors import UserError
-from fgit.train.attention import BLOCK, NAME, Visible, backend, block_mask
+from fgit.train.attention import BLOCK, NAME, Visible, backend, block_mask, head_size
 from fgit.train.examples import Example
 from fgit.train.head import target_logprobs
 from fgit.train.objective import (
@@ -168,9 +168,9 @@ def attention_shape(model: Any, settings: TrainSettings) -> tuple[int, int, int,
     """Heads, heads of keys, their size and dtype, as FlexAttention's trial needs them."""
     config = model.config
     heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    return heads, getattr(config, "num_key_value_heads", None) or heads, size, dtype
+    key_heads = getattr(config, "num_key_value_heads", None) or heads
+    return heads, key_heads, head_size(config), dtype
 
 
 def check_exact(engine: Engine) -> None:

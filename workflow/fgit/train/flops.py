@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fgit.train.attention import head_size
 from fgit.train.examples import Example
-from fgit.train.rows import length, sides, trunk_length
+from fgit.train.rows import sides, trunk_length
 
 # Dense bf16 matrix peak in FLOP/s, by what is in the device's name (the vendor's data sheets).
 PEAKS = {
@@ -57,13 +58,12 @@ def step_flops(model: Any, samples: Sequence[Example], objective: str) -> float:
     body = sum(work(p) for p in model.parameters() if p.ndim >= 2 and p is not head)
     if embedding is not head:
         body -= work(embedding)
-    heads = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    width = config.num_attention_heads * head_size(config)
     tokens = read = pairs = 0.0
     for sample in samples:
         found = sides(sample, objective)
         trunk, branch = trunk_length(sample, found), len(found.branch)
-        tokens += length(sample, objective)
+        tokens += trunk + branch
         read += len(sample.response) + int(
             (np.flatnonzero(found.variant_marks) >= found.fork).sum()
         )

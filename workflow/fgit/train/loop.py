@@ -136,7 +136,7 @@ def measure(
     with torch.no_grad():
         for samples in own_rows(accelerator, examples, settings, "fgit"):
             row = lay_out(samples or examples[:1], "fgit").to(accelerator.device)
-            with out_of_memory(settings, row), autocast(accelerator, settings):
+            with out_of_memory(settings, row), autocast(accelerator.device, settings):
                 output = engine(row, objective="fgit")
             if samples:
                 sums.add(output)
@@ -157,7 +157,7 @@ def reference_margins(
     with torch.no_grad():
         for samples in bar(rows, description="reference", unit="row"):
             row = lay_out(samples or examples[:1], "dpo").to(accelerator.device)
-            with out_of_memory(settings, row), autocast(accelerator, settings):
+            with out_of_memory(settings, row), autocast(accelerator.device, settings):
                 margins = engine(row).margin.tolist()
             found += zip(row.names, margins, strict=True) if samples else []
     engine.train()
@@ -199,9 +199,7 @@ def train_loop(
     engine: Any = Engine(model, settings)
     check_exact(engine)
     engine.train()
-    optimizer = torch.optim.AdamW(
-        parameter_groups(engine, settings), lr=settings.learning_rate, fused=True
-    )
+    optimizer = make_optimizer(engine, settings)
     per_epoch = math.ceil(len(examples) / settings.batch_size)
     steps = per_epoch * settings.epochs
     scheduler = get_scheduler(
@@ -285,7 +283,7 @@ def optimizer_step(
         if objective == "dpo":
             start = torch.tensor([reference[name] for name in row.names], device=device)
         with out_of_memory(settings, row), sync(accelerator, engine, number == len(parts)):
-            with autocast(accelerator, settings):
+            with autocast(accelerator.device, settings):
                 output = engine(row, reference=start)
             check_finite(output.loss, row, step)
             loss = output.loss.sum() * scale
@@ -349,13 +347,13 @@ def make_accelerator() -> accelerate.Accelerator:
     )
 
 
-def autocast(accelerator: accelerate.Accelerator, settings: TrainSettings) -> Any:
+def autocast(device: torch.device, settings: TrainSettings) -> Any:
     """bf16 products over fp32 weights, the same for one process, DDP and FSDP2.
 
     accelerate's own bf16 would, under FSDP2 only, cast weights, gradients and figures to bf16.
     """
     enabled = settings.precision == "bf16"
-    return torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def sync(
@@ -456,6 +454,11 @@ def unsharded(
     plain.tie_weights()
     plain.generation_config = model.generation_config
     return plain, adapted
+
+
+def make_optimizer(model: Any, settings: TrainSettings) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, settings)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 def parameter_groups(model: Any, settings: TrainSettings) -> list[dict[str, Any]]:
