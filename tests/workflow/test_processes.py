@@ -7,13 +7,11 @@ import os
 import subprocess
 import sys
 
-import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fgit.annotate import annotate
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, annotated
 
 pytestmark = pytest.mark.slow
 
@@ -36,9 +34,7 @@ def spans(tmp_path_factory):
         }
         for i in range(23)
     ]
-    pl.DataFrame(rows).write_parquet(folder / "pairs.parquet")
-    annotate(folder / "pairs.parquet", folder / "spans.parquet", folder / "report.json")
-    return folder / "spans.parquet"
+    return annotated(folder, rows)
 
 
 def run(arguments, processes=1):

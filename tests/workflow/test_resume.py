@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from fgit.config import TrainSettings
@@ -238,7 +237,7 @@ class Trainings:
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory, tiny_model):
-    from fgit.annotate import annotate
+    from tests.conftest import annotated  # here, since this file also runs as a program
 
     folder = tmp_path_factory.mktemp("resume")
     rows = [
@@ -250,9 +249,7 @@ def trainings(tmp_path_factory, tiny_model):
         }
         for i in range(16)
     ]
-    pl.DataFrame(rows).write_parquet(folder / "pairs.parquet")
-    annotate(folder / "pairs.parquet", folder / "spans.parquet", folder / "report.json")
-    found = Trainings(folder, tiny_model, folder / "spans.parquet")
+    found = Trainings(folder, tiny_model, annotated(folder, rows))
     try:
         # Without any checkpoint: to write them must not change anything either.
         assert found.run("undisturbed", checkpoint_minutes=15) == 0, found.log("undisturbed")

@@ -6,11 +6,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from fgit.annotate import annotate
 from fgit.config import TrainSettings
 from fgit.errors import UserError
 from fgit.models import load_model, load_tokenizer
 from fgit.train.stage import train
+from tests.conftest import annotated
 
 SETTINGS = TrainSettings(
     batch_size=4, token_budget=64, learning_rate=1e-3, held_out=2, max_length=64
@@ -29,9 +29,7 @@ def spans(tmp_path_factory):
         }
         for i in range(9)
     ]
-    pl.DataFrame(rows).write_parquet(folder / "pairs.parquet")
-    annotate(folder / "pairs.parquet", folder / "spans.parquet", folder / "report.json")
-    return folder / "spans.parquet"
+    return annotated(folder, rows)
 
 
 @pytest.mark.parametrize("objective", ["fgit", "fixed", "dpo"])
