@@ -25,6 +25,7 @@ from fgit.runs import (
     keeps_model,
     launcher,
     repeated,
+    sheets_of,
     use_this_checkout,
     to_yaml,
     train_settings,
@@ -57,11 +58,13 @@ include: "workflow/rules/fetch.smk"
 include: "workflow/rules/decontaminate.smk"
 include: "workflow/rules/generate.smk"
 include: "workflow/rules/mutate.smk"
+include: "workflow/rules/verify.smk"
 include: "workflow/rules/select.smk"
 include: "workflow/rules/annotate.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/score.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/report.smk"
 
 

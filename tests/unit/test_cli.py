@@ -54,7 +54,7 @@ def refused(fgit, tmp_path):
         assert code == 1
         last = error.strip().splitlines()[-1]
         assert set(tmp_path.rglob("*")) == before
-        verb = arguments[0]
+        verb = " ".join(arguments[: 2 if arguments[0] in cli.GROUPS else 1])
         assert f"fgit {verb}: error: " in error, last
         return error.partition(f"fgit {verb}: error: ")[2].strip()
 
@@ -86,23 +86,27 @@ def spans(tmp_path, pairs):
 
 
 def subparser(verb):
-    return cli.make_parser()._subparsers._group_actions[0].choices[verb]
+    parser = cli.make_parser()
+    for word in verb.split():
+        parser = parser._subparsers._group_actions[0].choices[word]
+    return parser
 
 
 # ------------------------------------------------------------------ help
 
 
 def test_the_overview_names_every_verb():
-    text = cli.make_parser().format_help()
     for name, command in cli.COMMANDS.items():
-        assert name in text and command.summary.split()[0] in text
+        group, _, verb = name.rpartition(" ")
+        text = (subparser(group) if group else cli.make_parser()).format_help()
+        assert verb in text and command.summary.split()[0] in text
     assert {"fetch", "report", "masks", "weights"} <= set(cli.COMMANDS)
 
 
 @pytest.mark.parametrize("verb", cli.COMMANDS)
 def test_help_lists_each_setting_with_its_sentence(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main([verb, "--help"])
+        cli.main([*verb.split(), "--help"])
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     command = cli.COMMANDS[verb]
@@ -235,7 +239,9 @@ def test_settings_default_to_the_configs():
                 if action.required
                 for word in (action.option_strings[0], (action.choices or ["a=b"])[0])
             ]
-            arguments = cli.make_parser().parse_args([verb, *needed])
+            for group in subparser(verb)._mutually_exclusive_groups:
+                needed += [group._group_actions[0].option_strings[0], "x"] * group.required
+            arguments = cli.make_parser().parse_args([*verb.split(), *needed])
             assert cli.read_settings(arguments, command) == command.settings(), verb
 
 
@@ -246,6 +252,7 @@ STAGES_INPUTS = {
     "decontaminate": ["--data", "{}", "--benchmark", "b={}", "--out", "{o}", "--report", "{r}"],
     "generate": ["--records", "{}", "--backend", "transformers", "--out", "{o}", "--report", "{r}"],
     "mutate": ["--records", "{}", "--out", "{o}", "--report", "{r}"],
+    "verify": ["--records", "{}", "--variants", "{}", "--out", "{o}", "--report", "{r}"],
     "select": ["--records", "{}", "--variants", "{}", "--out", "{o}", "--report", "{r}"],
     "annotate": ["--pairs", "{}", "--out", "{o}", "--report", "{r}"],
     "train": ["--model", "./none", "--spans", "{}", "--out", "{d}"],
@@ -254,13 +261,21 @@ STAGES_INPUTS = {
     "report": ["--config", "{}", "--results", "{d}"],
     "masks": ["--pairs", "{}", "--tokenizer", "./none", "--out", "{o}"],
     "weights": ["--model", "./none", "--pairs", "{}", "--out", "{o}"],
+    "audit records": ["--benchmark", "mbpp", "--problems", "{}", "--out", "{o}"],
+    "audit variants": [
+        *("--benchmark", "mbpp", "--problems", "{}", "--variants", "{}", "--out", "{d}")
+    ],
+    "audit sheet": ["--pairs", "{}", "--out", "{d}"],
+    "audit kappa": ["{}", "{}"],
+    "compare": ["--a", "{}", "--b", "{}", "--out", "{o}"],
+    "failures": ["--run", "a={}", "--benchmark", "mbpp", "--problems", "{}", "--out", "{d}"],
 }
 
 
 def filled(verb, given, tmp_path):
     places = {"o": tmp_path / "o.parquet", "r": tmp_path / "r.json", "d": tmp_path / "d"}
     return [
-        verb,
+        *verb.split(),
         *(word.replace("{}", str(given)).format(**places) for word in STAGES_INPUTS[verb]),
     ]
 
@@ -345,7 +360,7 @@ def test_a_model_with_pickled_weights_only(refused, tmp_path, tiny_model, spans,
 
 def test_a_problem_file_without_its_kind(refused, tmp_path):
     told = refused("fetch", "--problems", "release:v1", "--out", tmp_path / "o")
-    assert told == "--problems needs --benchmark humaneval, mbpp or bigcodebench"
+    assert told == "--problems needs --benchmark humaneval, mbpp, bigcodebench or pairs"
 
 
 def test_a_full_disk(refused, tmp_path, spans, monkeypatch):

@@ -228,7 +228,8 @@ PLACES: dict[tuple[str | int, ...], set[str]] = {
     ("decontaminate",): set(DecontaminateSettings.model_fields) | {"against"},
     ("generate",): set(config_module.GenerateSettings.model_fields),
     ("mutate",): set(config_module.MutateSettings.model_fields),
-    ("select",): set(config_module.SelectSettings.model_fields),
+    ("select",): set(config_module.SelectSettings.model_fields) | {"verified_variants"},
+    ("audit",): {"benchmarks", "sheet"},
     ("train",): TRAIN_KEYS,
     ("methods", "fgit"): TRAIN_KEYS | {"extends"},
     ("methods", "fgit-line"): TRAIN_KEYS | {"extends"},
@@ -305,7 +306,21 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
     ),
     (("tables", "t", "columns"), "plus tests"): (
         ["big+"],
-        "tables.t.columns: 'big+': BigCodeBench has no plus tests",
+        "tables.t.columns: 'big+': a benchmark of kind bigcodebench has no plus tests",
+    ),
+    (("benchmarks", "big", "part_of"), "missing"): (
+        "bigger",
+        "benchmarks.big.part_of: no benchmark is called 'bigger'; known: b, big",
+    ),
+    (("benchmarks", "big", "part_of"), "of another kind"): (
+        "b",
+        "benchmarks.big.part_of: 'b' is of kind humaneval, and 'big' of kind bigcodebench; a part "
+        "is scored from the outcomes of its own kind",
+    ),
+    (("benchmarks", "big", "part_of"), "of itself"): (
+        "big",
+        "benchmarks.big.part_of: 'big' is itself a part, of 'big'; name a benchmark that is no "
+        "part of another",
     ),
     (("tables", "t", "columns"), "nothing"): ([], "tables.t.columns: must not be empty, not []"),
     (("models",), "nothing"): (
@@ -380,7 +395,8 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
     ),
     (("benchmarks", "b", "kind"), "choice"): (
         "apps",
-        "benchmarks.b.kind: must be 'humaneval', 'mbpp' or 'bigcodebench', not 'apps'",
+        "benchmarks.b.kind: must be 'humaneval', 'mbpp', 'bigcodebench', 'tests' or 'pairs', "
+        "not 'apps'",
     ),
     (("datasets", "d", "fields"), "unknown"): (
         {"prompt": "x"},
@@ -509,6 +525,24 @@ def test_values_that_do_not_fit(changes, message):
     values = yaml.safe_load((REPOSITORY / "workflow/quickstart/config.yaml").read_text())
     with pytest.raises(UserError, match=message):
         parse_config(values | changes)
+
+
+@pytest.mark.parametrize("kind", ["tests", "pairs"])
+def test_kinds_without_plus_tests_are_no_plus_column(kind):
+    values = changed(("benchmarks", "b"), {"kind": kind, "problems": "b.jsonl"})
+    assert refusal(values) == (
+        f"tables.t.columns: 'b+': a benchmark of kind {kind} has no plus tests"
+    )
+
+
+def test_a_part_of_a_benchmark():
+    values = changed(("benchmarks", "hard"), SMALL["benchmarks"]["big"] | {"part_of": "big"})
+    assert parse_config(values).benchmarks["hard"].part_of == "big"
+    values["benchmarks"]["harder"] = SMALL["benchmarks"]["big"] | {"part_of": "hard"}
+    assert refusal(values) == (
+        "benchmarks.harder.part_of: 'hard' is itself a part, of 'big'; name a benchmark that is no "
+        "part of another"
+    )
 
 
 def test_a_column_twice_is_refused():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import bigcodebench
@@ -12,6 +14,7 @@ import evalplus
 import pytest
 import torch
 import transformers
+from tokenizers.processors import TemplateProcessing
 
 from fgit.config import EvaluateSettings
 from fgit.errors import UserError
@@ -26,7 +29,9 @@ from fgit.evaluate import (
     stop_strings,
     stopped,
 )
-from fgit.models import load_model, prompt_ids
+from fgit.models import load_model, load_tokenizer, prompt_ids
+
+evaluate_module = sys.modules[evaluate.__module__]
 
 HUMANEVAL = {
     "task_id": "T/0",
@@ -270,3 +275,54 @@ def test_a_prompt_longer_than_the_context_is_refused(tmp_path, tiny_model, probl
     with pytest.raises(UserError, match=r"the prompt of T/1 has \d+ tokens, but .* is 2048"):
         evaluate(str(tiny_model), "humaneval", problems, tmp_path / "s.jsonl", EvaluateSettings())
     assert not (tmp_path / "s.jsonl").exists()
+
+
+@pytest.fixture
+def doubling(tmp_path, tiny_model, tokenizer) -> Path:
+    """The tiny model with a tokenizer that adds BOS, and a template that writes it too."""
+    folder = tmp_path / "doubling"
+    shutil.copytree(tiny_model, folder)
+    with_bos = copy.deepcopy(tokenizer)
+    bos = with_bos.bos_token
+    with_bos._tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, with_bos.bos_token_id)]
+    )
+    with_bos.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}"
+    with_bos.save_pretrained(folder)
+    return folder
+
+
+def asked_ids(monkeypatch) -> list[list[int]]:
+    """The prompts that the model gets from here on."""
+    seen: list[list[int]] = []
+
+    def generate(model, tokenizer, prompts, stops, settings):
+        seen.extend(prompts)
+        return [evaluate_module.Answer("x", 1, False) for _ in prompts]
+
+    monkeypatch.setattr(evaluate_module, "generate", generate)
+    return seen
+
+
+def test_two_bos_tokens_as_evalplus_gives_them_and_one(tmp_path, doubling, problems, monkeypatch):
+    seen = asked_ids(monkeypatch)
+    out, one_bos = tmp_path / "samples.jsonl", tmp_path / "one.jsonl"
+    evaluate(str(doubling), "humaneval", problems, out, EvaluateSettings(), one_bos=one_bos)
+    asked, again = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    tokenizer = load_tokenizer(str(doubling))
+    bos = tokenizer.bos_token_id
+    assert all(ids[:2] == [bos, bos] for ids in asked)
+    assert [ids[1:] for ids in asked] == again  # and nothing else differs
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    # EvalPlus's own: tokenizer.encode of the prompt's text, with special tokens.
+    assert asked == [tokenizer.encode(row["prompt"]) for row in rows]
+    assert len(one_bos.read_text().splitlines()) == len(rows)
+
+
+def test_where_bos_comes_once_anyway_nothing_is_asked_again(
+    tmp_path, tiny_model, problems, monkeypatch
+):
+    seen = asked_ids(monkeypatch)
+    out, one_bos = tmp_path / "samples.jsonl", tmp_path / "one.jsonl"
+    evaluate(str(tiny_model), "humaneval", problems, out, EvaluateSettings(), one_bos=one_bos)
+    assert len(seen) == len(out.read_text().splitlines()) and one_bos.read_text() == ""

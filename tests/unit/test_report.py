@@ -21,15 +21,18 @@ from fgit.files import write_json, write_jsonl, write_parquet, write_text
 from fgit.provenance import write_provenance
 from fgit.report import report
 from fgit.report.facts import Facts
-from fgit.report.scores import SCHEMA, Score, short_names, wilson
+from fgit.report.scores import SCHEMA, short_names
 from fgit.report.segments import code_lines, side_by_side
 from fgit.report.tables import grid
 from fgit.runs import all_runs, evaluations
+from fgit.statistics import paired, wilson
 
 RESPONSE = "Use this:\n```python\ndef add(a, b):\n    return a + b\n```\n"
 EVIL = "<script>alert('x')</script>"
 STARTED = datetime.datetime(2024, 5, 6, 7, 8, 9, tzinfo=datetime.UTC)
 N = 10
+DIFFERENCE = ("difference", "low", "high", "p")
+SHA256 = "1a2b3c4d" * 8
 
 
 def make_config(**changes):
@@ -63,6 +66,11 @@ def make_config(**changes):
     return parse_config(values | changes)
 
 
+def first(count, n=N):
+    """Outcomes in which the first problems are solved."""
+    return [number < count for number in range(n)]
+
+
 class Folder:
     """A results folder as the stages leave it, in little."""
 
@@ -77,8 +85,7 @@ class Folder:
             if run.dataset is not None:
                 self.train(name, number)
         for number, (run, benchmark) in enumerate(evaluations(config, config.tables)):
-            kind = config.benchmarks[benchmark].kind
-            self.score(run, benchmark, passed=4 + number % 5, plus=kind != "bigcodebench")
+            self.score(run, benchmark, first(4 + number % 5))
 
     def provenance(self, out, stage):
         write_provenance(out, stage=stage, settings=None, inputs={}, outputs=[out], started=STARTED)
@@ -199,23 +206,41 @@ class Folder:
         write_text(folder / "run.yaml", text)
         self.provenance(folder, "train")
 
-    def score(self, run, benchmark, passed, plus=True):
+    def score(self, run, benchmark, passes, **changes):
+        """Outcomes with these base passes; the plus tests fail the last of them too."""
         folder = self.root / "score" / run / benchmark
-        passes = [number < passed for number in range(N)]
-        passes_plus = [number < passed - 1 for number in range(N)]
+        kind = self.config.benchmarks[benchmark].kind
+        n, passed = len(passes), {"base": sum(passes), "plus": None}
         rows = {
-            "task_id": [f"Easy/{number}" for number in range(N)],
+            "task_id": [f"Easy/{number}" for number in range(n)],
             "base_pass": passes,
-            "plus_pass": passes_plus if plus else [None] * N,
-            "solution": ["pass"] * N,
+            "plus_pass": [None] * n,
+            "solution": ["pass"] * n,
         }
+        more = {}
+        if kind in ("humaneval", "mbpp"):
+            passed["plus"] = max(0, passed["base"] - 1)
+            last = max((number for number in range(n) if passes[number]), default=None)
+            rows["plus_pass"] = [passes[number] and number != last for number in range(n)]
+        if kind == "pairs":
+            rows["p_correct"] = [0.75 if passes[number] else 0.25 for number in range(n)]
+            rows["p_incorrect"] = [0.5] * n
+            more["gap"] = {"mean": 0.125, "interval": [-0.0625, 0.25], "n": n - 1}
         schema = {"plus_pass": pl.Boolean}
         write_parquet(folder / "outcomes.parquet", pl.DataFrame(rows, schema_overrides=schema))
-        share = {"base": passed / N, "plus": (passed - 1) / N if plus else None}
-        write_json(folder / "summary.json", {"n": N, "pass@1": share, "sandbox": "none"})
+        summary = {
+            "benchmark": kind,
+            "n": n,
+            "pass@1": {k: None if v is None else v / n for k, v in passed.items()},
+            "interval": {k: None if v is None else wilson(v, n) for k, v in passed.items()},
+            "one_bos": None,
+            "problems_sha256": SHA256,
+            "sandbox": None if kind == "pairs" else "bwrap",
+        }
+        write_json(folder / "summary.json", summary | more | changes)
         samples = [
             {"task_id": f"Easy/{number}", "solution": "pass", "tokens": 10, "truncated": False}
-            for number in range(N)
+            for number in range(n)
         ]
         write_jsonl(self.root / "evaluate" / run / benchmark / "samples.jsonl", samples)
 
@@ -235,32 +260,6 @@ def folder(tmp_path):
     return Folder(tmp_path / "results", make_config())
 
 
-# ------------------------------------------------------------------ the interval
-
-
-@pytest.mark.parametrize(
-    ("passed", "n", "low", "high"),
-    [  # Newcombe 1998, table I, the score method without continuity correction
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (20, 20, 0.8389, 1.0),
-    ],
-)
-def test_wilson_gives_published_values(passed, n, low, high):
-    assert wilson(passed, n) == pytest.approx((low, high), abs=5e-5)
-
-
-@given(st.integers(1, 2000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_holds_the_share_and_stays_in_bounds(case):
-    passed, n = case
-    low, high = wilson(passed, n)
-    assert 0 <= low <= passed / n <= high <= 1
-    mirrored = wilson(n - passed, n)
-    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high))
-
-
 # ------------------------------------------------------------------ results.parquet and tables
 
 
@@ -270,7 +269,7 @@ def test_results_have_a_row_per_run_benchmark_and_metric(folder):
     assert dict(frame.schema) == SCHEMA
     assert frame.height == 5 * 2
     first = frame.row(0, named=True)
-    low, high = Score(N, 4).interval
+    low, high = (100 * end for end in wilson(4, N))
     assert first == {
         "run": "tiny/base",
         "model": "tiny",
@@ -284,6 +283,8 @@ def test_results_have_a_row_per_run_benchmark_and_metric(folder):
         "passed": 4,
         "low": low,
         "high": high,
+        "problems_sha256": SHA256,
+        "sandbox": "bwrap",
     }
     assert frame.row(3, named=True)["run"] == "tiny/tasks/sft/seed-0"
     assert frame["metric"].to_list() == ["pass@1 base", "pass@1 plus"] * 5
@@ -297,7 +298,9 @@ def test_one_benchmark_gives_columns_base_and_plus(folder):
         "dataset": "",
         "method": "untrained",
         "base": "40.0",
+        **dict.fromkeys(("base difference", "base low", "base high", "base p"), ""),
         "plus": "30.0",
+        **dict.fromkeys(("plus difference", "plus low", "plus high", "plus p"), ""),
         "n": "10",
         "held_out_nll_before": "",
         "held_out_nll_after": "",
@@ -348,7 +351,7 @@ def test_two_seeds_give_mean_and_standard_deviation(tmp_path):
     config = make_config(seeds=[1, 2])
     folder = Folder(tmp_path / "results", config)
     for seed, passed in [(1, 4), (2, 6)]:
-        folder.score(f"tiny/tasks/sft/seed-{seed}", "easy", passed)
+        folder.score(f"tiny/tasks/sft/seed-{seed}", "easy", first(passed))
     folder.path("score", "tiny/tasks/dpo/seed-2", "easy", "summary.json").unlink()
     report(config, folder.root)
     base, sft, _, dpo, _ = folder.table()
@@ -381,7 +384,7 @@ def test_several_benchmarks_keep_their_names_and_groups_their_headings(tmp_path)
     folder = Folder(tmp_path / "results", config)
     report(config, folder.root)
     rows = folder.table("wide")
-    assert list(rows[0])[:9] == [
+    assert [name for name in rows[0] if name.split(" ")[-1] not in DIFFERENCE][:9] == [
         *("group", "model", "dataset", "method", "easy", "easy+", "hard", "n easy", "n hard")
     ]
     assert [row["group"] for row in rows] == ["Tiny", "Tiny"]
@@ -389,6 +392,176 @@ def test_several_benchmarks_keep_their_names_and_groups_their_headings(tmp_path)
     assert "10 / 10" in lines[6] and lines[7].startswith("|       |")
     metrics = pl.read_parquet(folder.path("results.parquet")).filter(benchmark="hard")["metric"]
     assert metrics.unique().to_list() == ["pass@1 base"]
+
+
+# ------------------------------------------------------------------ what differs
+
+BEFORE = first(2, 20)
+AFTER = first(9, 20)  # seven more: McNemar's p is 2 / 2**7
+
+
+@pytest.fixture
+def better(folder):
+    """A folder in which FGit solves seven problems more than the base model."""
+    scores = {"tiny/base": BEFORE, "tiny/tasks/fgit/seed-0": AFTER}
+    for run in all_runs(folder.config):
+        folder.score(run, "easy", scores.get(run, BEFORE))
+    return folder
+
+
+def test_a_run_is_compared_with_its_base_model(better):
+    report(better.config, better.root)
+    base, sft, fgit, *_ = better.table()
+    found = paired([AFTER], [BEFORE])
+    assert [fgit[f"base {what}"] for what in DIFFERENCE] == [
+        "35.00",
+        f"{100 * found.low:.2f}",
+        f"{100 * found.high:.2f}",
+        "0.01562",
+    ]
+    assert [sft[f"base {what}"] for what in DIFFERENCE] == ["0.00", "0.00", "0.00", "1"]
+    assert [base[f"base {what}"] for what in DIFFERENCE] == [""] * 4
+    assert fgit["base"] == "45.0"  # a number, without the mark
+
+
+def test_a_significant_difference_is_marked(better):
+    report(better.config, better.root)
+    text = better.path("tables", "main.md").read_text("utf-8")
+    assert re.search(r"\| fgit +\| 45\.0\* \| 40\.0\* \|", text)
+    assert text.count("*") == 3 and "*: differs from the base row of its model at 95 %" in text
+    assert "exact McNemar test, p < 0.05; not corrected" in text
+    assert ">45.0*<small>" in better.html() and ">10.0<small>" in better.html()
+
+
+def test_the_pointer_shows_all_pairs(better):
+    report(better.config, better.root)
+    found = paired([AFTER], [BEFORE])
+    end = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
+    html = better.html()
+    assert f"against its base model: +35.0 points ({end}), McNemar p 0.016" in html
+    assert f"against sft on tasks: +35.0 points ({end}), McNemar p 0.016" in html
+    assert "against fgit on tasks: -35.0 points" in html
+    assert "against its base model: +0.0 points (+0.0 to +0.0), McNemar p 1" in html
+
+
+def test_several_seeds_are_compared_by_their_mean(tmp_path):
+    config = make_config(seeds=[1, 2])
+    folder = Folder(tmp_path / "results", config)
+    for run in all_runs(config):
+        folder.score(run, "easy", BEFORE)
+    folder.score("tiny/tasks/fgit/seed-1", "easy", AFTER)
+    folder.score("tiny/tasks/fgit/seed-2", "easy", first(11, 20))
+    report(config, folder.root)
+    fgit = folder.table()[2]
+    assert (fgit["base"], fgit["base difference"], fgit["base p"]) == ("50.0", "40.00", "")
+    text = folder.path("tables", "main.md").read_text("utf-8")
+    assert "| 50.0* |" in text
+    assert "or with several seeds a bootstrap interval over the problems without 0" in text
+
+
+def test_a_table_without_base_rows_compares_nothing(tmp_path):
+    rows = [{"model": "tiny", "dataset": "tasks", "method": m} for m in ("sft", "fgit")]
+    config = make_config(tables={"main": {"caption": "c", "columns": ["easy"], "rows": rows}})
+    folder = Folder(tmp_path / "results", config)
+    report(config, folder.root)
+    assert "easy difference" not in folder.table()[0]
+    assert "*" not in folder.path("tables", "main.md").read_text("utf-8")
+    assert "against fgit on tasks" in folder.html()  # the pairs of rows are there all the same
+
+
+def test_another_models_base_row_is_no_reference(tmp_path):
+    rows = [
+        {"model": "other", "method": "base"},
+        {"model": "tiny", "dataset": "tasks", "method": "sft"},
+    ]
+    config = make_config(
+        models={"tiny": {"path": "a/tiny"}, "other": {"path": "a/other"}},
+        tables={"main": {"caption": "c", "columns": ["easy"], "rows": rows}},
+    )
+    folder = Folder(tmp_path / "results", config)
+    report(config, folder.root)
+    assert "easy difference" not in folder.table()[0]
+    assert "against its base model" not in folder.html()
+
+
+# ------------------------------------------------------------------ what it was scored on
+
+
+def reading_of(folder, name="main"):
+    report(folder.config, folder.root)
+    return folder.path("tables", f"{name}.md").read_text("utf-8").split("\n\n")[-1]
+
+
+def test_the_problems_are_named_with_release_and_digest(tmp_path, folder):
+    assert "; problems: easy sha256 1a2b3c4d…." in reading_of(folder)
+    config = make_config(
+        benchmarks={"easy": {"kind": "humaneval", "problems": "release:v0.1.10"}},
+    )
+    released = Folder(tmp_path / "released", config)
+    assert "; problems: easy v0.1.10 sha256 1a2b3c4d…." in reading_of(released)
+    assert "easy v0.1.10 sha256 1a2b3c4d…" in released.html()
+
+
+def test_a_weak_sandbox_is_said(folder):
+    assert "sandbox" not in reading_of(folder)
+    folder.score("tiny/tasks/dpo/seed-0", "easy", first(4), sandbox="rlimits")
+    assert reading_of(folder).endswith("; scored without a strong sandbox: easy (rlimits).\n")
+    frame = pl.read_parquet(folder.path("results.parquet"))
+    assert frame.filter(sandbox="rlimits")["method"].unique().to_list() == ["dpo"]
+
+
+def test_a_second_score_with_one_bos_is_among_the_results(folder):
+    again = {"pass@1": {"base": 0.5, "plus": 0.2}, "interval": dict.fromkeys(("base", "plus"))}
+    again["interval"] = {"base": wilson(5, N), "plus": wilson(2, N)}
+    folder.score("tiny/base", "easy", first(4), one_bos=again)
+    report(folder.config, folder.root)
+    frame = pl.read_parquet(folder.path("results.parquet")).filter(method="base")
+    assert dict(frame.select("metric", "value").iter_rows()) == {
+        "pass@1 base": 40.0,
+        "pass@1 plus": 30.0,
+        "pass@1 base, one BOS": 50.0,
+        "pass@1 plus, one BOS": 20.0,
+    }
+
+
+def with_pairs(columns):
+    config = make_config()
+    table = config.tables["main"].model_dump() | {"columns": columns}
+    benchmarks = {
+        "easy": {"kind": "humaneval", "problems": "easy.jsonl"},
+        "sides": {"kind": "pairs", "problems": "sides.jsonl"},
+    }
+    return make_config(benchmarks=benchmarks, tables={"main": table})
+
+
+def test_pairs_are_a_preference_and_a_gap(tmp_path):
+    folder = Folder(tmp_path / "results", with_pairs(["easy", "sides"]))
+    text = reading_of(folder)
+    assert text.startswith("pass@1 in percent, greedy decoding; base tests; sides: share of pairs")
+    assert "the model finds the more probable one, not pass@1; n: problems or pairs (easy" in text
+    assert "sides sha256 1a2b3c4d…" in text and "sandbox" not in text
+    frame = pl.read_parquet(folder.path("results.parquet"))
+    base = frame.filter(method="base", benchmark="sides")
+    low, high = (100 * end for end in wilson(5, N))
+    assert base.select("metric", "value", "n", "passed", "low", "high", "sandbox").rows() == [
+        ("preference", 50.0, N, 5, low, high, None),
+        ("gap", 0.125, N - 1, None, -0.0625, 0.25, None),
+    ]
+
+
+def test_a_table_of_pairs_only_says_nothing_of_tests(tmp_path):
+    folder = Folder(tmp_path / "results", with_pairs(["sides"]))
+    text = reading_of(folder)
+    assert text.startswith("sides: share of pairs, in percent, whose correct side")
+    assert "greedy" not in text and "tests;" not in text and "; n: pairs; " in text
+
+
+def test_pairs_that_could_not_be_compared_have_no_gap(tmp_path):
+    folder = Folder(tmp_path / "results", with_pairs(["sides"]))
+    folder.score("tiny/base", "sides", first(0), gap=None)
+    report(folder.config, folder.root)
+    frame = pl.read_parquet(folder.path("results.parquet")).filter(method="base")
+    assert frame["metric"].to_list() == ["preference"]
 
 
 # ------------------------------------------------------------------ the page
@@ -462,7 +635,7 @@ def test_page_shows_every_part(folder):
             "tiny-embedder",
             "first 8 of 12 pairs",
             "Easy/9",
-            "sandbox none",
+            "sandbox bwrap",
             "polars",
         ),
     ]:
@@ -586,6 +759,12 @@ def write_summary(folder, **changes):
         ({"n": "ten"}, "key 'n': not a count but 'ten'"),
         ({"n": 0}, "key 'n': no problem was scored"),
         ({"n": 11}, "key 'pass@1.base': 0.4 is not a share of 11 problems"),
+        ({"interval": None}, "key 'interval': missing"),
+        ({"interval": {"base": [0.1, 0.7]}}, "key 'interval.plus': missing"),
+        ({"interval": {"base": 0.1}}, "key 'interval.base': not a low and a high end but 0.1"),
+        ({"problems_sha256": None}, "key 'problems_sha256': missing"),
+        ({"sandbox": 1}, "key 'sandbox': not text but 1"),
+        ({"benchmark": "mbpp"}, "'mbpp', but the config says that easy is 'humaneval'"),
         ({"pass@1": {"base": 0.4}}, "key 'pass@1.plus': missing"),
         ({"pass@1": {"base": "many", "plus": 0.3}}, "key 'pass@1.base': not a number"),
         ({"pass@1": {"base": 0.5, "plus": 0.3}}, "says 5 of 10"),
@@ -625,6 +804,12 @@ def test_runs_scored_on_other_problems_are_refused(folder):
     path = folder.path("score", "tiny/tasks/dpo/seed-0", "easy", "outcomes.parquet")
     frame = pl.read_parquet(path)
     write_parquet(path, frame.with_columns(task_id=pl.lit("Other/") + pl.col("task_id")))
+    with pytest.raises(UserError, match=r"dpo.*not the problems"):
+        report(folder.config, folder.root)
+
+
+def test_runs_scored_on_other_problem_files_are_refused(folder):
+    folder.score("tiny/tasks/dpo/seed-0", "easy", first(4), problems_sha256="0" * 64)
     with pytest.raises(UserError, match=r"dpo.*not the problems"):
         report(folder.config, folder.root)
 

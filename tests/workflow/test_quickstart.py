@@ -58,12 +58,13 @@ def test_exactly_the_planted_samples_are_removed(folder, results):
 def test_table(results):
     table = pl.read_csv(results / "tables/quickstart.csv")
     assert table.height == 5
-    assert {"method", "base", "plus", "n"} <= set(table.columns)
     base = table.row(0, named=True)
     assert base["method"].startswith("base")
-    assert 20 <= base["base"] <= 80
-    assert 20 <= base["plus"] <= 80
-    assert table["n"].unique().to_list() == [40]
+    assert 20 <= base["quickstart"] <= 80
+    assert 20 <= base["quickstart+"] <= 80
+    assert 55 <= base["pairs"] <= 90
+    assert table["n quickstart"].unique().to_list() == [40]
+    assert table["n pairs"].unique().to_list() == [60]
     assert (results / "tables/quickstart.md").read_text().count("|") > 30
 
 

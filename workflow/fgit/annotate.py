@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,13 +44,23 @@ class Segments:
 
 def segments(response: str, variant: str) -> Segments:
     """Mark what differs between the correct response y and the variant y'."""
-    lines = response.split("\n"), variant.split("\n")
-    starts = line_starts(response, lines[0]), line_starts(variant, lines[1])
+    matcher = difflib.SequenceMatcher(
+        None, response.split("\n"), variant.split("\n"), autojunk=False
+    )
+    changed = [block for tag, *block in matcher.get_opcodes() if tag != "equal"]
+    return segments_in(response, variant, changed)
+
+
+def segments_in(response: str, variant: str, blocks: Iterable[Sequence[int]]) -> Segments:
+    """Mark blocks of changed lines, and in them the characters that differ.
+
+    Args:
+        blocks: (a, b, c, d) each, in order: lines a to b of the response, b not included, face
+            lines c to d of the variant.
+    """
+    starts = line_starts(response, response.split("\n")), line_starts(variant, variant.split("\n"))
     found: tuple[list[Span], ...] = ([], [], [], [])
-    matcher = difflib.SequenceMatcher(None, lines[0], lines[1], autojunk=False)
-    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
-        if tag == "equal":
-            continue
+    for i1, i2, j1, j2 in blocks:
         y_start, y_end = starts[0][i1], starts[0][i2]
         v_start, v_end = starts[1][j1], starts[1][j2]
         found[0].append((y_start, y_end))

@@ -41,6 +41,7 @@ class Command(typing.NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {}
+GROUPS = {"audit": "ask whether the variants are what they should be: similar, and incorrect"}
 
 
 def command(
@@ -52,9 +53,14 @@ def command(
     fields: tuple[str, ...] | None = None,
     inputs: tuple[str, ...] = (),
     outputs: tuple[str, ...] = ("out",),
+    under: str | None = None,
 ) -> Callable[[Callable[[Arguments, Any], None]], Callable[[Arguments, Any], None]]:
+    """Register a verb, named as its function; ``under`` is the first word of a verb of two."""
+
     def register(run: Callable[[Arguments, Any], None]) -> Callable[[Arguments, Any], None]:
         name = run.__name__.replace("_", "-")
+        if under is not None:
+            name = f"{under} {name.removeprefix(f'{under}-')}"
         COMMANDS[name] = Command(
             summary, details, add_arguments, settings, fields, run, inputs, outputs
         )
@@ -166,7 +172,7 @@ def fetch(arguments: Arguments, settings: Any) -> None:
     if arguments.model:
         fetch_model(arguments.model, arguments.out, arguments.revision)
     elif arguments.benchmark is None:
-        raise UserError("--problems needs --benchmark humaneval, mbpp or bigcodebench")
+        raise UserError("--problems needs --benchmark humaneval, mbpp, bigcodebench or pairs")
     else:
         fetch_benchmark(arguments.benchmark, arguments.problems, arguments.out)
 
@@ -261,11 +267,47 @@ def mutate(arguments: Arguments, settings: Any) -> None:
     mutate(arguments.records, arguments.out, arguments.report, settings)
 
 
+def verify_arguments(parser: argparse.ArgumentParser) -> None:
+    path(parser, "records", "clean records, as decontaminate writes them")
+    path(parser, "variants", "variants, as generate or mutate writes them")
+    path(parser, "out", "of each variant whether tests show it to be wrong (Parquet)")
+    path(parser, "report", "counts (JSON)")
+    threads(parser)
+
+
+@command(
+    "run the variants against the samples' own tests",
+    "For samples that have tests, a program of asserts. A variant is wrong if it fails them and "
+    "the correct code passes.",
+    verify_arguments,
+    settings=config.ScoreSettings,
+    inputs=("records", "variants"),
+    outputs=("out", "report"),
+)
+def verify(arguments: Arguments, settings: Any) -> None:
+    from fgit.verify import verify
+
+    verify(
+        arguments.records,
+        arguments.variants,
+        arguments.out,
+        arguments.report,
+        settings,
+        arguments.threads or cores(),
+    )
+
+
 def select_arguments(parser: argparse.ArgumentParser) -> None:
     path(parser, "records", "clean records, as decontaminate writes them")
     path(parser, "variants", "variants, as generate or mutate writes them")
     path(parser, "out", "one variant a sample: the pairs (Parquet)")
     path(parser, "report", "similarity figures (JSON)")
+    path(
+        parser,
+        "verified",
+        "what verify made of these variants: those that pass their tests are left out",
+        required=False,
+    )
 
 
 @command(
@@ -273,13 +315,20 @@ def select_arguments(parser: argparse.ArgumentParser) -> None:
     "Section II-A: cosine of embeddings; the text around the code stays that of the response.",
     select_arguments,
     settings=config.SelectSettings,
-    inputs=("records", "variants"),
+    inputs=("records", "variants", "verified"),
     outputs=("out", "report"),
 )
 def select(arguments: Arguments, settings: Any) -> None:
     from fgit.select import select
 
-    select(arguments.records, arguments.variants, arguments.out, arguments.report, settings)
+    select(
+        arguments.records,
+        arguments.variants,
+        arguments.out,
+        arguments.report,
+        settings,
+        arguments.verified,
+    )
 
 
 def annotate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -357,6 +406,13 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=["chat", "completion"], default="chat", help="prompting")
     benchmark_arguments(parser)
     path(parser, "out", "samples: one sanitized solution a problem (JSONL)")
+    path(
+        parser,
+        "one-bos",
+        "samples once more, asked with one BOS token, where EvalPlus gives the model two; empty "
+        "where that is no difference",
+        required=False,
+    )
     threads(parser)
 
 
@@ -366,6 +422,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     evaluate_arguments,
     settings=config.EvaluateSettings,
     inputs=("model", "problems"),
+    outputs=("out", "one_bos"),
 )
 def evaluate(arguments: Arguments, settings: Any) -> None:
     use_threads(arguments.threads)
@@ -381,34 +438,76 @@ def evaluate(arguments: Arguments, settings: Any) -> None:
         template=arguments.template,
         mode=arguments.mode,
         sha256=arguments.sha256,
+        one_bos=arguments.one_bos,
     )
 
 
 def score_arguments(parser: argparse.ArgumentParser) -> None:
     benchmark_arguments(parser)
-    path(parser, "samples", "solutions: task_id and solution (JSONL)")
-    folder(parser, "out", "where outcomes.parquet and summary.json go")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--samples",
+        metavar="FILE",
+        help="solutions: task_id and solution, or completion (JSONL); or the word canonical, which "
+        "scores the canonical solutions",
+    )
+    what.add_argument(
+        "--part-of",
+        type=Path,
+        metavar="DIR",
+        help="score folder of a larger benchmark that has all these problems: take its outcomes",
+    )
+    parser.add_argument(
+        "--one-bos",
+        type=Path,
+        metavar="FILE",
+        help="a second set of samples, asked with one BOS token, for a second number",
+    )
+    parser.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="FILE",
+        help="summary.json of --samples canonical (BigCodeBench; made first if not given)",
+    )
+    parser.add_argument(
+        "--worker-python",
+        metavar="PYTHON",
+        help="interpreter of the environment in which the programs run (default: this one)",
+    )
+    folder(parser, "out", "where outcomes.parquet, times.parquet and summary.json go")
     threads(parser)
 
 
 @command(
-    "run solutions against a benchmark's tests",
-    "Programs run in the scorer's own guard, which is no sandbox: run it where a rogue program "
-    "can do no harm.",
+    "run solutions against a benchmark's tests, in a sandbox",
+    "Programs run in bubblewrap where it works (--sandbox). Started again after it died, it goes "
+    "on. Writes outcomes.parquet (a row a problem), times.parquet and summary.json.",
     score_arguments,
     settings=config.ScoreSettings,
-    inputs=("problems", "samples"),
+    inputs=("problems", "samples", "part_of", "one_bos", "ground_truth"),
 )
 def score(arguments: Arguments, settings: Any) -> None:
-    from fgit.score import score
+    from fgit.score import score, score_part
 
+    if arguments.part_of:
+        score_part(
+            arguments.benchmark,
+            arguments.problems,
+            arguments.part_of,
+            arguments.out,
+            sha256=arguments.sha256,
+        )
+        return
     score(
         arguments.benchmark,
         arguments.problems,
         arguments.samples,
         arguments.out,
         settings,
+        one_bos=arguments.one_bos,
+        ground_truth=arguments.ground_truth,
         threads=arguments.threads,
+        python=arguments.worker_python,
         sha256=arguments.sha256,
     )
 
@@ -479,6 +578,181 @@ def weights(arguments: Arguments, settings: Any) -> None:
     weights(arguments.model, arguments.pairs, arguments.out, settings)
 
 
+def compare_arguments(parser: argparse.ArgumentParser) -> None:
+    for side in ("a", "b"):
+        parser.add_argument(
+            f"--{side}",
+            type=Path,
+            nargs="+",
+            required=True,
+            metavar="DIR",
+            help="score folders of one run, as score writes them; several are seeds",
+        )
+    path(parser, "out", "the comparison (JSON)")
+
+
+@command(
+    "compare two scored runs on the same problems",
+    "Exact McNemar test, bootstrap interval of the difference, and the problems that one solves "
+    "and the other does not; over several seeds, means and deviations.",
+    compare_arguments,
+    inputs=("a", "b"),
+)
+def compare(arguments: Arguments, settings: Any) -> None:
+    from fgit.compare import compare
+
+    compare(arguments.a, arguments.b, arguments.out)
+
+
+def failures_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--run",
+        nargs="+",
+        action=NamedValues,
+        required=True,
+        metavar="NAME=DIR",
+        help="score folders of runs on this benchmark; repeatable",
+    )
+    benchmark_arguments(parser)
+    parser.add_argument(
+        "--tests",
+        choices=["base", "plus"],
+        help="what counts as failing (default: plus, base and plus tests, where there are any)",
+    )
+    folder(parser, "out", "where failures.parquet, summary.json and failures.html go")
+
+
+@command(
+    "show how far failing programs are from passing ones",
+    "Sections I and IV: the fewest changed lines and places to the nearest passing program known "
+    "(the canonical solutions, and what the other runs solved), and what one run solves and "
+    "another does not, side by side.",
+    failures_arguments,
+    inputs=("run", "problems"),
+)
+def failures(arguments: Arguments, settings: Any) -> None:
+    from fgit.failures import failures
+
+    print(
+        failures(
+            {name: Path(place) for name, place in arguments.run.items()},
+            arguments.benchmark,
+            arguments.problems,
+            arguments.out,
+            tests=arguments.tests,
+            sha256=arguments.sha256,
+        )
+    )
+
+
+# ------------------------------------------------------------------ the audit
+
+
+def audit_records_arguments(parser: argparse.ArgumentParser) -> None:
+    benchmark_arguments(parser)
+    path(parser, "out", "the problems as records (Parquet)")
+
+
+@command(
+    "make records of a benchmark's problems",
+    "Section III-B1: fgit generate then has the teacher write variants of their solutions.",
+    audit_records_arguments,
+    inputs=("problems",),
+    under="audit",
+)
+def audit_records(arguments: Arguments, settings: Any) -> None:
+    from fgit.audit import records
+
+    records(arguments.benchmark, arguments.problems, arguments.out, arguments.sha256)
+
+
+def audit_variants_arguments(parser: argparse.ArgumentParser) -> None:
+    benchmark_arguments(parser)
+    path(parser, "variants", "variants of the problems' records, as generate writes them")
+    folder(parser, "out", "where variants.parquet and audit.json go")
+    threads(parser)
+
+
+class AuditSettings(config.ScoreSettings, config.SelectSettings):
+    """Those of running the variants, and those of embedding them."""
+
+
+@command(
+    "run variants of a benchmark's solutions against its tests",
+    "Section III-B1: the share that fails, over all answers, the usable and the selected ones, and "
+    "the similarity to the canonical code.",
+    audit_variants_arguments,
+    settings=AuditSettings,
+    inputs=("problems", "variants"),
+    under="audit",
+)
+def audit_variants(arguments: Arguments, settings: Any) -> None:
+    use_threads(arguments.threads)
+    from fgit.audit import variants
+
+    values = settings.model_dump()
+    scoring, selection = config.ScoreSettings.model_fields, config.SelectSettings.model_fields
+    variants(
+        arguments.benchmark,
+        arguments.problems,
+        arguments.variants,
+        arguments.out,
+        config.ScoreSettings(**{name: values[name] for name in scoring}),
+        config.SelectSettings(**{name: values[name] for name in selection}),
+        threads=arguments.threads or cores(),
+        sha256=arguments.sha256,
+    )
+
+
+def audit_sheet_arguments(parser: argparse.ArgumentParser) -> None:
+    path(parser, "pairs", "pairs, as select writes them")
+    folder(parser, "out", "where sheet.html, reader-1.csv and reader-2.csv go")
+    parser.add_argument(
+        "--count", type=positive, default=50, metavar="N", help="pairs to draw (default: 50)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the draw (default: 0)"
+    )
+
+
+@command(
+    "draw pairs for two people to judge",
+    "Section III-B1: a page with the pairs side by side, and a file for the answers of each "
+    "reader. Answers that someone has begun are never overwritten.",
+    audit_sheet_arguments,
+    inputs=("pairs",),
+    under="audit",
+)
+def audit_sheet(arguments: Arguments, settings: Any) -> None:
+    from fgit.audit import sheet
+
+    sheet(arguments.pairs, arguments.out, arguments.count, arguments.seed)
+
+
+def audit_kappa_arguments(parser: argparse.ArgumentParser) -> None:
+    for name in ("first", "second"):
+        parser.add_argument(
+            name,
+            type=Path,
+            metavar=f"{name.upper()}.csv",
+            help=f"the answers of the {name} reader",
+        )
+    path(parser, "out", "the figures (JSON)", required=False)
+
+
+@command(
+    "say how far two readers agree",
+    "Section III-B1: Cohen's kappa on incorrect, similar, and both, and the pairs to be discussed.",
+    audit_kappa_arguments,
+    inputs=("first", "second"),
+    under="audit",
+)
+def audit_kappa(arguments: Arguments, settings: Any) -> None:
+    from fgit.audit import kappa
+
+    kappa(arguments.first, arguments.second, arguments.out)
+
+
 # ------------------------------------------------------------------ running
 
 
@@ -505,9 +779,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fgit {fgit.__version__}")
     verbs = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
+    groups: dict[str, Any] = {}
     for name, found in COMMANDS.items():
-        verb = verbs.add_parser(
-            name,
+        group, _, last = name.rpartition(" ")
+        if group and group not in groups:
+            parent = verbs.add_parser(group, help=GROUPS[group], description=GROUPS[group])
+            groups[group] = parent.add_subparsers(dest=f"{group} verb", required=True)
+        verb = groups.get(group, verbs).add_parser(
+            last,
             help=found.summary,
             description=f"{found.summary[0].upper()}{found.summary[1:]}. {found.details}",
         )
@@ -523,8 +802,12 @@ def named_inputs(arguments: Arguments, names: Iterable[str]) -> Mapping[str, Pat
     found: dict[str, Path] = {}
     for name in names:
         value = getattr(arguments, name)
+        if value is None:
+            continue
         if isinstance(value, dict):
             found |= {f"{name} {key}": resolve(item) for key, item in value.items()}
+        elif isinstance(value, list):
+            found |= {f"{name} {number}": item for number, item in enumerate(value, start=1)}
         else:
             found[name] = resolve(str(value))
     return found
@@ -555,12 +838,14 @@ def main(argv: list[str] | None = None) -> int:
     for noisy in ("accelerate", "httpx", "httpcore", "openai", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     arguments = make_parser().parse_args(argv)
+    if arguments.command in GROUPS:
+        arguments.command += f" {getattr(arguments, f'{arguments.command} verb')}"
     found = COMMANDS[arguments.command]
     started = datetime.datetime.now(datetime.UTC)
     try:
         settings = read_settings(arguments, found)
         found.run(arguments, settings)
-        outputs = [getattr(arguments, name) for name in found.outputs]
+        outputs = [path for name in found.outputs if (path := getattr(arguments, name))]
         if outputs and processes.is_first():
             from fgit.provenance import write_provenance
 

@@ -21,8 +21,13 @@ Granularity = Literal["hybrid", "line", "token"]
 Gap = Literal["clipped", "absolute"]
 Precision = Literal["fp32", "bf16"]
 VariantSource = Literal["generate", "mutate"]
-BenchmarkKind = Literal["humaneval", "mbpp", "bigcodebench"]
+# Whose format and scorer. Three are published; `tests` is any problems with a program of tests, and
+# `pairs` is correct and incorrect code, of which the model must find the correct one more probable.
+BenchmarkKind = Literal["humaneval", "mbpp", "bigcodebench", "tests", "pairs"]
+SandboxChoice = Literal["auto", "bwrap", "rlimits"]
 OnBadRow = Literal["fail", "skip"]
+WITHOUT_PLUS = ("bigcodebench", "tests", "pairs")  # kinds of which NAME+ is no column
+AUDITED = ("humaneval", "mbpp", "tests")  # kinds whose canonical solutions get variants
 LAUNCHERS = ("ddp", "fsdp2")  # each a file of workflow/launchers/
 
 
@@ -171,11 +176,30 @@ class EvaluateSettings(Settings):
 
 
 class ScoreSettings(Settings):
-    """EvalPlus's limits for one solution."""
+    """Where programs run, and EvalPlus's limits for one solution."""
 
     min_time_limit: float = Field(1.0, gt=0, description="least time limit of a test, seconds")
     gt_time_limit_factor: float = Field(
         4.0, gt=0, description="time limit as a multiple of the canonical solution's time"
+    )
+    sandbox: SandboxChoice = Field(
+        "auto",
+        description="auto: bubblewrap where it works, else limits only; bwrap: refuse to run "
+        "without bubblewrap; rlimits: limits only",
+    )
+    memory_mb: int = Field(
+        4096, ge=512, description="memory of all processes of one solution together, MiB"
+    )
+    disk_mb: int = Field(512, ge=16, description="a solution's private temporary folder, MiB")
+    processes: int = Field(
+        256, ge=16, description="processes and threads that a solution may have at once"
+    )
+    min_ground_truth: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="BigCodeBench, and the audit of the variants: refuse to go on where a smaller "
+        "share of the canonical solutions passes",
     )
 
 
@@ -218,6 +242,11 @@ class Benchmark(Settings):
         description="problem file: a path, package:NAME/file, or release:VERSION to fetch"
     )
     sha256: str | None = Field(None, description="the file's digest; another file is refused")
+    part_of: Name | None = Field(
+        None,
+        description="a larger benchmark that has all of these problems: its solutions and "
+        "outcomes are used, so that each problem is solved and scored once",
+    )
 
 
 class Method(BaseModel):
@@ -232,7 +261,10 @@ class Method(BaseModel):
 
 
 class Row(Settings):
-    """A row of a table: a base model (method base), or a run."""
+    """A row of a table: a base model (method base), or a run.
+
+    A run is compared with the base row of its model, if the table has one.
+    """
 
     group: str | None = Field(None, description="heading under which this and later rows stand")
     label: str | None = Field(None, description="what the row is called; by default, its method")
@@ -242,11 +274,16 @@ class Row(Settings):
 
 
 class Table(Settings):
-    """A table of the report: benchmarks as columns, runs as rows."""
+    """A table of the report: benchmarks as columns, runs as rows.
+
+    A run's number is marked where its difference from the base row of its model is significant.
+    """
 
     caption: str = Field(description="what the table shows")
     columns: list[str] = Field(
-        min_length=1, description="benchmarks; NAME is the base tests, NAME+ base and plus tests"
+        min_length=1,
+        description="benchmarks; NAME is the base tests (of pairs, the share in which the correct "
+        "side is the more probable one), NAME+ base and plus tests",
     )
     rows: list[Row] = Field(min_length=1, description="the rows, in order")
 
@@ -288,6 +325,27 @@ class DecontaminateConfig(DecontaminateSettings):
     )
 
 
+class SelectConfig(SelectSettings):
+    verified_variants: bool = Field(
+        False,
+        description="where a sample has tests, use only variants that fail them while the correct "
+        "code passes; the paper uses all",
+    )
+
+
+class AuditConfig(Settings):
+    """Whether the teacher's variants are similar and incorrect (section III-B1)."""
+
+    benchmarks: list[Name] = Field(
+        default_factory=list,
+        description="keys of benchmarks with tests, to whose canonical solutions the teacher "
+        "writes variants that are then run",
+    )
+    sheet: int = Field(
+        0, ge=0, description="pairs of each dataset that two readers judge; 0 makes no sheet"
+    )
+
+
 class Config(Settings):
     """A whole config file."""
 
@@ -309,7 +367,8 @@ class Config(Settings):
     decontaminate: DecontaminateConfig
     generate: GenerateSettings = GenerateSettings()
     mutate: MutateSettings = MutateSettings()
-    select: SelectSettings = SelectSettings()
+    select: SelectConfig = SelectConfig()
+    audit: AuditConfig = AuditConfig()
     train: dict[str, Any] = Field(
         default_factory=dict, description="training settings shared by all methods"
     )
@@ -351,8 +410,31 @@ class Config(Settings):
                     f"{where}: no {kind} is called {name!r}; known: {', '.join(known) or 'none'}"
                 )
 
+        for name, part in self.benchmarks.items():
+            if part.part_of is None:
+                continue
+            where = f"benchmarks.{name}.part_of"
+            must(part.part_of, self.benchmarks, where, "benchmark")
+            whole = self.benchmarks[part.part_of]
+            if whole.kind != part.kind:
+                raise ValueError(
+                    f"{where}: {part.part_of!r} is of kind {whole.kind}, and {name!r} of kind "
+                    f"{part.kind}; a part is scored from the outcomes of its own kind"
+                )
+            if whole.part_of is not None:
+                raise ValueError(
+                    f"{where}: {part.part_of!r} is itself a part, of {whole.part_of!r}; name a "
+                    "benchmark that is no part of another"
+                )
         for benchmark in self.decontaminate.against:
             must(benchmark, self.benchmarks, "decontaminate.against", "benchmark")
+        for benchmark in self.audit.benchmarks:
+            must(benchmark, self.benchmarks, "audit.benchmarks", "benchmark")
+            if (kind := self.benchmarks[benchmark].kind) not in AUDITED:
+                raise ValueError(
+                    f"audit.benchmarks: {benchmark!r} is of kind {kind}; an audit runs variants "
+                    f"against the tests of kind {', '.join(AUDITED)}"
+                )
         if "base" in self.methods:
             raise ValueError("methods.base: base is the untrained model; choose another name")
         check_train_settings("train", self.train)
@@ -365,9 +447,11 @@ class Config(Settings):
             for column in table.columns:
                 benchmark = column.removesuffix("+")
                 must(benchmark, self.benchmarks, f"tables.{table_name}.columns", "benchmark")
-                if column.endswith("+") and self.benchmarks[benchmark].kind == "bigcodebench":
+                kind = self.benchmarks[benchmark].kind
+                if column.endswith("+") and kind in WITHOUT_PLUS:
                     raise ValueError(
-                        f"tables.{table_name}.columns: {column!r}: BigCodeBench has no plus tests"
+                        f"tables.{table_name}.columns: {column!r}: a benchmark of kind {kind} has "
+                        "no plus tests"
                     )
             for number, row in enumerate(table.rows, start=1):
                 where = f"tables.{table_name}.rows, entry {number}"

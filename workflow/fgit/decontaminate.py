@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 
 from fgit import files
-from fgit.benchmarks import problem_rows
+from fgit.benchmarks import check_pair, continuations, problem_rows
 from fgit.config import DecontaminateSettings
 from fgit.errors import UserError
 from fgit.subset import subset
@@ -38,7 +38,9 @@ SHOWN_BAD_ROWS = 20
 BIGCODEBENCH = ("complete_prompt", "canonical_solution", "entry_point")
 HUMANEVAL = ("prompt", "canonical_solution", "entry_point")  # HumanEval+ and MBPP+ too
 MBPP = ("text", "code")
+PAIRS = ("prompt", "correct", "incorrect")
 
+FUNCTION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)", re.MULTILINE)
 DOCSTRING = re.compile(r'("""|\'\'\')(.*?)\1', re.DOTALL)
 EXAMPLE = r">>>|(?:\bfor\s+)?\bexamples?\b|^[ \t]*assert\b"
 SECTION = (
@@ -205,7 +207,7 @@ def read_benchmark(name: str, path: Path) -> tuple[int, list[BenchmarkText]]:
         if isinstance(problem, files.BadRow):
             raise UserError(
                 f"{problem}. Benchmark {name!r} must be a problem file of HumanEval, MBPP, "
-                "EvalPlus or BigCodeBench"
+                "EvalPlus or BigCodeBench, or of pairs"
             )
         problems += 1
         texts += [
@@ -219,6 +221,15 @@ def read_benchmark(name: str, path: Path) -> tuple[int, list[BenchmarkText]]:
 
 def check_problem(path: Path, number: int, row: Mapping[str, Any]) -> dict[str, Any] | files.BadRow:
     """The fields of a problem of a known benchmark, all text."""
+    if "task_id" in row and all(name in row for name in PAIRS):
+        pair = check_pair(f"{path}, row {number}", row)
+        heads = FUNCTION.findall(pair["prompt"])  # helpers may stand before what is asked for
+        return {
+            "task_id": pair["task_id"],
+            "prompt": pair["prompt"],
+            "entry_point": heads[-1] if heads else "",
+            "canonical_solution": continuations(pair)[0],
+        }
     for names in (BIGCODEBENCH, HUMANEVAL, MBPP):
         if "task_id" in row and all(name in row for name in names):
             # MBPP numbers its tasks.

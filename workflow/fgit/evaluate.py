@@ -1,8 +1,9 @@
 """Greedy solutions for a benchmark, asked as the EvalPlus leaderboard asks (section III-B2).
 
 Prompts, stop strings and the sanitizer are EvalPlus's own (bigcodebench's for BigCodeBench, its
-*complete* split). One difference: where a chat template writes the BOS token, EvalPlus's tokenizer
-adds a second one in front; here there is one.
+*complete* split). Where a chat template writes the BOS token, both let the tokenizer add a second
+one in front, and so do we, since published numbers have it; the same with one BOS, as in training,
+is a second set of samples.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from fgit import files
@@ -60,12 +61,14 @@ def evaluate(
     template: str = "own",
     mode: Mode = "chat",
     sha256: str | None = None,
+    one_bos: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write a model's greedy solution of every problem to ``out`` (JSONL).
 
     Rows, in the problems' order: task_id; solution (sanitized); raw (the model's answer, cut at
     the stop strings); prompt (the very text that the model was asked); tokens (new tokens);
-    truncated (the answer met the length limit).
+    truncated (the answer met the length limit). For pairs, nothing is generated: the rows are
+    those of :func:`fgit.discriminate.discriminate`.
 
     Args:
         model: a name on the hub, a folder, or ``package:NAME/file.gguf``.
@@ -73,35 +76,61 @@ def evaluate(
         mode: ``chat`` asks by the chat template; ``completion`` lets the model go on with the
             bare prompt.
         sha256: the digest that the problem file must have.
+        one_bos: the same rows for prompts that begin with one BOS token; no rows where they are
+            the same prompts.
 
     Raises:
         UserError: for a bad problem file, a model that cannot be loaded, chat mode without a
             template, or a prompt longer than the model's context.
     """
+    if kind == "pairs":
+        from fgit.discriminate import discriminate
+
+        if one_bos is not None:
+            files.write_jsonl(one_bos, [])  # pairs are asked with one, as in training
+        discriminate(
+            *(model, problems, out, settings),
+            revision=revision,
+            template=template,
+            mode=mode,
+            sha256=sha256,
+        )
+        return
     by_id = read_problems(kind, problems, sha256)
     tokenizer = load_tokenizer(model, revision, template)
     if mode == "chat":
         require_chat_template(tokenizer, model)
     prompts = [prompt_text(kind, problem, tokenizer, mode) for problem in by_id.values()]
-    ids = [prompt_ids(tokenizer, text) for text in prompts]
+    ids = [tokenizer(text)["input_ids"] for text in prompts]
+    once = [prompt_ids(tokenizer, text) for text in prompts]
     network = load_model(model, revision, settings.dtype)
     check_context(network, dict(zip(by_id, ids, strict=True)), model, settings.max_new_tokens)
-    started = time.monotonic()
-    answers = generate(network, tokenizer, ids, stop_strings(kind, mode), settings)
-    seconds = time.monotonic() - started
-    tokens = sum(answer.tokens for answer in answers)
-    log.info(
-        "%s: %d answers, %d tokens in %.0f s (%.0f tokens/s), %d met the limit of %d tokens",
-        kind,
-        len(answers),
-        tokens,
-        seconds,
-        tokens / max(seconds, 1e-9),
-        sum(answer.truncated for answer in answers),
-        settings.max_new_tokens,
-    )
+
+    def solve(ids: Sequence[list[int]]) -> list[dict[str, Any]]:
+        answers = generate(network, tokenizer, ids, stop_strings(kind, mode), settings)
+        return sample_rows(kind, mode, by_id, prompts, answers)
+
+    rows = solve(ids)
+    if one_bos is not None:
+        if once == ids:
+            again = []
+        else:
+            log.info("EvalPlus's prompts begin with two BOS tokens: once more, with one")
+            again = solve(once)
+        files.write_jsonl(one_bos, again)
+    files.write_jsonl(out, rows)
+
+
+def sample_rows(
+    kind: BenchmarkKind,
+    mode: Mode,
+    problems: Mapping[str, dict[str, Any]],
+    prompts: Sequence[str],
+    answers: Sequence[Answer],
+) -> list[dict[str, Any]]:
+    """The answers as rows, sanitized."""
     sanitize = sanitizer(kind)
-    rows = [
+    return [
         {
             "task_id": task_id,
             "solution": sanitize(
@@ -113,9 +142,10 @@ def evaluate(
             "tokens": answer.tokens,
             "truncated": answer.truncated,
         }
-        for (task_id, problem), prompt, answer in zip(by_id.items(), prompts, answers, strict=True)
+        for (task_id, problem), prompt, answer in zip(
+            problems.items(), prompts, answers, strict=True
+        )
     ]
-    files.write_jsonl(out, rows)
 
 
 # ------------------------------------------------------------------ what the benchmarks ask
@@ -162,8 +192,12 @@ def stop_strings(kind: BenchmarkKind, mode: Mode) -> tuple[str, ...]:
         return (*bigcodebench.EOS, *extra)
     from evalplus.provider import utility as evalplus
 
-    extra = evalplus.extra_eos_for_direct_completion(kind) if mode == "completion" else ["\n```\n"]
-    return (*evalplus.EOS, *extra)
+    if mode == "chat":
+        return (*evalplus.EOS, "\n```\n")
+    alike = (
+        "mbpp" if kind == "mbpp" else "humaneval"
+    )  # problems of one's own are a head to go on from
+    return (*evalplus.EOS, *evalplus.extra_eos_for_direct_completion(alike))
 
 
 def sanitizer(kind: BenchmarkKind) -> Callable[[str, str], str]:
@@ -219,6 +253,7 @@ def generate(
     """
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))  # little padding
     answers: dict[int, Answer] = {}
+    started = time.monotonic()
     with bar(description="evaluate", total=len(prompts), unit="problem") as progress:
         for start in range(0, len(order), settings.batch_size):
             batch = order[start : start + settings.batch_size]
@@ -227,6 +262,17 @@ def generate(
             ):
                 answers[batch[row]] = answer
                 progress.update()
+    seconds = time.monotonic() - started
+    tokens = sum(answer.tokens for answer in answers.values())
+    log.info(
+        "%d answers, %d tokens in %.0f s (%.0f tokens/s), %d met the limit of %d tokens",
+        len(answers),
+        tokens,
+        seconds,
+        tokens / max(seconds, 1e-9),
+        sum(answer.truncated for answer in answers.values()),
+        settings.max_new_tokens,
+    )
     return [answers[i] for i in range(len(prompts))]
 
 

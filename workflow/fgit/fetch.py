@@ -41,7 +41,8 @@ def fetch_benchmark(kind: str, problems: str, out: Path) -> None:
 
     Args:
         problems: ``release:VERSION``, as EvalPlus or BigCodeBench names its releases
-            (``release:v0.1.10``).
+            (``release:v0.1.10``); for pairs, ``release:humanevalpack/COMMIT``, a commit of that
+            dataset on the hub.
     """
     version = problems.removeprefix(RELEASE_PREFIX)
     if not problems.startswith(RELEASE_PREFIX) or not version:
@@ -64,8 +65,8 @@ EVALPLUS_NAMES = {"humaneval": "HumanEvalPlus", "mbpp": "MbppPlus"}
 def release(kind: str, version: str) -> list[dict[str, Any]]:
     """The problems of a release, as published.
 
-    The libraries' own readers are passed by: they leave out the version that was asked for
-    (HumanEval+, BigCodeBench), or make objects that JSON does not have (MBPP+).
+    EvalPlus's and BigCodeBench's own readers are passed by: they leave out the version that was
+    asked for (HumanEval+, BigCodeBench), or make objects that JSON does not have (MBPP+).
     """
     if kind == "bigcodebench":
         from datasets import load_dataset
@@ -73,6 +74,19 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
         version, _, subset = version.partition("/")
         name = "bigcode/bigcodebench" + (f"-{subset}" if subset not in ("", "full") else "")
         return [dict(row) for row in load_dataset(name, split=version)]
+    if kind == "pairs":
+        name, _, commit = version.partition("/")
+        if name != "humanevalpack" or not commit:
+            raise UserError(
+                f"pairs release:{version}: only release:humanevalpack/COMMIT can be fetched, with "
+                "a commit of bigcode/humanevalpack; name the file of other pairs"
+            )
+        from datasets import load_dataset
+
+        pairs = load_dataset("bigcode/humanevalpack", "python", split="test", revision=commit)
+        return [dict(row) for row in pairs]
+    if kind not in EVALPLUS_NAMES:
+        raise UserError(f"problems of kind {kind} have no releases; name their file")
     from evalplus.data.utils import get_dataset_metadata, make_cache
 
     url, cached = get_dataset_metadata(EVALPLUS_NAMES[kind], version, mini=False)

@@ -70,6 +70,18 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
     return config.resolve(run.method).model_copy(update={"seed": run.seed})
 
 
+def sheets_of(config: Config, runs: Iterable[Run]) -> list[str]:
+    """The datasets of which two readers get a sheet: those that are trained on with a teacher."""
+    if not config.audit.sheet:
+        return []
+    found = {
+        run.dataset: None
+        for run in runs
+        if run.dataset is not None and train_settings(config, run).variants == "generate"
+    }
+    return list(found)
+
+
 def keeps_model(config: Config, run: Run) -> bool:
     """Whether a run's trained weights stay once all that needs them is done."""
     if isinstance(config.keep_models, list):

@@ -1,30 +1,18 @@
 """Running the solutions of a benchmark against its tests, by the benchmark's own scorer.
 
-Solutions run in worker processes (:mod:`fgit.score_worker`), each in a session of its own and with
-a temporary folder that is removed in the end. The guard is EvalPlus's or BigCodeBench's own; it
-contains accidents, not attacks.
+Programs run in boxes (:mod:`fgit.sandbox`) by :mod:`fgit.workers`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
+import hashlib
 import json
 import logging
 import os
-import pickle
-import platform
-import queue
-import re
-import signal
 import subprocess
-import sys
-import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,22 +23,25 @@ from fgit import files
 from fgit.benchmarks import read_problems
 from fgit.config import BenchmarkKind, ScoreSettings
 from fgit.errors import UserError
-from fgit.progress import bar
+from fgit.sandbox import choose
+from fgit.statistics import wilson
+from fgit.workers import (
+    EMPTY,
+    ONE_SET_OF_TESTS,
+    PASS,
+    Job,
+    Journal,
+    Verdict,
+    canonical_program,
+    check,
+    first_few,
+    interpreter_of,
+)
+
+__all__ = ["Job", "Verdict", "check", "score"]
 
 log = logging.getLogger(__name__)
 
-PASS = "pass"
-EMPTY = "empty"  # no solution at all: not run
-TIMEOUT = "timeout"
-CRASHED = "crashed"  # the solution took its worker process down
-
-# Seconds in which a worker must start, run a canonical solution, or check a solution. The
-# benchmarks' own limits end a check long before (two times 64 s, or 243 s); this one is for a
-# check that hangs in spite of them.
-STEP_LIMIT = 600.0
-SECRETS = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-# evalplus 0.3.1 and bigcodebench 0.2.5 compare these with numbers and crash.
-BROKEN_SWITCHES = ("EVALPLUS_TIMEOUT_PER_TASK", "BIGCODEBENCH_TIMEOUT_PER_TASK")
 SCHEMA = {
     "task_id": pl.String,
     "base_pass": pl.Boolean,
@@ -59,6 +50,16 @@ SCHEMA = {
     "base_status": pl.String,
     "plus_status": pl.String,
 }
+TIMES = {
+    "task_id": pl.String,
+    "seconds": pl.Float64,
+    "limit": pl.Float64,
+    "canonical_seconds": pl.Float64,
+}
+LIBRARY = {"humaneval": "evalplus", "mbpp": "evalplus", "bigcodebench": "bigcodebench"}
+CANONICAL = "canonical"  # in place of a file of samples: the canonical solutions themselves
+# Of a second sample of a problem, asked with one BOS where EvalPlus gives two.
+ONE_BOS = "\0one BOS"
 
 
 def score(
@@ -68,94 +69,171 @@ def score(
     out: str | os.PathLike[str],
     settings: ScoreSettings,
     *,
+    one_bos: str | os.PathLike[str] | None = None,
+    ground_truth: str | os.PathLike[str] | None = None,
     threads: int | None = None,
+    python: str | None = None,
     sha256: str | None = None,
 ) -> None:
-    """Score one solution per problem.
+    """Score one solution per problem. Started again after it died, it goes on.
 
     Writes in the folder ``out``:
 
     * ``outcomes.parquet``, a row per problem in the problems' order: task_id, base_pass (passes
-      the base tests), plus_pass (passes the base and the plus tests; null for BigCodeBench, which
-      has none), solution, base_status and plus_status (pass, fail, timeout, empty or crashed);
-    * ``summary.json``: n, pass@1 for base and plus as fractions, and what they were scored with.
+      the base tests), plus_pass (passes the base and the plus tests; null for kinds that have
+      none), solution, base_status and plus_status (pass, fail, timeout, empty, crashed, forged);
+    * ``times.parquet``: task_id, and in seconds what the check took, its limit, and what the
+      canonical solution took;
+    * ``summary.json``: n, pass@1 for base and plus as fractions, their 95 % Wilson intervals, and
+      what they were scored with.
 
     Nothing in ``outcomes.parquet`` depends on time or order of the run, save that a solution near
-    its time limit may pass once and fail once.
+    its time limit may pass once and fail once, even alone (:func:`fgit.workers.check`).
 
     Args:
         samples: JSONL rows of ``task_id`` and ``solution`` (a whole program), or ``completion``
-            (what follows the prompt).
+            (what follows the prompt); or ``canonical``, which scores the canonical solutions.
+        one_bos: more samples, asked with one BOS token where EvalPlus gives two; no rows where
+            that is no difference. Their score is ``one_bos`` in the summary.
+        ground_truth: the ``summary.json`` of scoring ``canonical`` in the same environment; for
+            BigCodeBench it is made first if none is given.
         threads: worker processes; by default, the CPUs that this process may use.
+        python: the interpreter of the workers, if the benchmark has an environment of its own.
         sha256: the digest that the problem file must have.
 
     Raises:
-        UserError: if the samples do not name each problem exactly once, or a canonical solution
-            fails.
+        UserError: if the samples do not name each problem exactly once, a canonical solution
+            fails (BigCodeBench: too many of them), or the machine is too slow.
     """
+    if kind == "pairs":
+        from fgit.discriminate import score_pairs
+
+        score_pairs(kind, problems, samples, out, sha256=sha256)
+        return
     started = time.monotonic()
+    out = Path(out)
     problems = files.resolve(os.fspath(problems))
     by_id = read_problems(kind, problems, sha256)
-    solutions = read_solutions(kind, by_id, samples)
-    empty = [task_id for task_id, solution in solutions.items() if not solution.strip()]
-    if empty:
+    threads = threads or len(os.sched_getaffinity(0))
+    versions = versions_of(kind, python)
+    if os.fspath(samples) == CANONICAL:
+        solutions = {task: canonical_program(kind, problem) for task, problem in by_id.items()}
+        more: dict[str, str] = {}
+        truth = None
+    else:
+        solutions = read_solutions(kind, by_id, samples)
+        more = {} if one_bos is None else read_solutions(kind, by_id, one_bos, or_none=True)
+        truth = check_ground_truth(
+            *(kind, by_id, problems, out, settings, ground_truth, threads, python, versions)
+        )
+    if empty := [task_id for task_id, solution in solutions.items() if not solution.strip()]:
         log.warning(
             "%d of %d solutions are empty and count as failures: %s",
-            len(empty),
-            len(solutions),
-            first_few(empty),
+            *(len(empty), len(solutions), first_few(empty)),
         )
-    to_run = {task_id: text for task_id, text in solutions.items() if task_id not in set(empty)}
-    threads = threads or len(os.sched_getaffinity(0))
-    statuses = run_checks(kind, by_id, to_run, settings, threads, problems)
-    frame = outcomes(kind, solutions, statuses)
-    base = int(frame["base_pass"].sum()) / frame.height
-    plus = None if kind == "bigcodebench" else int(frame["plus_pass"].sum()) / frame.height
-    files.write_parquet(Path(out) / "outcomes.parquet", frame)
-    library = "bigcodebench" if kind == "bigcodebench" else "evalplus"
-    seconds = round(time.monotonic() - started, 1)
-    summary = {
-        "benchmark": kind,
-        "n": frame.height,
-        "pass@1": {"base": base, "plus": plus},
-        "statuses": {
-            "base": dict(sorted(Counter(frame["base_status"]).items())),
-            "plus": dict(sorted(Counter(frame["plus_status"].drop_nulls()).items())) or None,
-        },
-        "problems": str(problems),
-        "problems_sha256": files.sha256(problems),
-        "samples_sha256": files.sha256(samples),
-        "guard": library,
-        "sandbox": "none: EvalPlus's own guard"
-        if library == "evalplus"
-        else "none: BigCodeBench's own guard",
-        "settings": settings.model_dump(),
-        "threads": threads,
-        "versions": {
-            "fgit": fgit.__version__,
-            "python": platform.python_version(),
-            library: importlib.metadata.version(library),
-            "numpy": importlib.metadata.version("numpy"),
-        },
-        "seconds": seconds,
+    jobs = {task_id: Job(by_id[task_id], text) for task_id, text in solutions.items()}
+    jobs |= {
+        task_id + ONE_BOS: Job(by_id[task_id], text)
+        for task_id, text in more.items()
+        if text != solutions[task_id]
     }
-    files.write_json(Path(out) / "summary.json", summary)
-    log.info(
-        "%s: pass@1 %.1f %% base%s, %d problems, %.0f s",
-        kind,
-        100 * base,
-        "" if plus is None else f", {100 * plus:.1f} % plus",
-        frame.height,
-        seconds,
+    strength = choose(settings.sandbox)
+    digest = hashlib.sha256()
+    for key, job in jobs.items():
+        digest.update(f"{key}\0{job.solution}\0".encode("utf-8", "replace"))
+    conditions = {
+        "problems_sha256": files.sha256(problems),
+        "settings": settings.model_dump(),
+        "sandbox": strength,
+        "versions": versions,
+    }
+    fingerprint = json.dumps([kind, conditions, digest.hexdigest()], sort_keys=True)
+    with Journal(out / "journal.jsonl", fingerprint) as journal:
+        if journal.verdicts:
+            log.info("%d of %d verdicts are there already", len(journal.verdicts), len(jobs))
+        verdicts = check(
+            kind,
+            jobs,
+            settings,
+            threads=threads,
+            where=str(problems),
+            python=python,
+            journal=journal,
+        )
+        frame = outcomes(kind, solutions, verdicts)
+        files.write_parquet(out / "outcomes.parquet", frame)
+        files.write_parquet(out / "times.parquet", times(solutions, verdicts))
+        summary = {
+            "benchmark": kind,
+            "n": frame.height,
+            **shares(frame),
+            "one_bos": None,
+            "statuses": statuses(frame),
+            "ground_truth": truth,
+            "problems": str(problems),
+            "samples_sha256": None
+            if os.fspath(samples) == CANONICAL
+            else files.sha256(Path(samples)),
+            "scorer": LIBRARY.get(kind, "fgit"),
+            **conditions,
+            "threads": threads,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        files.remove(out / "outcomes_one_bos.parquet")
+        if more:
+            again = {task: verdicts.get(task + ONE_BOS, verdicts[task]) for task in more}
+            second = outcomes(kind, more, again)
+            files.write_parquet(out / "outcomes_one_bos.parquet", second)
+            summary["one_bos"] = shares(second)
+        files.write_json(out / "summary.json", summary)
+        journal.remove()
+    log.info("%s", in_words(kind, summary))
+    if strength == "rlimits":
+        log.warning(
+            "the programs ran without bubblewrap, under limits only: they could read files and "
+            "use the network"
+        )
+
+
+def in_words(kind: str, summary: Mapping[str, Any]) -> str:
+    base, plus = summary["pass@1"]["base"], summary["pass@1"]["plus"]
+    return f"{kind}: pass@1 {base:.3f} base" + (
+        ("" if plus is None else f", {plus:.3f} plus")
+        + f", {summary['n']} problems, sandbox {summary['sandbox']}, {summary['seconds']:.0f} s"
     )
+
+
+def shares(frame: pl.DataFrame) -> dict[str, Any]:
+    """pass@1 and its 95 % interval, by tests, as fractions."""
+    passed = {
+        tests: None if frame[f"{tests}_pass"].null_count() else int(frame[f"{tests}_pass"].sum())
+        for tests in ("base", "plus")
+    }
+    n = frame.height
+    return {
+        "pass@1": {tests: None if k is None else k / n for tests, k in passed.items()},
+        "interval": {
+            tests: None if k is None else list(wilson(k, n)) for tests, k in passed.items()
+        },
+    }
+
+
+def statuses(frame: pl.DataFrame) -> dict[str, dict[str, int] | None]:
+    """How often each status came, by tests."""
+    return {
+        tests: dict(sorted(Counter(frame[f"{tests}_status"].drop_nulls()).items())) or None
+        for tests in ("base", "plus")
+    }
 
 
 def read_solutions(
     kind: BenchmarkKind,
     problems: Mapping[str, Mapping[str, Any]],
     samples: str | os.PathLike[str],
+    *,
+    or_none: bool = False,
 ) -> dict[str, str]:
-    """The solution of every problem, in the problems' order.
+    """The solution of every problem, in the problems' order; with ``or_none``, or no solution.
 
     Raises:
         UserError: naming file, row and task_id, for a bad row, an unknown problem or a second
@@ -174,7 +252,7 @@ def read_solutions(
         if task_id not in problems:
             raise UserError(
                 f"{where}: there is no problem {task_id!r} (the benchmark has "
-                f"{first_few(list(problems))}); are the samples of another benchmark or version?"
+                f"{first_few(problems)}); are the samples of another benchmark or version?"
             )
         if task_id in found:
             raise UserError(
@@ -189,6 +267,8 @@ def read_solutions(
             )
         found[task_id] = text if field == "solution" else problems[task_id][prompt] + text
         first_row[task_id] = number
+    if or_none and not found:
+        return {}
     if missing := [task_id for task_id in problems if task_id not in found]:
         raise UserError(
             f"{samples}: {len(missing)} of {len(problems)} problems have no sample: "
@@ -197,196 +277,186 @@ def read_solutions(
     return {task_id: found[task_id] for task_id in problems}
 
 
-def first_few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-
-
 def outcomes(
-    kind: BenchmarkKind,
-    solutions: Mapping[str, str],
-    statuses: Mapping[str, tuple[str, str | None]],
+    kind: BenchmarkKind, solutions: Mapping[str, str], verdicts: Mapping[str, Verdict]
 ) -> pl.DataFrame:
     """A row per problem; plus_pass is base *and* plus, as EvalPlus counts."""
     rows = []
     for task_id, solution in solutions.items():
-        base, plus = statuses.get(task_id, (EMPTY, None if kind == "bigcodebench" else EMPTY))
+        verdict = verdicts[task_id]
         rows.append(
             {
                 "task_id": task_id,
-                "base_pass": base == PASS,
-                "plus_pass": None if plus is None else base == plus == PASS,
+                "base_pass": verdict.base == PASS,
+                "plus_pass": None if kind in ONE_SET_OF_TESTS else verdict.passed,
                 # Parquet holds UTF-8, which has no lone surrogates.
                 "solution": solution.encode("utf-8", "replace").decode("utf-8"),
-                "base_status": base,
-                "plus_status": plus,
+                "base_status": verdict.base,
+                "plus_status": verdict.plus,
             }
         )
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-# ------------------------------------------------------------------ the worker processes
-
-
-def run_checks(
-    kind: BenchmarkKind,
-    problems: Mapping[str, Mapping[str, Any]],
-    solutions: Mapping[str, str],
-    settings: ScoreSettings,
-    threads: int,
-    path: Path,
-) -> dict[str, tuple[str, str | None]]:
-    """Base and plus status of every solution, by task_id."""
-    count = min(threads, len(solutions))
-    statuses: dict[str, tuple[str, str | None]] = {}
-    with contextlib.ExitStack() as stack:
-        idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for _ in range(count):
-            idle.put(stack.enter_context(worker(kind)))
-
-        def check(task_id: str) -> tuple[str, str | None]:
-            mine = idle.get()
-            try:
-                return mine.check(
-                    {
-                        "problem": problems[task_id],
-                        "solution": solutions[task_id],
-                        **settings.model_dump(),
-                    },
-                    f"{path}, {task_id}",
-                )
-            finally:
-                idle.put(mine)
-
-        pool = ThreadPoolExecutor(max_workers=max(1, count))
-        # Before the workers are stopped: what waits must not start once they are gone.
-        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
-        futures = {pool.submit(check, task_id): task_id for task_id in solutions}
-        for future in bar(
-            as_completed(futures), description="score", total=len(futures), unit="problem"
-        ):
-            statuses[futures[future]] = future.result()
-    return statuses
-
-
-class Worker:
-    """A worker process: started on first use, and anew when a solution took the last one down."""
-
-    def __init__(self, kind: BenchmarkKind, folder: str) -> None:
-        self.kind = kind
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-        self.stopped = False
-
-    def check(self, job: dict[str, Any], where: str) -> tuple[str, str | None]:
-        """Base and plus status of the job's solution.
-
-        Raises:
-            UserError: if the worker does not start, or the canonical solution fails.
-        """
-        process = self.running()
-        assert process.stdin is not None
-        pickle.dump(job, process.stdin, protocol=4)
-        process.stdin.flush()
-        receive(process, f"{where}: the canonical solution does not run")
-        try:
-            result = receive(process, where)
-        except WorkerLost as lost:
-            if self.stopped:
-                raise
-            kill_session(process)
-            status = TIMEOUT if lost.timed_out else CRASHED
-            log.warning("%s: the solution took its worker process down (%s)", where, status)
-            return status, None if self.kind == "bigcodebench" else status
-        return result["base"], result["plus"]
-
-    def running(self) -> subprocess.Popen[bytes]:
-        if self.process is None or self.process.poll() is not None:
-            if self.stopped:
-                raise WorkerLost("scoring was stopped", timed_out=False)
-            self.process = self.start()
-            receive(self.process, f"the worker process for {self.kind} did not start")
-        return self.process
-
-    def start(self) -> subprocess.Popen[bytes]:
-        environment = {
-            name: value
-            for name, value in os.environ.items()
-            if not SECRETS.search(name) and name not in BROKEN_SWITCHES
+def times(solutions: Mapping[str, str], verdicts: Mapping[str, Verdict]) -> pl.DataFrame:
+    """Seconds of each check; nothing for empty solutions, which are not run."""
+    rows = [
+        {
+            "task_id": task_id,
+            "seconds": None if verdicts[task_id].base == EMPTY else verdicts[task_id].seconds,
+            "limit": verdicts[task_id].limit,
+            "canonical_seconds": verdicts[task_id].canonical_seconds,
         }
-        package = str(Path(fgit.__file__).parent.parent)
-        environment |= {
-            "PYTHONPATH": os.pathsep.join(filter(None, [package, environment.get("PYTHONPATH")])),
-            "PYTHONHASHSEED": "0",  # the order of a set must not decide a verdict
-            "TMPDIR": self.folder,
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
-        if self.kind != "bigcodebench":  # EvalPlus keeps expected outputs there
-            environment["XDG_CACHE_HOME"] = self.folder
-        return subprocess.Popen(
-            [sys.executable, "-m", "fgit.score_worker", self.kind],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=self.folder,
-            env=environment,
-            start_new_session=True,
-        )
-
-    def stop(self) -> None:
-        self.stopped = True
-        if self.process is not None:
-            kill_session(self.process)
+        for task_id in solutions
+    ]
+    return pl.DataFrame(rows, schema=TIMES)
 
 
-def receive(process: subprocess.Popen[bytes], what: str) -> dict[str, Any]:
-    """A worker's next answer, within STEP_LIMIT seconds.
+def versions_of(kind: str, python: str | None) -> dict[str, str]:
+    """Versions of what decides a verdict, in the workers' environment.
 
     Raises:
-        WorkerLost: if there is none.
-        UserError: if the worker reports an error.
+        UserError: if that environment lacks one of them.
     """
-    assert process.stdout is not None
-    timed_out = threading.Event()
-
-    def end() -> None:
-        timed_out.set()
-        kill_session(process)
-
-    timer = threading.Timer(STEP_LIMIT, end)
-    timer.start()
-    line = process.stdout.readline()
-    timer.cancel()
-    if not line:
-        raise WorkerLost(what, timed_out.is_set())
-    message = json.loads(line)
-    if "error" in message:
-        raise UserError(f"{what}: {message['error']}")
-    return message
-
-
-class WorkerLost(UserError):
-    """A worker process ended, or was ended after STEP_LIMIT, before it answered."""
-
-    def __init__(self, what: str, timed_out: bool) -> None:
-        reason = f"no answer in {STEP_LIMIT:.0f} s" if timed_out else "the process ended"
-        super().__init__(f"{what}: {reason}")
-        self.timed_out = timed_out
+    packages = [LIBRARY[kind], "numpy"] if kind in LIBRARY else []
+    interpreter = interpreter_of(python)
+    program = (
+        "import importlib.metadata as m, json, platform, sys\n"
+        "print(json.dumps({'python': platform.python_version()} "
+        "| {name: m.version(name) for name in sys.argv[1:]}))"
+    )
+    done = subprocess.run(
+        [interpreter, "-c", program, *packages], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise UserError(
+            f"{interpreter}: this environment cannot score {kind}: {reason[0]}; it needs "
+            f"{', '.join(packages)} (see envs/)"
+        )
+    return {"fgit": fgit.__version__, **json.loads(done.stdout)}
 
 
-def kill_session(process: subprocess.Popen[bytes]) -> None:
-    """End a worker and what its solutions left running."""
-    if process.returncode is None:  # else its number may be another process's by now
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+# ------------------------------------------------------------------ BigCodeBench's ground truth
 
 
-@contextlib.contextmanager
-def worker(kind: BenchmarkKind) -> Iterator[Worker]:
-    # A solution's last process may still write while the folder is removed.
-    with tempfile.TemporaryDirectory(prefix="fgit-", ignore_cleanup_errors=True) as folder:
-        made = Worker(kind, folder)
-        try:
-            yield made
-        finally:
-            made.stop()
+def check_ground_truth(
+    kind: BenchmarkKind,
+    problems: Mapping[str, Mapping[str, Any]],
+    path: Path,
+    out: Path,
+    settings: ScoreSettings,
+    given: str | os.PathLike[str] | None,
+    threads: int,
+    python: str | None,
+    versions: Mapping[str, str],
+) -> dict[str, Any] | None:
+    """The share of canonical solutions that pass here, and those that do not; None for EvalPlus.
+
+    EvalPlus needs the canonical solutions for its expected outputs, so none of them can fail
+    unnoticed. BigCodeBench's tests stand alone: where a library is missing or has another version,
+    they would fail every solution without a word.
+
+    Raises:
+        UserError: if the share is below ``settings.min_ground_truth``, or ``given`` was made with
+            other problems or versions.
+    """
+    if kind != "bigcodebench":
+        return None
+    if given is None:
+        folder = out / "ground_truth"
+        log.info("Running the canonical solutions first: the environment must be the right one")
+        score(kind, path, CANONICAL, folder, settings, threads=threads, python=python)
+        given = folder / "summary.json"
+    summary = files.read_json(given)
+    for key, mine in {"problems_sha256": files.sha256(path), "versions": dict(versions)}.items():
+        if summary.get(key) != mine:
+            raise UserError(
+                f"{given}: made with other {key} ({summary.get(key)}) than this scoring ({mine}); "
+                "score the canonical solutions again"
+            )
+    frame = files.read_parquet(Path(given).parent / "outcomes.parquet")
+    failing = frame.filter(~pl.col("base_pass"))["task_id"].to_list()
+    share = 1 - len(failing) / len(problems)
+    if share < settings.min_ground_truth:
+        raise UserError(
+            f"{path}: {len(failing)} of {len(problems)} canonical solutions fail in the "
+            f"environment of {interpreter_of(python)} ({share:.3f} pass, at least "
+            f"{settings.min_ground_truth:g} must): {', '.join(failing[:20])}"
+            f"{', …' if len(failing) > 20 else ''}. Install what envs/bigcodebench.txt names, or "
+            "lower --min-ground-truth and say so"
+        )
+    if failing:
+        log.warning("%d canonical solutions fail here: %s", len(failing), first_few(failing))
+    return {"passing": share, "failing": failing}
+
+
+# ------------------------------------------------------------------ a part of a larger benchmark
+
+
+def score_part(
+    kind: BenchmarkKind,
+    problems: str | os.PathLike[str],
+    whole: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    sha256: str | None = None,
+) -> None:
+    """The score on a part of a benchmark (BigCodeBench Hard), from the outcomes on all of it.
+
+    Args:
+        problems: the part's problem file.
+        whole: the score folder of the whole.
+
+    Raises:
+        UserError: if a problem is not among the whole's, or is another one there.
+    """
+    whole, out = Path(whole), Path(out)
+    problems = files.resolve(os.fspath(problems))
+    part = read_problems(kind, problems, sha256)
+    summary = files.read_json(whole / "summary.json")
+    if summary.get("benchmark") != kind:
+        raise UserError(f"{whole}: scores of {summary.get('benchmark')!r}, not of {kind!r}")
+    frame = files.read_parquet(whole / "outcomes.parquet")
+    known = set(frame["task_id"])
+    if missing := [task_id for task_id in part if task_id not in known]:
+        raise UserError(
+            f"{problems}: {len(missing)} problems are not among those of {whole}: "
+            f"{first_few(missing)}; is it a part of another benchmark or version?"
+        )
+    if Path(summary["problems"]).exists():
+        other = read_problems(kind, summary["problems"], summary["problems_sha256"])
+        fields = ("complete_prompt", "prompt", "test", "base_input", "plus_input")
+        if differing := [
+            task_id
+            for task_id, problem in part.items()
+            if any(problem.get(field) != other[task_id].get(field) for field in fields)
+        ]:
+            raise UserError(
+                f"{problems}: {len(differing)} problems differ from those of the same name in "
+                f"{summary['problems']}: {first_few(differing)}; take both from one version"
+            )
+    mine = pl.col("task_id").is_in(list(part))
+    frame = frame.filter(mine)
+    truth = summary["ground_truth"]
+    files.write_parquet(out / "outcomes.parquet", frame)
+    times = files.read_parquet(whole / "times.parquet").filter(mine)
+    files.write_parquet(out / "times.parquet", times)
+    kept = {
+        "n": frame.height,
+        **shares(frame),
+        "one_bos": None,
+        "statuses": statuses(frame),
+        "ground_truth": truth
+        and truth | {"failing": [task_id for task_id in truth["failing"] if task_id in part]},
+        "problems": str(problems),
+        "problems_sha256": files.sha256(problems),
+        "part_of": {"folder": str(whole), "problems_sha256": summary["problems_sha256"]},
+    }
+    files.remove(out / "outcomes_one_bos.parquet")
+    if summary["one_bos"]:
+        second = files.read_parquet(whole / "outcomes_one_bos.parquet").filter(mine)
+        files.write_parquet(out / "outcomes_one_bos.parquet", second)
+        kept["one_bos"] = shares(second)
+    files.write_json(out / "summary.json", summary | kept)
+    log.info("%s", in_words(kind, summary | kept))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fgit.config import SelectSettings
 from fgit.errors import UserError
 from fgit.markdown import main_code, replace_code
 from fgit.progress import bar
-from fgit.variants import normalised, read_samples
+from fgit.variants import normalised, read_samples, read_variants
 
 log = logging.getLogger(__name__)
 
@@ -36,14 +36,24 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A sample's correct code, and by candidate code the whole response with that code in it."""
+    """A sample's correct code, and by candidate code the whole response with that code in it.
+
+    ``same_response`` and ``duplicates`` count the candidates that were left out.
+    """
 
     code: str
     responses: dict[str, str]
+    same_response: int = 0
+    duplicates: int = 0
 
 
 def select(
-    records: Path, variants: Path, out: Path, report: Path, settings: SelectSettings
+    records: Path,
+    variants: Path,
+    out: Path,
+    report: Path,
+    settings: SelectSettings,
+    verified: Path | None = None,
 ) -> None:
     """Pair each record with the most similar of its variants.
 
@@ -54,30 +64,18 @@ def select(
             replaced; null where there is none), similarity (cosine to the correct code, null
             likewise) and candidates (how many distinct ones there were).
         report: JSON with counts and the similarities' mean, median and minimum.
+        verified: Parquet as verify writes it: a variant that passes the tests is left out, one
+            that nothing was shown of stays.
 
     Raises:
         UserError: if a file or the embedder is missing, or the variants are of other records.
     """
     samples = read_samples(records)
-    candidates = read_candidates(variants, set(samples["id"]))
-    choices: list[Choice | None] = []
-    same_response = duplicates = 0
-    for row in samples.iter_rows(named=True):
-        block = main_code(row["response"])
-        if block is None:
-            choices.append(None)
-            continue
-        responses: dict[str, str] = {}
-        for code in candidates.get(row["id"], []):
-            variant = replace_code(row["response"], block, code)
-            if normalised(variant) == normalised(row["response"]):
-                same_response += 1
-            elif code in responses:
-                duplicates += 1
-            else:
-                responses[code] = variant
-        choices.append(Choice(normalised(block.content), responses))
-
+    candidates, shown = read_candidates(variants, set(samples["id"]), verified)
+    choices = [
+        choice_of(row["response"], candidates.get(row["id"], []))
+        for row in samples.iter_rows(named=True)
+    ]
     paired = [choice for choice in choices if choice is not None and choice.responses]
     embedder = Embedder(settings)
     index, vectors = embedder.embed(
@@ -88,25 +86,21 @@ def select(
     for row, choice in zip(samples.iter_rows(named=True), choices, strict=True):
         best: dict[str, Any] = {"variant": None, "similarity": None, "candidates": 0}
         if choice is not None and choice.responses:
-            codes = list(choice.responses)
-            near = cosine(
-                np.repeat(vectors[[index[choice.code]]], len(codes), axis=0),
-                vectors[[index[code] for code in codes]],
-            )
-            first = int(np.argmax(near))  # the first of equal ones: candidates are ordered by k
-            similarities.append(float(near[first]))
+            code, similarity = most_similar(choice, index, vectors)
+            similarities.append(similarity)
             best = {
-                "variant": choice.responses[codes[first]],
-                "similarity": similarities[-1],
-                "candidates": len(codes),
+                "variant": choice.responses[code],
+                "similarity": similarity,
+                "candidates": len(choice.responses),
             }
         rows.append(row | best)
     summary = {
         "samples": len(samples),
         "with_variant": len(paired),
         "without_variant": len(samples) - len(paired),
-        "same_response": same_response,
-        "duplicates": duplicates,
+        "same_response": sum(choice.same_response for choice in choices if choice),
+        "duplicates": sum(choice.duplicates for choice in choices if choice),
+        "verified": shown,
         "similarity": {
             "mean": statistics.fmean(similarities) if similarities else None,
             "median": statistics.median(similarities) if similarities else None,
@@ -126,30 +120,72 @@ def select(
         log.warning("None of the %d samples has a variant", len(samples))
 
 
-def read_candidates(path: Path, ids: set[str]) -> dict[str, list[str]]:
+def choice_of(response: str, codes: Iterable[str]) -> Choice | None:
+    """What there is to choose from, in the order given; None if the response has no code."""
+    block = main_code(response)
+    if block is None:
+        return None
+    responses: dict[str, str] = {}
+    same_response = duplicates = 0
+    for code in codes:
+        variant = replace_code(response, block, code)
+        if normalised(variant) == normalised(response):
+            same_response += 1
+        elif code in responses:
+            duplicates += 1
+        else:
+            responses[code] = variant
+    return Choice(normalised(block.content), responses, same_response, duplicates)
+
+
+def most_similar(
+    choice: Choice, index: Mapping[str, int], vectors: np.ndarray
+) -> tuple[str, float]:
+    """The candidate nearest to the correct code, and its cosine; of equal ones the first.
+
+    Args:
+        choice: with one candidate at least.
+        index, vectors: as :meth:`Embedder.embed` gives them for all the choice's codes.
+    """
+    codes = list(choice.responses)
+    near = cosine(
+        np.repeat(vectors[[index[choice.code]]], len(codes), axis=0),
+        vectors[[index[code] for code in codes]],
+    )
+    first = int(np.argmax(near))
+    return codes[first], float(near[first])
+
+
+def read_candidates(
+    path: Path, ids: set[str], verified: Path | None = None
+) -> tuple[dict[str, list[str]], dict[str, int] | None]:
     """The usable codes of each sample, in the order of k.
+
+    With ``verified``, those that pass their tests are left out, and the second value counts the
+    usable ones that are ``wrong``, ``not_wrong`` (left out) and ``untested``.
 
     Raises:
         UserError: if a column is missing, or a variant belongs to no record.
     """
-    frame = files.read_parquet(path)
-    missing = [column for column in ("id", "k", "code") if column not in frame.columns]
-    if missing:
-        raise UserError(
-            f"{path}: no column {', '.join(missing)}; "
-            "variants come from the stages generate or mutate"
-        )
+    frame = read_variants(path, ids)
     found: dict[str, list[str]] = {}
-    for number, sample in enumerate(frame["id"], start=1):
-        if sample not in ids:
-            raise UserError(
-                f"{path}, row {number}: a variant of {sample!r}, which is not among the records; "
-                "make the variants again from these records"
-            )
-    usable = frame.filter(pl.col("code").is_not_null()).sort("k", maintain_order=True)
+    shown = None
+    usable = frame
+    if verified is not None:
+        from fgit.verify import read_verified  # with all that running programs needs
+
+        usable = frame.with_columns(wrong=read_verified(verified, frame, path))
+        wrong = usable.filter(pl.col("code").is_not_null())["wrong"]
+        shown = {
+            "wrong": int(wrong.sum()),  # of nulls neither
+            "not_wrong": int((~wrong).sum()),
+            "untested": wrong.null_count(),
+        }
+        usable = usable.filter(pl.col("wrong").fill_null(True))
+    usable = usable.filter(pl.col("code").is_not_null()).sort("k", maintain_order=True)
     for sample, code in usable.select("id", "code").iter_rows():
         found.setdefault(sample, []).append(code)
-    return found
+    return found, shown
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import ast
 import hashlib
 import types
 import warnings
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from pathlib import Path
 
 import polars as pl
@@ -45,6 +45,28 @@ def read_samples(path: Path) -> pl.DataFrame:
             f"{repeated['id'][0]!r} twice; give every record an id of its own"
         )
     return frame.drop("row")
+
+
+def read_variants(path: Path, ids: Container[str]) -> pl.DataFrame:
+    """The variants of these records, the refused ones too, in the file's order.
+
+    Raises:
+        UserError: if id, k or code is missing, or a variant belongs to no record.
+    """
+    frame = files.read_parquet(path)
+    missing = [column for column in ("id", "k", "code") if column not in frame.columns]
+    if missing:
+        raise UserError(
+            f"{path}: no column {', '.join(missing)}; "
+            "variants come from the stages generate or mutate"
+        )
+    for number, sample in enumerate(frame["id"], start=1):
+        if sample not in ids:
+            raise UserError(
+                f"{path}, row {number}: a variant of {sample!r}, which is not among the records; "
+                "make the variants again from these records"
+            )
+    return frame
 
 
 def seed_of(seed: int, sample: str, k: int) -> int:

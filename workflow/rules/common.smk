@@ -47,7 +47,7 @@ def benchmark_flags(benchmark):
     return flags(
         CONFIG.benchmarks[benchmark],
         rename={"kind": "benchmark"},
-        leave_out=["problems"],
+        leave_out=["problems", "part_of"],
     )
 
 
@@ -64,3 +64,19 @@ def only(names):
 
 # The runs whose weights stay.
 KEPT = [name for name, run in RUNS.items() if keeps_model(CONFIG, run)]
+
+
+# The benchmarks that are scored, those that are parts of others, and those whose environment must
+# first be shown to be the right one.
+WHOLE = [name for name, entry in CONFIG.benchmarks.items() if entry.part_of is None]
+PARTS = [name for name in CONFIG.benchmarks if name not in WHOLE]
+CHECKED = [name for name in WHOLE if CONFIG.benchmarks[name].kind == "bigcodebench"]
+
+
+def worker_python(benchmark):
+    """The interpreter of the environment in which a benchmark's programs run."""
+    kind = CONFIG.benchmarks[benchmark].kind
+    python = (
+        CONFIG.python.bigcodebench if kind == "bigcodebench" else CONFIG.python.main
+    )
+    return f"--worker-python {shlex.quote(python)}"

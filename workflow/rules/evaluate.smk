@@ -8,6 +8,7 @@ rule evaluate:
         problems=lambda w: problems(w.benchmark),
     output:
         samples=f"{RESULTS}/evaluate/{{run}}/{{benchmark}}/samples.jsonl",
+        one_bos=f"{RESULTS}/evaluate/{{run}}/{{benchmark}}/samples_one_bos.jsonl",
     log:
         f"{RESULTS}/logs/evaluate/{{run}}/{{benchmark}}.log",
     benchmark:
@@ -34,4 +35,4 @@ rule evaluate:
     shell:
         "{params.python} -m fgit evaluate {params.model} --mode {params.mode} {params.benchmark} "
         "--problems {input.problems:q} {params.flags} --threads {threads} --out {output.samples:q} "
-        "2>&1 | tee {log:q}"
+        "--one-bos {output.one_bos:q} 2>&1 | tee {log:q}"

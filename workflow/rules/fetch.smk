@@ -40,7 +40,7 @@ rule fetch_benchmark:
         flags=lambda w: flags(
             CONFIG.benchmarks[w.benchmark],
             rename={"kind": "benchmark"},
-            leave_out=["sha256"],
+            leave_out=["sha256", "part_of"],
         ),
     message:
         "Fetching the benchmark {wildcards.benchmark}"

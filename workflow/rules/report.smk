@@ -25,6 +25,11 @@ rule report:
             for run, benchmark in evaluations(CONFIG, CONFIG.tables)
             for file in ["summary.json", "outcomes.parquet"]
         ],
+        audit=[f"{RESULTS}/audit/{name}/audit.json" for name in CONFIG.audit.benchmarks],
+        sheets=[
+            f"{RESULTS}/audit/sheets/{dataset}/sheet.json"
+            for dataset in sheets_of(CONFIG, RUNS.values())
+        ],
     output:
         results=f"{RESULTS}/results.parquet",
         tables=expand(

@@ -2,6 +2,11 @@ rule select:
     input:
         records=f"{RESULTS}/decontaminate/{{dataset}}/records.parquet",
         variants=f"{RESULTS}/{{source}}/{{dataset}}/variants.parquet",
+        verified=(
+            f"{RESULTS}/verify/{{dataset}}/{{source}}/verified.parquet"
+            if CONFIG.select.verified_variants
+            else []
+        ),
     output:
         pairs=f"{RESULTS}/select/{{dataset}}/{{source}}/pairs.parquet",
         report=f"{RESULTS}/select/{{dataset}}/{{source}}/report.json",
@@ -17,9 +22,12 @@ rule select:
         runtime=240,
     params:
         python=CONFIG.python.main,
-        flags=flags(CONFIG.select),
+        verified=lambda w, input: (
+            f"--verified {shlex.quote(str(input.verified))}" if input.verified else ""
+        ),
+        flags=flags(CONFIG.select, leave_out=["verified_variants"]),
     message:
         "Choosing the most similar variants of {wildcards.dataset} ({wildcards.source})"
     shell:
         "{params.python} -m fgit select --records {input.records:q} --variants {input.variants:q} "
-        "{params.flags} --out {output.pairs:q} --report {output.report:q} 2>&1 | tee {log:q}"
+        "{params.verified} {params.flags} --out {output.pairs:q} --report {output.report:q} 2>&1 | tee {log:q}"

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 from markupsafe import Markup
 
@@ -16,13 +15,14 @@ from fgit.annotate import SIDES
 from fgit.config import Config
 from fgit.errors import UserError
 from fgit.files import BadRow, read_objects, read_parquet
-from fgit.report import figures
+from fgit.report import audit, failures, figures, templates
 from fgit.report.facts import Facts
 from fgit.report.scores import Evaluation, Evaluations, short_names
 from fgit.report.segments import Pair, code_lines, side_by_side
 from fgit.report.tables import Cell, Drawn, reading
 from fgit.report.training import Training, median
 from fgit.runs import Run, all_runs, evaluations
+from fgit.statistics import Comparison
 
 SOURCES = {"generate": "teacher", "mutate": "mutation"}
 SHOWN_REMOVED = 200
@@ -47,13 +47,7 @@ def page(
     runs = all_runs(config)
     names = short_names(runs.values())
     done = list(trainings.values())
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fgit", "report_templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = templates.environment()
     environment.filters |= {"hint": hint, "spread": spread}
     sources = [
         (dataset, source, label) for dataset in config.datasets for source, label in SOURCES.items()
@@ -75,11 +69,13 @@ def page(
         held_out_figure=figures.held_out_figure(done, names) if done else None,
         decontamination=each_there(decontamination, results, [(d,) for d in config.datasets]),
         variants=each_there(variants, results, sources),
+        audit=audit.section(config, results),
         segments=each_there(segments, results, sources),
         outcomes=[
             outcomes(benchmark, runs, names, found, results)
             for benchmark in dict.fromkeys(benchmark for _, benchmark in found)
         ],
+        failures=failures.section(config, found, names),
         environment=environment_of(records),
         provenance=records,
         sides=SIDES,
@@ -95,13 +91,27 @@ def each_there(make: Any, results: Path, places: Any) -> list[Any]:
 
 
 def hint(cell: Cell) -> str:
-    """What a cell's number rests on: problems solved and 95 % interval, for each seed."""
+    """What a cell's number rests on: problems solved and 95 % interval, for each seed.
+
+    Then how it differs from the row that it builds on, and from the other rows of its model.
+    """
     lines = []
     for seed, score in cell.scores:
         low, high = score.interval
         text = f"{score.passed} of {score.n} problems; 95 % interval {low:.1f} to {high:.1f}"
         lines.append(text if len(cell.scores) == 1 else f"seed {seed}: {text}")
+    if cell.difference is not None:
+        lines.append(f"against its base model: {in_points(cell.difference)}")
+    lines += [f"against {name}: {in_points(found)}" for name, found in cell.others]
     return "\n".join(lines) or "not scored yet"
+
+
+def in_points(found: Comparison) -> str:
+    """A difference with its 95 % interval, and the test's p where there is one seed each."""
+    text = (
+        f"{100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    )
+    return text if found.p is None else f"{text}, McNemar p {found.p:.2g}"
 
 
 def spread(cell: Cell) -> str:
@@ -237,10 +247,23 @@ def selection(results: Path, dataset: str, source: str) -> list[Fact] | None:
         ("embedder", str(facts.get("embedder"))),
         ("samples with a variant", str(facts.count("with_variant"))),
         ("samples without", str(facts.count("without_variant"))),
+        *verification(facts),
         *(
             (f"{key} cosine", decimals(similarity.number_or_none(key), 3))
             for key in ("mean", "median", "min")
         ),
+    ]
+
+
+def verification(selected: Facts) -> list[Fact]:
+    """What the samples' own tests say of the variants, if only wrong ones were wanted."""
+    if selected.values.get("verified") is None:
+        return []
+    shown = selected.part("verified")
+    return [
+        ("variants shown to be wrong by tests", str(shown.count("wrong"))),
+        ("left out, since they pass them", str(shown.count("not_wrong"))),
+        ("untested", str(shown.count("untested"))),
     ]
 
 
@@ -416,7 +439,10 @@ def provenance_places(config: Config) -> Iterator[tuple[str, str]]:
         yield "fetch", f"benchmarks/{name}.jsonl.provenance.json"
     for stage in ("decontaminate", "generate", "mutate"):
         yield from ((stage, f"{dataset}/*.provenance.json") for dataset in config.datasets)
-    for stage in ("select", "annotate"):
+    for name in config.audit.benchmarks:
+        yield "audit", f"{name}/*provenance.json"
+        yield "audit", f"{name}/generate/*.provenance.json"
+    for stage in ("verify", "select", "annotate"):
         for dataset, source in itertools.product(config.datasets, SOURCES):
             yield stage, f"{dataset}/{source}/*.provenance.json"
     for run in all_runs(config):

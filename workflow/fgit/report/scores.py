@@ -1,13 +1,14 @@
-"""What the runs scored: reading it, intervals, and ``results.parquet``."""
+"""What the runs scored: reading it, and ``results.parquet``."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from fgit.config import Config
@@ -16,8 +17,8 @@ from fgit.files import existing, read_parquet
 from fgit.report.facts import Facts
 from fgit.runs import Run, all_runs, evaluations
 
-Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
 TESTS = ("base", "plus")
+STRONG = "bwrap"
 SCHEMA: dict[str, type[pl.DataType]] = {
     "run": pl.String,
     "model": pl.String,
@@ -31,15 +32,22 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "passed": pl.Int64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "problems_sha256": pl.String,
+    "sandbox": pl.String,
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How many of ``n`` problems one solution each solved."""
+    """How many of ``n`` problems one solution each solved.
+
+    ``low`` and ``high`` are the 95 % Wilson interval of the share, as fractions.
+    """
 
     n: int
     passed: int
+    low: float
+    high: float
 
     @property
     def percent(self) -> float:
@@ -48,39 +56,53 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of pass@1, in percent."""
-        low, high = wilson(self.passed, self.n)
-        return 100 * low, 100 * high
+        """95 % interval of pass@1, in percent."""
+        return 100 * self.low, 100 * self.high
+
+
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """By how much the correct side of a pair is the more probable one: mean and 95 % interval.
+
+    ``n`` is the number of pairs whose sides could be compared.
+    """
+
+    n: int
+    mean: float
+    low: float
+    high: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A run on a benchmark: a score by tests (``base``, ``plus``), and every problem's outcome."""
+    """A run on a benchmark: a score by tests (``base``, ``plus``), and every problem's outcome.
 
+    On pairs of code (kind ``pairs``) a problem is a pair, and it is solved if the model finds the
+    correct side the more probable one; only they have a ``gap``, and no program of them is run, so
+    that they have no ``sandbox``.
+    """
+
+    kind: str
     scores: dict[str, Score]
+    one_bos: dict[str, Score]  # asked with one BOS token, where EvalPlus gives two; else empty
+    gap: Gap | None  # None also where no pair could be compared
     outcomes: pl.DataFrame  # task_id, base_pass, plus_pass (null where there are no plus tests)
+    problems_sha256: str
+    sandbox: str | None
     summary: Facts
+
+    def solved(self, tests: str) -> npt.NDArray[np.float64]:
+        """Whether each problem is solved, 0 or 1, in the order of the outcomes; shape (n,)."""
+        return self.outcomes[f"{tests}_pass"].cast(pl.Float64).to_numpy()
+
+    @property
+    def gaps(self) -> npt.NDArray[np.float64]:
+        """Each pair's gap, in the order of the outcomes; NaN where it has none; shape (n,)."""
+        gaps = self.outcomes["p_correct"] - self.outcomes["p_incorrect"]
+        return gaps.cast(pl.Float64).fill_null(float("nan")).to_numpy()
 
 
 Evaluations = Mapping[tuple[str, str], Evaluation]  # by run name and benchmark
-
-
-def wilson(passed: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion: (low, high), as fractions.
-
-    Args:
-        passed: successes, 0 to ``n``.
-        n: trials, at least 1.
-        z: quantile of the standard normal; 1.96 gives 95 %.
-    """
-    p = passed / n
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # At the ends the exact bound is 0 or 1, which rounding would miss by a hair.
-    low = 0.0 if passed == 0 else (centre - half) / scale
-    high = 1.0 if passed == n else (centre + half) / scale
-    return low, high
 
 
 def read_evaluations(config: Config, results: Path) -> dict[tuple[str, str], Evaluation]:
@@ -91,16 +113,19 @@ def read_evaluations(config: Config, results: Path) -> dict[tuple[str, str], Eva
             problems than the rest.
     """
     found: dict[tuple[str, str], Evaluation] = {}
-    first: dict[str, tuple[Path, Any]] = {}
+    first: dict[str, tuple[Path, Evaluation]] = {}
     for run, benchmark in evaluations(config, config.tables):
         folder = results / "score" / run / benchmark
         if not (folder / "summary.json").exists():
             continue
         evaluation = read_evaluation(folder)
+        kind = config.benchmarks[benchmark].kind
+        if evaluation.kind != kind:
+            reason = f"{evaluation.kind!r}, but the config says that {benchmark} is {kind!r}"
+            raise evaluation.summary.wrong("benchmark", reason)
         found[run, benchmark] = evaluation
-        tested = evaluation.outcomes["task_id"].to_list(), list(evaluation.scores)
-        other, expected = first.setdefault(benchmark, (folder, tested))
-        if tested != expected:
+        other, expected = first.setdefault(benchmark, (folder, evaluation))
+        if tested(evaluation) != tested(expected):
             raise UserError(
                 f"{folder / 'outcomes.parquet'}: not the problems or tests of "
                 f"{other / 'outcomes.parquet'}, so the runs cannot be compared on {benchmark}; "
@@ -109,13 +134,58 @@ def read_evaluations(config: Config, results: Path) -> dict[tuple[str, str], Eva
     return found
 
 
+def tested(evaluation: Evaluation) -> tuple[Any, ...]:
+    """What two evaluations must share to be compared."""
+    tasks = evaluation.outcomes["task_id"].to_list()
+    return tasks, list(evaluation.scores), evaluation.problems_sha256
+
+
 def read_evaluation(folder: Path) -> Evaluation:
-    """The score of one run on one benchmark, as the score stage writes it."""
+    """The score of one run on one benchmark, as the score stage writes it.
+
+    Raises:
+        UserError: naming file and key, if something is missing (an older layout is scored again)
+            or summary and outcomes do not agree.
+    """
     summary = Facts.read(folder / "summary.json", "score")
     n = summary.count("n")
     if n == 0:
         raise summary.wrong("n", "no problem was scored")
-    pass_at_1 = summary.part("pass@1")
+    kind = text_of(summary, "benchmark")
+    scores = read_scores(summary, n)
+    path = existing(folder / "outcomes.parquet")
+    outcomes = read_parquet(path)
+    columns = ["task_id", *(f"{tests}_pass" for tests in TESTS)]
+    columns += ["p_correct", "p_incorrect"] if kind == "pairs" else []
+    if missing := [column for column in columns if column not in outcomes.columns]:
+        raise UserError(f"{path}: no column {', '.join(missing)}; run the score stage again")
+    for tests, score in scores.items():
+        counted = int(outcomes[f"{tests}_pass"].cast(pl.Int64).sum())
+        if (outcomes.height, counted) != (n, score.passed):
+            raise UserError(
+                f"{path}: {counted} of {outcomes.height} problems pass the {tests} tests, but "
+                f"{summary.path} says {score.passed} of {n}; run the score stage again"
+            )
+    gap = None
+    if kind == "pairs" and summary.get("gap") is not None:
+        part = summary.part("gap")
+        gap = Gap(part.count("n"), part.number("mean"), *interval_of(part, "interval"))
+    again = summary.values.get("one_bos")
+    return Evaluation(
+        kind,
+        scores,
+        read_scores(summary.part("one_bos"), n) if again else {},
+        gap,
+        outcomes,
+        text_of(summary, "problems_sha256"),
+        None if kind == "pairs" else text_of(summary, "sandbox"),
+        summary,
+    )
+
+
+def read_scores(facts: Facts, n: int) -> dict[str, Score]:
+    """The scores by tests; those that a benchmark does not have are left out."""
+    pass_at_1, intervals = facts.part("pass@1"), facts.part("interval")
     scores: dict[str, Score] = {}
     for tests in TESTS:
         fraction = pass_at_1.number_or_none(tests)
@@ -126,48 +196,72 @@ def read_evaluation(folder: Path) -> Evaluation:
         passed = round(fraction * n)
         if not 0 <= passed <= n or abs(passed - fraction * n) > 1e-6 * n:
             raise pass_at_1.wrong(tests, f"{fraction} is not a share of {n} problems")
-        scores[tests] = Score(n, passed)
-    path = existing(folder / "outcomes.parquet")
-    outcomes = read_parquet(path)
-    columns = ["task_id", *(f"{tests}_pass" for tests in TESTS)]
-    if missing := [column for column in columns if column not in outcomes.columns]:
-        raise UserError(f"{path}: no column {', '.join(missing)}; run the score stage again")
-    for tests, score in scores.items():
-        counted = int(outcomes[f"{tests}_pass"].cast(pl.Int64).sum())
-        if (outcomes.height, counted) != (n, score.passed):
-            raise UserError(
-                f"{path}: {counted} of {outcomes.height} problems pass the {tests} tests, but "
-                f"{summary.path} says {score.passed} of {n}; run the score stage again"
-            )
-    return Evaluation(scores, outcomes, summary)
+        scores[tests] = Score(n, passed, *interval_of(intervals, tests))
+    return scores
+
+
+def interval_of(facts: Facts, key: str) -> tuple[float, float]:
+    """A low and a high end."""
+    value = facts.get(key)
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or any(isinstance(end, bool) or not isinstance(end, int | float) for end in value)
+    ):
+        raise facts.wrong(key, f"not a low and a high end but {value!r:.60}")
+    return value[0], value[1]
+
+
+def text_of(facts: Facts, key: str) -> str:
+    value = facts.get(key)
+    if not isinstance(value, str):
+        raise facts.wrong(key, f"not text but {value!r:.60}")
+    return value
 
 
 def results_frame(config: Config, found: Evaluations) -> pl.DataFrame:
     """A row per run, benchmark and metric that is scored, in the order of the config's tables.
 
-    Columns: :data:`SCHEMA`; value, low and high are percent, the latter two the 95 % Wilson
-    interval; dataset and seed are null for base models.
+    Columns: :data:`SCHEMA`; dataset and seed are null for base models. Metrics:
+
+    * ``pass@1 base`` and ``pass@1 plus``: value, low and high are percent, the latter two the 95 %
+      Wilson interval; followed by ``, one BOS`` for the second score of a model that EvalPlus asks
+      with two BOS tokens;
+    * ``preference``: the share of pairs whose correct side the model finds the more probable one,
+      likewise;
+    * ``gap``: by how much the mean probability of the correct side's marked tokens is the higher
+      one, with its 95 % interval; a difference of probabilities (-1 to 1), and no ``passed``.
     """
     runs = all_runs(config)
     rows: list[dict[str, Any]] = []
     for (name, benchmark), evaluation in found.items():
-        run = runs[name]
-        for tests, score in evaluation.scores.items():
+        same = dataclasses.asdict(runs[name]) | {
+            "run": name,
+            "benchmark": benchmark,
+            "n": evaluation.outcomes.height,
+            "problems_sha256": evaluation.problems_sha256,
+            "sandbox": evaluation.sandbox,
+        }
+        for metric, score in metrics(evaluation):
             low, high = score.interval
-            rows.append(
-                dataclasses.asdict(run)
-                | {
-                    "run": name,
-                    "benchmark": benchmark,
-                    "metric": f"pass@1 {tests}",
-                    "value": score.percent,
-                    "n": score.n,
-                    "passed": score.passed,
-                    "low": low,
-                    "high": high,
-                }
-            )
+            values = {"value": score.percent, "passed": score.passed, "low": low, "high": high}
+            rows.append(same | {"metric": metric} | values)
+        if gap := evaluation.gap:
+            values = {"value": gap.mean, "n": gap.n, "low": gap.low, "high": gap.high}
+            rows.append(same | {"metric": "gap", "passed": None} | values)
     return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def metrics(evaluation: Evaluation) -> list[tuple[str, Score]]:
+    """The scores by the name of their metric in ``results.parquet``."""
+    kind = evaluation.kind
+    found = [(metric_of(kind, tests), score) for tests, score in evaluation.scores.items()]
+    again = [(metric_of(kind, tests), score) for tests, score in evaluation.one_bos.items()]
+    return [*found, *((f"{metric}, one BOS", score) for metric, score in again)]
+
+
+def metric_of(kind: str, tests: str) -> str:
+    return "preference" if kind == "pairs" else f"pass@1 {tests}"
 
 
 def short_names(runs: Iterable[Run]) -> dict[str, str]:

@@ -8,14 +8,21 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from fgit.config import Config, Row, Table
 from fgit.errors import UserError
-from fgit.report.scores import Evaluations, Score
+from fgit.fetch import RELEASE_PREFIX
+from fgit.report.scores import STRONG, Evaluation, Evaluations, Score
 from fgit.report.training import Training
-from fgit.runs import runs_of
+from fgit.runs import BASE, runs_of
+from fgit.statistics import Comparison, over_seeds, paired
 
 PENDING = "pending"
 NOTHING = "–"
+SIGNIFICANT = "*"
+
+Seeds = Sequence[tuple[int | None, Evaluation]]  # the evaluations of a row on a benchmark, by seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Column:
     heading: str
     benchmark: str
     tests: str
+    kind: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +40,28 @@ class Cell:
     """The scores of a row's seeds in one column; those not scored yet are left out."""
 
     scores: list[tuple[int | None, Score]]  # by seed; None for a base model
+    difference: Comparison | None  # from the row that this one builds on (:func:`reference`)
+    others: list[tuple[str, Comparison]]  # from the table's other trained rows of the same model
 
     @property
     def mean(self) -> float | None:
         """Mean pass@1 over the seeds, in percent."""
-        return statistics.fmean(s.percent for _, s in self.scores) if self.scores else None
+        return over_seeds([s.percent for _, s in self.scores])[0] if self.scores else None
 
     @property
     def deviation(self) -> float | None:
         """Standard deviation over the seeds (n - 1), in points; None for fewer than two."""
-        if len(self.scores) < 2:
-            return None
-        return statistics.stdev(score.percent for _, score in self.scores)
+        return over_seeds([s.percent for _, s in self.scores])[1] if self.scores else None
 
     @property
     def text(self) -> str:
         return PENDING if self.mean is None else f"{self.mean:.1f}"
+
+    @property
+    def marked(self) -> str:
+        """The text, with a mark where the difference from the row built on is significant."""
+        significant = self.difference is not None and self.difference.significant
+        return self.text + SIGNIFICANT * significant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +88,8 @@ class Drawn:
     columns: list[Column]
     lines: list[Line]
     several_seeds: bool
+    problems: list[str]  # for each benchmark that is scored: name, release and digest
+    weak: list[str]  # benchmarks of which a score was made without a strong sandbox, and with what
 
     @property
     def grouped(self) -> bool:
@@ -84,21 +100,39 @@ class Drawn:
         return list(dict.fromkeys(column.benchmark for column in self.columns))
 
     @property
+    def compared(self) -> bool:
+        """Whether the table has a row that builds on another one."""
+        return any(reference(self.table, line.row) for line in self.lines)
+
+    @property
     def pending(self) -> bool:
         return any(cell.mean is None for line in self.lines for cell in line.cells)
 
 
-def columns_of(table: Table) -> list[Column]:
+def reference(table: Table, row: Row) -> Row | None:
+    """The row that a row builds on, and is compared with: the base row of its model.
+
+    None for base rows, and for a table that does not have it.
+    """
+    if row.method == BASE:
+        return None
+    bases = (other for other in table.rows if other.method == BASE and other.model == row.model)
+    return next(bases, None)
+
+
+def columns_of(config: Config, table: Table) -> list[Column]:
     """The columns; where they are one benchmark's two, ``base`` and ``plus`` say it shorter."""
     first = table.columns[0]
     alone = table.columns == [first, f"{first}+"]
     return [
         Column(
             heading=tests if alone else name,
-            benchmark=name.removesuffix("+"),
+            benchmark=benchmark,
             tests=tests,
+            kind=config.benchmarks[benchmark].kind,
         )
         for name in table.columns
+        for benchmark in [name.removesuffix("+")]
         for tests in ["plus" if name.endswith("+") else "base"]
     ]
 
@@ -110,28 +144,18 @@ def draw(config: Config, name: str, found: Evaluations, trainings: Mapping[str, 
         UserError: if a score that a column needs is not among a run's scores.
     """
     table = config.tables[name]
-    columns = columns_of(table)
+    columns = columns_of(config, table)
+    cells = [column_of(config, name, column, found) for column in columns]
     lines: list[Line] = []
     group = ""
-    for row in table.rows:
+    for index, row in enumerate(table.rows):
         group = row.group if row.group is not None else group
         runs = runs_of(config, row)
-        cells = []
-        for column in columns:
-            scores = []
-            for run in runs:
-                if evaluation := found.get((run.name, column.benchmark)):
-                    if column.tests not in evaluation.scores:
-                        raise UserError(
-                            f"{evaluation.summary.path}: no score on the {column.tests} tests, "
-                            f"which table {name} shows; run the score stage again"
-                        )
-                    scores.append((run.seed, evaluation.scores[column.tests]))
-            cells.append(Cell(scores))
+        mine = [column_cells[index] for column_cells in cells]
         problems: dict[str, int | None] = {}
-        for column, cell in zip(columns, cells, strict=True):
+        for column, cell in zip(columns, mine, strict=True):
             problems[column.benchmark] = cell.scores[0][1].n if cell.scores else None
-        scored = min(len(cell.scores) for cell in cells)
+        scored = min(len(cell.scores) for cell in mine)
         seeds = str(scored) if scored == len(runs) else f"{scored} of {len(runs)}"
         trained = [trainings[run.name] for run in runs if run.name in trainings]
         held_out = {
@@ -139,8 +163,79 @@ def draw(config: Config, name: str, found: Evaluations, trainings: Mapping[str, 
             for when in ("before", "after")
         }
         seeds = "" if row.dataset is None else seeds
-        lines.append(Line(group, row, cells, problems, seeds, held_out))
-    return Drawn(table, columns, lines, len(config.seeds) > 1)
+        lines.append(Line(group, row, mine, problems, seeds, held_out))
+    names = dict.fromkeys(column.benchmark for column in columns)
+    shown = [
+        (benchmark, evaluation)
+        for benchmark in names
+        for row in table.rows
+        for run in runs_of(config, row)
+        if (evaluation := found.get((run.name, benchmark)))
+    ]
+    problem_files = {
+        benchmark: f"{benchmark}{release(config, benchmark)} "
+        f"sha256 {evaluation.problems_sha256[:8]}…"
+        for benchmark, evaluation in shown
+    }
+    weak = {
+        f"{benchmark} ({evaluation.sandbox})": None
+        for benchmark, evaluation in shown
+        if evaluation.sandbox not in (STRONG, None)
+    }
+    several = len(config.seeds) > 1
+    return Drawn(table, columns, lines, several, list(problem_files.values()), list(weak))
+
+
+def column_of(config: Config, name: str, column: Column, found: Evaluations) -> list[Cell]:
+    """The cells of a column, by row, each compared with the other rows of its model."""
+    table = config.tables[name]
+    seeds: list[Seeds] = []
+    for row in table.rows:
+        scored = [
+            (run.seed, evaluation)
+            for run in runs_of(config, row)
+            if (evaluation := found.get((run.name, column.benchmark)))
+        ]
+        for _, evaluation in scored:
+            if column.tests not in evaluation.scores:
+                raise UserError(
+                    f"{evaluation.summary.path}: no score on the {column.tests} tests, "
+                    f"which table {name} shows; run the score stage again"
+                )
+        seeds.append(scored)
+    compared: dict[tuple[int, int], Comparison] = {}
+    for i, row in enumerate(table.rows):
+        for j, other in enumerate(table.rows[:i]):
+            if row.model == other.model and seeds[i] and seeds[j]:
+                a, b = (
+                    np.array([evaluation.solved(column.tests) for _, evaluation in seeds[k]])
+                    for k in (i, j)
+                )
+                compared[i, j] = paired(a, b)
+                compared[j, i] = compared[i, j].reversed
+    cells: list[Cell] = []
+    for i, row in enumerate(table.rows):
+        on = reference(table, row)
+        cells.append(
+            Cell(
+                scores=[(seed, found.scores[column.tests]) for seed, found in seeds[i]],
+                difference=None if on is None else compared.get((i, table.rows.index(on))),
+                others=[
+                    (other.label or f"{other.method} on {other.dataset}", compared[i, j])
+                    for j, other in enumerate(table.rows)
+                    if (i, j) in compared and BASE not in (row.method, other.method)
+                ],
+            )
+        )
+    return cells
+
+
+def release(config: Config, benchmark: str) -> str:
+    """The release that a benchmark's problems are fetched from; empty for a file."""
+    problems = config.benchmarks[benchmark].problems
+    if not problems.startswith(RELEASE_PREFIX):
+        return ""
+    return f" {problems.removeprefix(RELEASE_PREFIX)}"
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -154,6 +249,8 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def reading(drawn: Drawn) -> str:
     """One line on how to read a table."""
+    solving = [column for column in drawn.columns if column.kind != "pairs"]
+    pairs = [column for column in drawn.columns if column.kind == "pairs"]
     if drawn.columns[0].heading == "base":
         tests = "base: base tests, plus: base and plus tests"
     elif any(column.tests == "plus" for column in drawn.columns):
@@ -162,14 +259,35 @@ def reading(drawn: Drawn) -> str:
         tests = "base tests"
     order = f" ({' / '.join(drawn.benchmarks)})" if len(drawn.benchmarks) > 1 else ""
     parts = [
-        "pass@1 in percent, greedy decoding",
-        tests,
-        f"n: problems{order}",
+        *(["pass@1 in percent, greedy decoding", tests] if solving else []),
+        *(
+            f"{column.heading}: share of pairs, in percent, whose correct side the model finds "
+            "the more probable one, not pass@1"
+            for column in pairs
+        ),
+        f"n: {'problems' if solving else 'pairs'}{' or pairs' if solving and pairs else ''}{order}",
         *(["mean over the seeds"] if drawn.several_seeds else []),
         *([f"{PENDING}: not scored yet"] if drawn.pending else []),
+        *([marks(drawn)] if drawn.compared else []),
         "95 % intervals: results.parquet",
+        *([f"problems: {', '.join(drawn.problems)}"] if drawn.problems else []),
+        *([f"scored without a strong sandbox: {', '.join(drawn.weak)}"] if drawn.weak else []),
     ]
     return "; ".join(parts) + "."
+
+
+def marks(drawn: Drawn) -> str:
+    """What the mark of a significant difference means."""
+    return (
+        f"{SIGNIFICANT}: differs from the base row of its model at 95 % (exact McNemar test, "
+        "p < 0.05"
+        + (
+            ", or with several seeds a bootstrap interval over the problems without 0"
+            if drawn.several_seeds
+            else ""
+        )
+        + "; not corrected for the number of comparisons)"
+    )
 
 
 def to_markdown(drawn: Drawn, note: str | None) -> str:
@@ -189,7 +307,7 @@ def to_markdown(drawn: Drawn, note: str | None) -> str:
                 line.row.model,
                 line.row.dataset or NOTHING,
                 line.method,
-                *(cell.text for cell in line.cells),
+                *(cell.marked for cell in line.cells),
                 " / ".join(NOTHING if n is None else str(n) for n in line.n.values()),
                 *([line.seeds or NOTHING] * drawn.several_seeds),
             ]
@@ -230,6 +348,11 @@ def to_csv(drawn: Drawn) -> str:
             row[column.heading] = cell.text
             if drawn.several_seeds:
                 row[f"{column.heading} sd"] = number(cell.deviation, 2)
+            if drawn.compared:
+                row |= {
+                    f"{column.heading} {what}": text
+                    for what, text in difference_of(cell.difference).items()
+                }
         for benchmark, n in line.n.items():
             row[f"n {benchmark}" if several else "n"] = "" if n is None else str(n)
         if drawn.several_seeds:
@@ -242,6 +365,17 @@ def to_csv(drawn: Drawn) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def difference_of(found: Comparison | None) -> dict[str, str]:
+    """A difference from the row built on: points and 95 % interval, and McNemar's p."""
+    if found is None:
+        return dict.fromkeys(("difference", "low", "high", "p"), "")
+    points = {"difference": found.difference, "low": found.low, "high": found.high}
+    return {
+        **{what: f"{100 * value:.2f}" for what, value in points.items()},
+        "p": "" if found.p is None else f"{found.p:.4g}",
+    }
 
 
 def number(value: float | None, digits: int) -> str:

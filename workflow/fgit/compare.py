@@ -1,0 +1,248 @@
+"""Comparing two scored runs on the same problems: which differences mean something.
+
+The statistics are those of :mod:`fgit.statistics`; several folders on a side are seeds of one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fgit.errors import UserError
+from fgit.files import existing, write_json
+from fgit.report.scores import Evaluation, Score, metric_of, read_evaluation
+from fgit.statistics import over_seeds, paired, paired_bootstrap
+
+log = logging.getLogger(__name__)
+
+# What a verdict may depend on besides the program.
+CONDITIONS = ("sandbox", "settings", "versions")
+SHOWN = 5  # task_ids in an error
+GAP = "gap"
+
+Floats = npt.NDArray[np.float64]
+Side = Mapping[Path, Evaluation]  # by folder
+
+
+def compare(a: Sequence[Path], b: Sequence[Path], out: Path) -> None:
+    """Compare two runs, print a table, and write the same to ``out`` as JSON.
+
+    Keys: a, b (the folders), benchmark, n, problems_sha256, sandbox, and ``metrics``, named as in
+    ``results.parquet``. A metric has
+
+    * a and b: values (one a seed), mean, deviation (over the seeds, n - 1; null for one) and
+      interval (95 %: the score's own for one seed, a bootstrap over the problems for several);
+    * n, difference (a less b) and interval (95 %, paired bootstrap over the problems);
+    * p: McNemar's exact test, null where a side has several seeds; only_a and only_b: the task_ids
+      that every seed of one side solves and no seed of the other. A gap has none of the three.
+
+    Shares are fractions; a gap is a difference of probabilities, over the pairs of code that all
+    folders could compare.
+
+    Args:
+        a, b: score folders, as the score stage writes them; several are seeds.
+
+    Raises:
+        UserError: naming the folders, if one is not a score folder, or if they were not scored on
+            the same problems.
+    """
+    sides = align(read_side("a", a), read_side("b", b))
+    first = next(iter(sides["a"].values()))
+    result = {
+        **{side: [str(folder) for folder in found] for side, found in sides.items()},
+        "benchmark": first.kind,
+        "n": first.outcomes.height,
+        "problems_sha256": first.problems_sha256,
+        "sandbox": {side: [one.sandbox for one in found.values()] for side, found in sides.items()},
+        "metrics": compare_metrics(*(list(found.values()) for found in sides.values())),
+    }
+    write_json(out, result)
+    print(in_words(result))
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_side(side: str, folders: Sequence[Path]) -> dict[Path, Evaluation]:
+    """The score folders of one run, one a seed."""
+    found: dict[Path, Evaluation] = {}
+    for folder in folders:
+        for name in ("summary.json", "outcomes.parquet"):
+            if not (existing(folder) / name).is_file():
+                raise UserError(
+                    f"--{side}: {folder} is not a score folder (there is no {name} in it); name a "
+                    "folder that fgit score wrote, such as results/NAME/score/RUN/BENCHMARK"
+                )
+        if folder.resolve() in {other.resolve() for other in found}:
+            raise UserError(f"--{side}: {folder} is named twice; each folder is another seed")
+        found[folder] = read_evaluation(folder)
+        tasks = found[folder].outcomes["task_id"]
+        if twice := tasks.filter(tasks.is_duplicated()).unique(maintain_order=True).to_list():
+            raise UserError(
+                f"{folder / 'outcomes.parquet'}: more than one row of {some(twice)}; run the score "
+                "stage again"
+            )
+    return found
+
+
+def align(a: Side, b: Side) -> dict[str, dict[Path, Evaluation]]:
+    """Both sides with their outcomes in one order of the problems.
+
+    Raises:
+        UserError: naming two folders, if they are not of the same problems.
+    """
+    folder, first = next(iter(a.items()))
+    order = first.outcomes.select("task_id")
+    aligned: dict[str, dict[Path, Evaluation]] = {}
+    for side, found in {"a": a, "b": b}.items():
+        aligned[side] = {}
+        for other, evaluation in found.items():
+            check_same(folder, first, other, evaluation)
+            outcomes = order.join(
+                evaluation.outcomes, on="task_id", how="left", maintain_order="left"
+            )
+            aligned[side][other] = dataclasses.replace(evaluation, outcomes=outcomes)
+    return aligned
+
+
+def check_same(folder: Path, first: Evaluation, other: Path, second: Evaluation) -> None:
+    """Refuse two score folders that are not of the same problems; warn of other conditions."""
+    both = f"{folder} and {other} cannot be compared"
+    if first.kind != second.kind:
+        raise UserError(f"{both}: benchmarks of kind {first.kind} and {second.kind}")
+    tasks, others = (set(one.outcomes["task_id"]) for one in (first, second))
+    if tasks != others:
+        differing = [
+            f"{len(only)} only in {where} ({some(sorted(only))})"
+            for where, only in ((folder, tasks - others), (other, others - tasks))
+            if only
+        ]
+        raise UserError(f"{both}: not the same problems: {'; '.join(differing)}")
+    if first.problems_sha256 != second.problems_sha256:
+        raise UserError(
+            f"{both}: the problems have the same names but come from other files, of SHA-256 "
+            f"{first.problems_sha256} and {second.problems_sha256}; score both on one file"
+        )
+    if list(first.scores) != list(second.scores):
+        raise UserError(f"{both}: only one of them has a score on the plus tests; score it again")
+    mine, theirs = (one.summary.values for one in (first, second))
+    if different := [key for key in CONDITIONS if mine.get(key) != theirs.get(key)]:
+        log.warning(
+            "%s and %s were not scored alike: their summary.json differ in %s",
+            *(folder, other, ", ".join(different)),
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+# ------------------------------------------------------------------ comparing
+
+
+def compare_metrics(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[str, Any]:
+    """Every metric that both sides have, compared; the evaluations' problems are in one order."""
+    found: dict[str, Any] = {}
+    tasks = a[0].outcomes["task_id"]
+    for tests in a[0].scores:
+        mine, theirs = (np.array([one.solved(tests) for one in side]) for side in (a, b))
+        comparison = paired(mine, theirs)
+        found[metric_of(a[0].kind, tests)] = {
+            "a": summary_of(mine, [one.scores[tests] for one in a]),
+            "b": summary_of(theirs, [one.scores[tests] for one in b]),
+            "n": comparison.n,
+            "difference": comparison.difference,
+            "interval": [comparison.low, comparison.high],
+            "p": comparison.p,
+            "only_a": tasks[comparison.only_a].to_list(),
+            "only_b": tasks[comparison.only_b].to_list(),
+        }
+    if a[0].kind == "pairs":
+        gaps = [np.array([one.gaps for one in side]) for side in (a, b)]
+        compared = np.isfinite(np.concatenate(gaps)).all(axis=0)
+        if compared.any():
+            mine, theirs = (side[:, compared] for side in gaps)
+            difference, low, high = paired_bootstrap(mine.mean(axis=0), theirs.mean(axis=0))
+            found[GAP] = {
+                "a": summary_of(mine),
+                "b": summary_of(theirs),
+                "n": int(compared.sum()),
+                "difference": difference,
+                "interval": [low, high],
+            }
+    return found
+
+
+def summary_of(values: Floats, scores: Sequence[Score] = ()) -> dict[str, Any]:
+    """One side of a metric.
+
+    Args:
+        values: of each seed and problem, shape (seeds, problems).
+        scores: of each seed, for shares; one seed's has the interval.
+    """
+    by_seed = values.mean(axis=1).tolist()
+    mean, deviation = over_seeds(by_seed)
+    if len(scores) == 1:
+        interval = [scores[0].low, scores[0].high]
+    else:
+        over_problems = values.mean(axis=0)
+        interval = list(paired_bootstrap(over_problems, np.zeros_like(over_problems))[1:])
+    return {"values": by_seed, "mean": mean, "deviation": deviation, "interval": interval}
+
+
+# ------------------------------------------------------------------ printing
+
+
+def in_words(result: Mapping[str, Any]) -> str:
+    """The result for reading: a table of the metrics, and the problems that one side solves."""
+    lines = [f"{side}: {' '.join(result[side])}" for side in ("a", "b")]
+    digest = result["problems_sha256"][:8]
+    lines += [f"{result['benchmark']}: {result['n']} problems, sha256 {digest}…", ""]
+    heading = ["", "a", "b", "a - b", "only a", "only b", "McNemar p"]
+    rows = [heading, *(row_of(name, metric) for name, metric in result["metrics"].items())]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heading))]
+    lines += [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines += ["", "In percent, with 95 % intervals; a gap is a difference of probabilities."]
+    if any(len(result[side]) > 1 for side in ("a", "b")):
+        lines.append(
+            "±: standard deviation over the seeds; intervals of several seeds and of a - b are "
+            "over the problems. Only a: by every seed of a, and by none of b."
+        )
+    for name, metric in result["metrics"].items():
+        lines += [
+            f"{name}, only {side}: {', '.join(metric[f'only_{side}'])}"
+            for side in ("a", "b")
+            if metric.get(f"only_{side}")
+        ]
+    return "\n".join(lines)
+
+
+def row_of(name: str, metric: Mapping[str, Any]) -> list[str]:
+    """A line of the table."""
+    scale, digits = (1, 4) if name == GAP else (100, 1)
+
+    def shown(value: float, sign: str = "") -> str:
+        return f"{scale * value:{sign}.{digits}f}"
+
+    def between(interval: Sequence[float], sign: str = "") -> str:
+        return f"({shown(interval[0], sign)} to {shown(interval[1], sign)})"
+
+    sides = []
+    for side in (metric["a"], metric["b"]):
+        deviation = "" if side["deviation"] is None else f" ± {shown(side['deviation'])}"
+        sides.append(f"{shown(side['mean'])}{deviation} {between(side['interval'])}")
+    difference = f"{shown(metric['difference'], '+')} {between(metric['interval'], '+')}"
+    if name == GAP:
+        return [f"{name} (n = {metric['n']})", *sides, difference, "", "", ""]
+    counts = [str(len(metric[f"only_{side}"])) for side in ("a", "b")]
+    p = "" if metric["p"] is None else f"{metric['p']:.3g}"
+    return [name, *sides, difference, *counts, p]

@@ -1,0 +1,341 @@
+"""The failures of the runs: figures, and what one run solves and another does not, side by side.
+
+The analysis is :mod:`fgit.failures`; here it is gathered for the report's section and for the page
+of ``fgit failures``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fgit.annotate import segments_in
+from fgit.benchmarks import read_problems
+from fgit.config import Config
+from fgit.errors import UserError
+from fgit.failures import (
+    EMPTY,
+    FEW,
+    SAME,
+    UNKNOWN,
+    UNPARSABLE,
+    Programs,
+    analyse,
+    changes,
+    gap_summary,
+    known_passing,
+    solved_only_by,
+    summary,
+)
+from fgit.files import sha256
+from fgit.report.facts import Facts
+from fgit.report.scores import Evaluation, Evaluations
+from fgit.report.segments import Pair, code_lines, side_by_side
+from fgit.report.tables import grid
+from fgit.report.templates import environment
+from fgit.runs import BASE, Run, all_runs
+from fgit.workers import canonical_program
+
+SHOWN = 20  # problems of each comparison of two runs
+SHOWN_IN_ALL = 400  # on the report's page
+SHOWN_ALONE = 2000  # on the page of one benchmark's failures
+LONGEST = 10_000  # characters of a program that is shown
+
+Fact = tuple[str, str]  # a figure, and what it rests on
+
+
+@dataclasses.dataclass(frozen=True)
+class OneSided:
+    """What one run solves and another does not."""
+
+    solver: str
+    other: str
+    programs: tuple[Programs, Programs]
+    found: pl.DataFrame  # of fgit.failures.solved_only_by
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return gap_summary(self.found)
+
+
+# ------------------------------------------------------------------ the report's section
+
+
+def section(config: Config, found: Evaluations, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The failures of each benchmark that is scored, for the template.
+
+    Left out are pairs of code, which are no programs that fail, and a benchmark that is a part of
+    another one shown.
+
+    Raises:
+        UserError: naming the file, if outcomes have no programs.
+    """
+    scored = dict.fromkeys(benchmark for _, benchmark in found)
+    shown = [
+        benchmark
+        for benchmark in scored
+        if config.benchmarks[benchmark].kind != "pairs"
+        and config.benchmarks[benchmark].part_of not in scored
+    ]
+    items, gaps = [], {}
+    for benchmark in shown:
+        mine = {run: e for (run, where), e in found.items() if where == benchmark}
+        items.append(benchmark_item(config, benchmark, mine, names))
+        gaps[benchmark] = items[-1].pop("gaps")
+    every = [gap for benchmark in shown for pair in gaps[benchmark] for gap in pair]
+    each = shown_each(every, SHOWN_IN_ALL)
+    for item in items:
+        item["views"] = [
+            view(gap, each) for pair in gaps[item["benchmark"]] for gap in pair if len(gap.found)
+        ]
+    return items
+
+
+def benchmark_item(
+    config: Config, benchmark: str, mine: Mapping[str, Evaluation], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """One benchmark's figures; ``gaps`` has, for each pair of runs compared, both directions."""
+    tests = "plus" if all("plus" in e.scores for e in mine.values()) else "base"
+    for evaluation in mine.values():
+        if "solution" not in evaluation.outcomes.columns:
+            raise UserError(
+                f"{evaluation.summary.path.parent / 'outcomes.parquet'}: no column solution; "
+                "run the score stage again"
+            )
+    canonical, without = canonical_programs(config.benchmarks[benchmark].kind, mine)
+    programs = {run: Programs.of(e.outcomes, tests) for run, e in mine.items()}
+    passing = known_passing(canonical, programs)
+    frames = {run: analyse(p.failing, passing) for run, p in programs.items()}
+    pairs = [
+        [
+            OneSided(
+                *(names[a], names[b], (programs[a], programs[b])),
+                solved_only_by(programs[a], programs[b], frames[b]),
+            )
+            for a, b in ((run, other), (other, run))
+        ]
+        for run, other in compared(config, list(mine))
+    ]
+    return {
+        "benchmark": benchmark,
+        "tests": tests,
+        "without_canonical": without,
+        "runs": [run_row(names[run], summary(frame)) for run, frame in frames.items()],
+        "pairs": [[gap_row(gap.solver, gap.other, gap.figures) for gap in pair] for pair in pairs],
+        "gaps": pairs,
+    }
+
+
+def compared(config: Config, shown: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each trained run with its base model, and with standard SFT on the same data and seed."""
+    runs = all_runs(config)
+    sft = [
+        method
+        for method in config.methods
+        if (settings := config.resolve(method)).objective == "fixed" and settings.weight == 1
+    ]
+    for name in shown:
+        run = runs[name]
+        if run.dataset is None:
+            continue
+        others = [Run(run.model, None, BASE, None).name]
+        if run.method not in sft:
+            others += [dataclasses.replace(run, method=method).name for method in sft]
+        yield from ((name, other) for other in others if other in shown)
+
+
+def canonical_programs(
+    kind: Any, mine: Mapping[str, Evaluation]
+) -> tuple[dict[str, str], str | None]:
+    """The canonical solutions from the problem file that the scores name; or why there are none."""
+    tried: dict[str, None] = {}
+    for evaluation in mine.values():
+        summary: Facts = evaluation.summary
+        path, digest = summary.values.get("problems"), summary.values.get("problems_sha256")
+        if not isinstance(path, str) or not isinstance(digest, str) or path in tried:
+            continue
+        tried[path] = None
+        if Path(path).is_file() and sha256(path) == digest:
+            problems = read_problems(kind, path)
+            return {task: canonical_program(kind, row) for task, row in problems.items()}, None
+    if not tried:
+        return {}, "the scores do not say which problem file they used"
+    return {}, f"the problem file of the scores is not there any more: {', '.join(tried)}"
+
+
+# ------------------------------------------------------------------ the page of one benchmark
+
+
+def standalone(
+    figures: Mapping[str, Any],
+    programs: Mapping[str, Programs],
+    found: Mapping[tuple[str, str], pl.DataFrame],
+) -> str:
+    """The page of ``fgit failures``; whatever comes from a model is escaped.
+
+    Args:
+        figures: as they stand in summary.json.
+        programs: the runs' programs.
+        found: for (solver, other) what :func:`fgit.failures.solved_only_by` says.
+    """
+    gaps = [
+        OneSided(solver, other, (programs[solver], programs[other]), frame)
+        for (solver, other), frame in found.items()
+    ]
+    rows = {(gap.solver, gap.other): gap_row(gap.solver, gap.other, gap.figures) for gap in gaps}
+    each = shown_each(gaps, SHOWN_ALONE, SHOWN_ALONE)
+    item = {
+        "benchmark": figures["benchmark"],
+        "tests": figures["tests"],
+        "without_canonical": None,
+        "runs": [run_row(name, figure) for name, figure in figures["runs"].items()],
+        "pairs": [
+            [rows[a, b], rows[b, a]]
+            for a, b in rows
+            if list(programs).index(a) < list(programs).index(b)
+        ],
+        "views": [view(gap, each) for gap in gaps if len(gap.found)],
+    }
+    return environment().get_template("failures.html.jinja").render(item=item)
+
+
+def as_markdown(figures: Mapping[str, Any]) -> str:
+    """The figures as two tables: the runs, and the pairs of runs."""
+    runs = [
+        [
+            row["name"],
+            row["failures"],
+            in_a_line(row["few_places"]),
+            in_a_line(row["few_lines"]),
+            row["aside"],
+        ]
+        for row in (run_row(name, figure) for name, figure in figures["runs"].items())
+    ]
+    text = grid(
+        ["run", "failures", f"≤ {FEW} places, largely correct", f"≤ {FEW} lines", "among them"],
+        runs,
+        1,
+    )
+    pairs = [gap_row(figure["solved_by"], figure["not_by"], figure) for figure in figures["pairs"]]
+    if not pairs:
+        return text
+    return f"{text}\n\n" + grid(
+        ["solved by", "not by", "problems", f"≤ {FEW} lines to its program", "to the nearest"],
+        [
+            [
+                p["solver"],
+                p["other"],
+                p["problems"],
+                *map(in_a_line, (p["few_lines"], p["nearest"])),
+            ]
+            for p in pairs
+        ],
+        2,
+    )
+
+
+# ------------------------------------------------------------------ rows and views
+
+
+def run_row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's figures as the tables show them."""
+    names = {
+        UNPARSABLE: "not Python",
+        SAME: "same as a passing one",
+        EMPTY: "empty",
+        UNKNOWN: "no passing program known",
+    }
+    statuses = figures["statuses"]
+    return {
+        "name": name,
+        "failures": str(figures["failures"]),
+        "few_places": in_words(figures["few_places_largely_correct"]),
+        "few_lines": in_words(figures["few_lines"]),
+        "any_places": in_words(figures["few_places"]),
+        "aside": ", ".join(
+            f"{statuses[status]} {text}" for status, text in names.items() if statuses[status]
+        )
+        or "–",
+    }
+
+
+def gap_row(solver: str, other: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "solver": solver,
+        "other": other,
+        "problems": str(figures["problems"]),
+        "few_lines": in_words(figures["few_lines"]),
+        "nearest": in_words(figures["few_lines_nearest"]),
+    }
+
+
+def in_words(share: Mapping[str, Any]) -> Fact:
+    """A share, and what it rests on: part, whole and 95 % interval."""
+    if share["share"] is None:
+        return "–", ""
+    low, high = (100 * bound for bound in share["interval"])
+    rests_on = f"{share['n']} of {share['of']}; {low:.0f} to {high:.0f}"
+    return f"{100 * share['share']:.1f} %", rests_on
+
+
+def in_a_line(fact: Fact) -> str:
+    return f"{fact[0]} ({fact[1]})" if fact[1] else fact[0]
+
+
+def shown_each(gaps: Sequence[OneSided], in_all: int, most: int = SHOWN) -> int:
+    """How many problems of each comparison are shown, so that the page stays within bounds."""
+    with_problems = sum(1 for gap in gaps if len(gap.found))
+    return max(1, min(most, in_all // max(1, with_problems)))
+
+
+def view(gap: OneSided, most: int) -> dict[str, Any]:
+    """The problems of a comparison with both programs, the nearest to each other first."""
+    solver, other = gap.programs
+    rows = gap.found.sort("lines", "places", nulls_last=True, maintain_order=True)
+    return {
+        "solver": gap.solver,
+        "other": gap.other,
+        "total": rows.height,
+        "problems": [
+            {"task_id": row["task_id"], "told": told(row)}
+            | compared_lines(other.failing[row["task_id"]], solver.passing[row["task_id"]])
+            for row in rows.head(most).iter_rows(named=True)
+        ],
+    }
+
+
+def told(row: Mapping[str, Any]) -> str:
+    """How far apart the two programs are, in words."""
+    if row["status"] == EMPTY:
+        return "an empty answer"
+    if row["status"] == SAME:
+        return "nothing that acts differs: the verdict has other reasons"
+    parts = [f"{counted(row['lines'], 'line')} in {counted(row['places'], 'place')}"]
+    if row["status"] == UNPARSABLE:
+        parts.append("no Python, compared as text")
+    if row["nearest_lines"] < row["lines"]:
+        parts.append(f"nearest: {row['nearest_source']}, {counted(row['nearest_lines'], 'line')}")
+    return "; ".join(parts)
+
+
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def compared_lines(wrong: str, right: str) -> dict[str, list[Pair] | None]:
+    """Both programs as they are compared, what differs marked; None if they are too long."""
+    if max(len(wrong), len(right)) > LONGEST:
+        return {"lines": None}
+    edit = changes(wrong, right)
+    before, after = "\n".join(edit.before), "\n".join(edit.after)
+    marks = segments_in(before, after, edit.blocks)
+    return {
+        "lines": side_by_side(
+            code_lines(before, marks.response_lines, marks.response_characters),
+            code_lines(after, marks.variant_lines, marks.variant_characters),
+        )
+    }

@@ -1,0 +1,16 @@
+"""The templates of the HTML pages."""
+
+from __future__ import annotations
+
+import jinja2
+
+
+def environment() -> jinja2.Environment:
+    """Where the templates are, and how they are filled: what is not marked safe is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("fgit", "report_templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )

@@ -1,0 +1,217 @@
+"""Which variants are shown to be wrong by tests that the correct code passes.
+
+For records that come with tests, a program of asserts. Nothing can be shown of the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fgit import files
+from fgit.config import ScoreSettings
+from fgit.errors import UserError
+from fgit.markdown import main_code
+from fgit.sandbox import choose
+from fgit.variants import normalised, read_samples, read_variants
+from fgit.workers import PASS, Job, Journal, Verdict, check
+
+log = logging.getLogger(__name__)
+
+# A row per variant; wrong is null where `untested` says why.
+SCHEMA: dict[str, type[pl.DataType]] = {
+    "id": pl.String,
+    "k": pl.Int64,
+    "code": pl.String,
+    "status": pl.String,
+    "wrong": pl.Boolean,
+    "untested": pl.String,
+}
+NO_VARIANT = "no_variant"  # the answer was refused
+NO_TESTS = "no_tests"
+NO_CODE = "no_code"  # the response has none
+CORRECT_FAILS = "correct_code_fails"
+
+
+def verify(
+    records: Path, variants: Path, out: Path, report: Path, settings: ScoreSettings, threads: int
+) -> None:
+    """Run each variant's code, and the correct code, against the record's own tests.
+
+    A variant is wrong if it fails where the correct code passes, whatever the failure (an endless
+    loop too), and not wrong if it passes. A run that was stopped goes on where it was.
+
+    Args:
+        records: Parquet with id, instruction, response, language, tests.
+        variants: Parquet with id, k and code, as generate and mutate write it.
+        out: Parquet, a row per row of ``variants`` (:data:`SCHEMA`).
+        report: JSON with counts, by reason for what could not be tested.
+        threads: programs that run at a time.
+
+    Raises:
+        UserError: if a file is missing, the variants are of other records, or programs cannot be
+            run here.
+    """
+    started = time.monotonic()
+    samples = {row["id"]: row for row in read_samples(records).iter_rows(named=True)}
+    rows = read_variants(variants, samples).select("id", "k", "code").to_dicts()
+    problems = {name: problem_of(row) for name, row in samples.items() if has_tests(row)}
+    testable = {name: problem for name, problem in problems.items() if problem is not None}
+    asked = {row["id"] for row in rows if row["code"] is not None}
+    strength = choose(settings.sandbox)
+    journal_file = out.with_name(f"{out.name}.journal")
+    with Journal(journal_file, fingerprint(records, variants, strength, settings)) as journal:
+        correct = check(
+            "tests",
+            {
+                f"correct {name}": with_tests(problem)
+                for name, problem in testable.items()
+                if name in asked
+            },
+            settings,
+            threads=threads,
+            where=str(records),
+            journal=journal,
+            description="Testing correct code",
+        )
+        right = {name for name in asked & testable.keys() if correct[f"correct {name}"].passed}
+        keys: dict[tuple[str, str], str] = {}  # of each program, which may come more than once
+        jobs: dict[str, Job] = {}
+        for row in rows:
+            name, code = row["id"], row["code"]
+            if code is not None and name in right and (name, code) not in keys:
+                keys[name, code] = f"{row['k']} {name}"
+                jobs[keys[name, code]] = Job(testable[name], code)
+        verdicts = check(
+            "tests",
+            jobs,
+            settings,
+            threads=threads,
+            where=str(records),
+            journal=journal,
+            description="Testing variants",
+        )
+        result = [
+            row | outcome(row, problems, right, verdicts, keys.get((row["id"], row["code"]), ""))
+            for row in rows
+        ]
+        frame = pl.DataFrame(result, schema=SCHEMA)
+        summary = {
+            "samples": len(samples),
+            "with_tests": len(problems),
+            "correct_code": dict(sorted(Counter(v.base for v in correct.values()).items())),
+            "variants": len(rows),
+            "wrong": frame["wrong"].sum(),
+            "not_wrong": len(frame.filter(~pl.col("wrong"))),
+            "untested": dict(sorted(Counter(frame["untested"].drop_nulls()).items())),
+            "statuses": dict(sorted(Counter(frame["status"].drop_nulls()).items())),
+            "sandbox": strength,
+            "threads": threads,
+            "seconds": round(time.monotonic() - started, 1),
+            "settings": settings.model_dump(mode="json"),
+        }
+        files.write_parquet(out, frame)
+        files.write_json(report, summary)
+        journal.remove()
+    tell(summary, [name for name in sorted(asked & testable.keys()) if name not in right])
+
+
+def tell(summary: Mapping[str, Any], failing: list[str]) -> None:
+    if failing:
+        log.warning(
+            "The correct code of %d samples does not pass its own tests (%s%s): their variants "
+            "are not judged",
+            *(len(failing), ", ".join(failing[:5]), ", …" if len(failing) > 5 else ""),
+        )
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in summary["untested"].items())
+    log.info(
+        "Of %d variants %d are shown to be wrong by tests, %d pass them, %d are untested (%s)",
+        *(summary["variants"], summary["wrong"], summary["not_wrong"]),
+        *(sum(summary["untested"].values()), reasons or "none"),
+    )
+
+
+def has_tests(row: Mapping[str, Any]) -> bool:
+    return bool((row["tests"] or "").strip())
+
+
+def problem_of(row: Mapping[str, Any]) -> dict[str, str] | None:
+    """A record as a problem of kind ``tests``; None if its response has no code."""
+    block = main_code(row["response"])
+    if block is None:
+        return None
+    return {
+        "task_id": row["id"],
+        "prompt": "",
+        "canonical_solution": normalised(block.content),
+        "entry_point": "",
+        "test": row["tests"],
+    }
+
+
+def with_tests(problem: Mapping[str, str]) -> Job:
+    """The correct code and its tests as one program, with nothing left to be tested.
+
+    As a canonical solution, code that runs out of time would be an error; here it is to be counted.
+    """
+    program = "\n".join([problem["canonical_solution"], "__name__ = '__main__'", problem["test"]])
+    return Job({**problem, "canonical_solution": "", "test": ""}, program)
+
+
+def outcome(
+    row: Mapping[str, Any],
+    problems: Mapping[str, Any],
+    right: set[str],
+    verdicts: Mapping[str, Verdict],
+    key: str,
+) -> dict[str, Any]:
+    """Status, wrong and untested of one variant."""
+    name = row["id"]
+    if row["code"] is None:
+        reason = NO_VARIANT
+    elif name not in problems:
+        reason = NO_TESTS
+    elif problems[name] is None:
+        reason = NO_CODE
+    elif name not in right:
+        reason = CORRECT_FAILS
+    else:
+        status = verdicts[key].base
+        return {"status": status, "wrong": status != PASS, "untested": None}
+    return {"status": None, "wrong": None, "untested": reason}
+
+
+def fingerprint(records: Path, variants: Path, strength: str, settings: ScoreSettings) -> str:
+    parts = [files.sha256(records), files.sha256(variants), strength, settings.model_dump_json()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def read_verified(path: Path, variants: pl.DataFrame, source: Path) -> pl.Series:
+    """Whether each of these variants is wrong: Boolean, null where nothing shows it.
+
+    Args:
+        variants: the rows of the file ``source``, with id, k and code.
+
+    Raises:
+        UserError: if ``path`` is not what ``fgit verify`` made of just these variants.
+    """
+    frame = files.read_parquet(path)
+    missing = [column for column in SCHEMA if column not in frame.columns]
+    if missing:
+        raise UserError(
+            f"{path}: no column {', '.join(missing)}; this file comes from the stage verify"
+        )
+    keys = ["id", "k", "code"]
+    if not frame.select(keys).equals(variants.select(keys)):
+        raise UserError(
+            f"{path}: these are not the variants of {source} (other ids, k or codes); "
+            "run fgit verify on that file again"
+        )
+    return frame["wrong"]

@@ -1,0 +1,26 @@
+rule verify:
+    input:
+        records=f"{RESULTS}/decontaminate/{{dataset}}/records.parquet",
+        variants=f"{RESULTS}/{{source}}/{{dataset}}/variants.parquet",
+    output:
+        verified=f"{RESULTS}/verify/{{dataset}}/{{source}}/verified.parquet",
+        report=f"{RESULTS}/verify/{{dataset}}/{{source}}/report.json",
+    log:
+        f"{RESULTS}/logs/verify/{{dataset}}.{{source}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/verify/{{dataset}}.{{source}}.tsv"
+    conda:
+        "../../envs/main.yaml"
+    threads: 8
+    resources:
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        python=CONFIG.python.main,
+        flags=flags(CONFIG.score),
+    message:
+        "Testing the variants of {wildcards.dataset} ({wildcards.source}) by the samples' own tests"
+    shell:
+        "{params.python} -m fgit verify --records {input.records:q} --variants {input.variants:q} "
+        "{params.flags} --threads {threads} --out {output.verified:q} --report {output.report:q} "
+        "2>&1 | tee {log:q}"
