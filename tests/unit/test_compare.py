@@ -106,7 +106,7 @@ def test_swapping_the_runs_mirrors_the_result(a, b, tmp_path):
 def test_several_seeds(a, b, tmp_path):
     second = score(tmp_path / "a-2", [1] * 10, [1] * 10)
     base = compared([a, second], b, tmp_path)["metrics"]["pass@1 base"]
-    assert base["p"] is None
+    assert base["p"] == paired([A, [1] * 10], [B]).p == 3 / 128
     assert base["a"]["values"] == [0.8, 1.0]
     assert base["a"]["deviation"] == pytest.approx(0.02**0.5)
     mean = [(one + 1) / 2 for one in A]
@@ -166,14 +166,13 @@ def test_the_table_is_readable(a, b, tmp_path, capsys):
     compared(a, b, tmp_path)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [f"a: {a}", f"b: {b}", "humaneval: 10 problems, sha256 1a2b3c4d…"]
-    assert lines[4].split() == [
-        *("a", "b", "a", "-", "b", "only", "a", "only", "b", "McNemar", "p")
-    ]
+    assert lines[4].split() == [*("a", "b", "a", "-", "b", "only", "a", "only", "b", "p")]
     assert lines[5].startswith("pass@1 base  80.0 (49.0 to 94.3)  30.0 (10.8 to 60.3)  +50.0 (+")
     assert lines[5].endswith("  6       1       0.125")
     assert "pass@1 base, only b: HumanEval/7" in lines
     assert not any(line.startswith("pass@1 plus, only b") for line in lines)
     assert "±" not in "".join(lines)
+    assert any(line.endswith("p: exact McNemar test.") for line in lines)
 
 
 def test_the_deviation_over_seeds_is_printed(a, b, tmp_path, capsys):
@@ -181,6 +180,7 @@ def test_the_deviation_over_seeds_is_printed(a, b, tmp_path, capsys):
     compared([a, second], b, tmp_path)
     text = capsys.readouterr().out
     assert "90.0 ± 14.1 (" in text and "standard deviation over the seeds" in text
+    assert "p: exact sign-flip test of the problems' means over the seeds." in text
 
 
 def test_the_command_writes_provenance(a, b, tmp_path, capsys):

@@ -35,8 +35,8 @@ from fgit.failures import (
     summary,
 )
 from fgit.files import sha256, write_json, write_jsonl, write_parquet
-from fgit.report.failures import SHOWN, OneSided, section, shown_each
-from fgit.report.scores import read_evaluations
+from fgit.report.failures import SHOWN, OneSided, canonical_programs, section, shown_each
+from fgit.report.scores import read_evaluation, read_evaluations
 from fgit.runs import all_runs, evaluations
 from fgit.statistics import wilson
 
@@ -331,6 +331,33 @@ def scores(tmp_path, problems):
     }
 
 
+def test_a_canonical_solution_that_failed_there_is_no_passing_program(tmp_path, problems, scores):
+    truths = {"fgit": None, "sft": {"passing": 0.5, "failing": ["HumanEval/0", "HumanEval/2"]}}
+    for name, truth in truths.items():
+        path = scores[name] / "summary.json"
+        values = json.loads(path.read_text("utf-8"))
+        write_json(path, values | {"ground_truth": truth})
+    failures(scores, "humaneval", problems, tmp_path / "out")
+    rows = pl.read_parquet(tmp_path / "out" / "failures.parquet")
+    found = {
+        (run, task): source
+        for run, task, source in rows.select("run", "task_id", "nearest_source").iter_rows()
+    }
+    assert found == {
+        ("fgit", "HumanEval/2"): "sft",
+        ("fgit", "HumanEval/3"): CANONICAL,
+        ("sft", "HumanEval/0"): "fgit",
+        ("sft", "HumanEval/1"): None,  # empty
+    }
+    evaluations = {name: read_evaluation(folder) for name, folder in scores.items()}
+    canonical, _ = canonical_programs("humaneval", evaluations)
+    assert list(canonical) == ["HumanEval/1", "HumanEval/3"]
+    for broken in ({"failing": "HumanEval/0"}, {}, []):
+        write_json(path, values | {"ground_truth": broken})
+        with pytest.raises(UserError, match=r"summary\.json, key 'ground_truth': no list"):
+            failures(scores, "humaneval", problems, tmp_path / "out")
+
+
 def test_the_command_writes_rows_figures_and_a_page(tmp_path, problems, scores):
     text = failures(scores, "humaneval", problems, tmp_path / "out")
     rows = pl.read_parquet(tmp_path / "out" / "failures.parquet")
@@ -488,7 +515,7 @@ def test_the_section_says_why_canonical_solutions_are_not_used(tmp_path, problem
     wrong = [(add("a - b"), False, False)] * 4
     programs = dict.fromkeys(("base", "fgit", "plain", "fixed-2"), wrong)
     found = results_of(config, tmp_path, problems, programs)
-    problems.write_text(problems.read_text("utf-8") + "\n", encoding="utf-8")
+    write_jsonl(problems, [problem(number) for number in range(3)])
     (item,) = section_of(config, found)
     assert str(problems) in item["without_canonical"]
     assert item["runs"][0]["aside"] == "4 no passing program known"

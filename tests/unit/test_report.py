@@ -438,10 +438,10 @@ def test_the_pointer_shows_all_pairs(better):
     found = paired([AFTER], [BEFORE])
     end = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
     html = better.html()
-    assert f"against its base model: +35.0 points ({end}), McNemar p 0.016" in html
-    assert f"against sft on tasks: +35.0 points ({end}), McNemar p 0.016" in html
+    assert f"against its base model: +35.0 points ({end}), p 0.016" in html
+    assert f"against sft on tasks: +35.0 points ({end}), p 0.016" in html
     assert "against fgit on tasks: -35.0 points" in html
-    assert "against its base model: +0.0 points (+0.0 to +0.0), McNemar p 1" in html
+    assert "against its base model: +0.0 points (+0.0 to +0.0), p 1" in html
 
 
 def test_several_seeds_are_compared_by_their_mean(tmp_path):
@@ -453,10 +453,12 @@ def test_several_seeds_are_compared_by_their_mean(tmp_path):
     folder.score("tiny/tasks/fgit/seed-2", "easy", first(11, 20))
     report(config, folder.root)
     fgit = folder.table()[2]
-    assert (fgit["base"], fgit["base difference"], fgit["base p"]) == ("50.0", "40.00", "")
+    p = f"{paired([AFTER, first(11, 20)], [BEFORE]).p:.4g}"
+    assert (fgit["base"], fgit["base difference"], fgit["base p"]) == ("50.0", "40.00", p)
     text = folder.path("tables", "main.md").read_text("utf-8")
     assert "| 50.0* |" in text
-    assert "or with several seeds a bootstrap interval over the problems without 0" in text
+    assert "exact sign-flip test of the problems' means over the seeds, p < 0.05" in text
+    assert f"p {paired([AFTER, first(11, 20)], [BEFORE, BEFORE]).p:.2g}" in folder.html()
 
 
 def test_a_table_without_base_rows_compares_nothing(tmp_path):

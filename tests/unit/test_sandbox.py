@@ -79,6 +79,14 @@ def writes(path):
     except OSError:
         return False
 """
+ZERO = {
+    "entry_point": "find_zero",
+    "prompt": "def find_zero(xs):\n",
+    "canonical_solution": "    return -xs[0] / xs[1]\n",
+    "base_input": [[[2, 1]]],
+    "plus_input": [[[3, 1]]],
+    "atol": 1e-4,
+}
 FLOAT = {"canonical_solution": "    return 2.0 * x\n", "atol": 1e-6}
 BCB = {
     "prompt": "",
@@ -120,29 +128,41 @@ ATTACKS = {
     ),
     "sees-host-name": Attack("return os.uname().nodename == '{HOST}'", only_bwrap=SEES),
     # ---------------------------------------------------------------- writing
-    "writes-usr": Attack("return writes('/usr/fgit-test')", only_bwrap=WRITES),
-    "writes-etc": Attack("return writes('/etc/fgit-test')", only_bwrap=WRITES),
-    "writes-root": Attack("return writes('/fgit-test')", only_bwrap=WRITES),
-    "writes-dev": Attack("return writes('/dev/fgit-test')", only_bwrap=WRITES),
-    "writes-environment": Attack("return writes(sys.prefix + '/fgit-test')", only_bwrap=WRITES),
-    "writes-library": Attack(
-        "return writes(os.path.dirname(os.__file__) + '/fgit_test.py')", only_bwrap=WRITES
+    "writes-usr": Attack("return writes('/usr/fgit-test')", only_bwrap=WRITES, kind="tests"),
+    "writes-etc": Attack("return writes('/etc/fgit-test')", only_bwrap=WRITES, kind="tests"),
+    "writes-root": Attack("return writes('/fgit-test')", only_bwrap=WRITES, kind="tests"),
+    "writes-dev": Attack("return writes('/dev/fgit-test')", only_bwrap=WRITES, kind="tests"),
+    "writes-environment": Attack(
+        "return writes(sys.prefix + '/fgit-test')", only_bwrap=WRITES, kind="tests"
     ),
-    "writes-home": Attack("return writes('{HOME}/fgit-test')", only_bwrap=WRITES),
-    "writes-working-folder": Attack("return writes('{CWD}/fgit-test')", only_bwrap=WRITES),
-    "writes-worker": Attack("return writes('/box/score_worker.py')", only_bwrap=WRITES),
+    "writes-library": Attack(
+        "return writes(os.path.dirname(os.__file__) + '/fgit_test.py')",
+        only_bwrap=WRITES,
+        kind="tests",
+    ),
+    "writes-home": Attack("return writes('{HOME}/fgit-test')", only_bwrap=WRITES, kind="tests"),
+    "writes-working-folder": Attack(
+        "return writes('{CWD}/fgit-test')", only_bwrap=WRITES, kind="tests"
+    ),
+    "writes-worker": Attack(
+        "return writes('/box/score_worker.py')", only_bwrap=WRITES, kind="tests"
+    ),
     "writes-kernel-settings": Attack(
-        "return writes('/proc/sys/kernel/core_pattern')", only_bwrap=WRITES
+        "return writes('/proc/sys/kernel/core_pattern')", only_bwrap=WRITES, kind="tests"
     ),
     "writes-disk": Attack(
         "return any(reads('/dev/' + name) for name in ('mem', 'kmem', 'sda', 'vda', 'kmsg'))",
         only_bwrap=ROOT,
+        kind="tests",
     ),
-    "makes-device": Attack("return libc.mknod(b'mem', 0o20600, 0x101) == 0", only_bwrap=ROOT),
+    "makes-device": Attack(
+        "return libc.mknod(b'mem', 0o20600, 0x101) == 0", only_bwrap=ROOT, kind="tests"
+    ),
     "changes-permissions": Attack(
         "return libc.chmod(b'{HOME}/.ssh/id_rsa', 0o777) == 0 or "
         "libc.chmod(sys.executable.encode(), 0o777) == 0",
         only_bwrap=WRITES,
+        kind="tests",
     ),
     # What is cleaned away afterwards is the link, not what it leads to.
     "links-to-victim": Attack(
@@ -155,51 +175,62 @@ ATTACKS = {
         "import socket\n    other = socket.socket()\n    other.settimeout(0.2)\n"
         "    return other.connect_ex(('127.0.0.1', {TCP})) == 0",
         only_bwrap=NETWORK,
+        kind="tests",
     ),
     "connects-outside": Attack(
         "import socket\n    other = socket.socket()\n    other.settimeout(0.2)\n"
         "    import errno\n"
         "    return other.connect_ex(('192.0.2.1', 80)) != errno.ENETUNREACH",
         only_bwrap=NETWORK,
+        kind="tests",
     ),
     "sends-udp": Attack(
         "import socket\n    other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
         "    other.sendto(b'{SECRET}', ('127.0.0.1', {UDP}))",
         only_bwrap=NETWORK,
+        kind="tests",
     ),
     "asks-dns": Attack(
         "import socket\n    try:\n        return socket.getaddrinfo('example.com', 80)\n"
         "    except OSError:\n        return False",
         only_bwrap=NETWORK,
+        kind="tests",
     ),
     "connects-unix-socket": Attack(
         "import socket\n    return socket.socket(socket.AF_UNIX).connect_ex('{SOCKET}') == 0",
         only_bwrap=NETWORK,
+        kind="tests",
     ),
     "connects-abstract-socket": Attack(
         "import socket\n    return socket.socket(socket.AF_UNIX).connect_ex('\\0{ABSTRACT}') == 0",
         only_bwrap=NETWORK,
+        kind="tests",
     ),
     "finds-docker": Attack(
         "import socket\n    return any(socket.socket(socket.AF_UNIX).connect_ex(path) == 0 for path"
         " in ('/var/run/docker.sock', '/run/docker.sock', '/run/dbus/system_bus_socket'))",
         only_bwrap=NETWORK,
+        kind="tests",
     ),
     "opens-raw-socket": Attack(
         "import socket\n    try: return socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)\n"
         "    except OSError: return False",
         only_bwrap=ROOT,
+        kind="tests",
     ),
     # ---------------------------------------------------------------- processes, memory, time
     "fork-bomb": Attack(
         "def f(x):\n    while True:\n        libc.fork()",
         ("fail", "timeout"),
         ROOT,
+        # The memory of processes of which each has the same pages seems larger than it is.
+        inner=("fail", "timeout", "crashed"),
     ),
     "fork-bomb-of-sleepers": Attack(
         "while libc.fork() >= 0:\n        if os.getpid() != me: time.sleep(1000)\n"
         "    return False\nme = os.getpid()",
         only_bwrap=ROOT,
+        inner=("pass", "crashed"),
     ),
     "thread-bomb": Attack(
         "import threading\n    for _ in range(10**6):\n"
@@ -240,22 +271,25 @@ ATTACKS = {
         "        except BaseException: pass",
         ("timeout",),
     ),
-    "kills-worker": Attack("libc.kill(os.getppid(), 9)\n    time.sleep(0.1)", inner=("crashed",)),
+    "kills-worker": Attack(
+        "libc.kill(os.getppid(), 9)\n    time.sleep(0.1)", ("pass", "forged"), inner=("crashed",)
+    ),
     "interrupts-worker": Attack("libc.kill(os.getppid(), 2)\n    time.sleep(0.05)"),
-    "stops-worker": Attack("libc.kill(os.getppid(), 19)", only_bwrap=PROCESSES),
-    "kills-all": Attack("libc.kill(-1, 9)", only_bwrap=PROCESSES),
+    "stops-worker": Attack(
+        "if os.getppid() == 1: libc.kill(os.getppid(), 19)", only_bwrap=PROCESSES
+    ),
+    "kills-all": Attack("libc.kill(-1, 9)", ("pass", "forged"), PROCESSES),
     "kills-fgit": Attack("return libc.kill({PID}, 0) == 0", only_bwrap=PROCESSES),
     "leaves-daemon": Attack(
         "if libc.fork() == 0:\n        libc.setsid()\n        if libc.fork() == 0:\n"
         "            while True:\n                time.sleep(0.02)\n"
-        "                writes(os.environ['TMPDIR'] + '/daemon')\n"
-        "                writes('{TMP}/daemon')\n        libc._exit(0)",
+        "                writes(os.environ['TMPDIR'] + '/daemon')\n        libc._exit(0)",
     ),
     "leaves-killer": Attack(
         "if libc.fork() == 0:\n        libc.setsid()\n        if libc.fork() == 0:\n"
         "            while True:\n                libc.kill(-1, 9)\n        libc._exit(0)",
         # It may end the check that it is in, but no later one.
-        ("pass", "timeout", "fail"),
+        ("pass", "timeout", "fail", "forged"),
         PROCESSES,
     ),
     "leaves-program": Attack(
@@ -265,7 +299,7 @@ ATTACKS = {
     "recurses": Attack("def g(): return g()\n    return g()", ("fail",)),
     "recurses-without-limit": Attack(
         "sys.setrecursionlimit(10**9)\n    def g(): return g()\n    return g()",
-        ("fail", "crashed"),
+        ("fail", "crashed", "timeout"),
     ),
     "crashes": Attack("ctypes.string_at(0)", ("timeout",)),
     # ---------------------------------------------------------------- the disk
@@ -276,10 +310,11 @@ ATTACKS = {
         "        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)\n"
         "        for _ in range(10): os.write(descriptor, bytes(2**20))\n"
         "    except OSError: pass",
-        only_bwrap="rlimits looks at its folder's size only once a second",
+        ("pass", "forged"),  # its outputs do not fit into the folder either
+        "rlimits looks at its folder's size only once a second",
     ),
     "fills-folder-and-waits": Attack(
-        "for number in range(20):\n"
+        "import signal\n    signal.setitimer(signal.ITIMER_REAL, 0)\n    for number in range(20):\n"
         "        descriptor = os.open(f'{number}', os.O_WRONLY | os.O_CREAT)\n"
         "        for _ in range(10): os.write(descriptor, b'x' * 2**20)\n    time.sleep(5)",
         ("fail",),
@@ -298,11 +333,11 @@ ATTACKS = {
         "    return True"
     ),
     "makes-many-files": Attack(
-        "for number in range(5000):\n"
+        "for number in range(300):\n"
         "        os.close(os.open(os.environ['TMPDIR'] + f'/{number}', os.O_CREAT))"
     ),
     "makes-deep-folders": Attack(
-        "libc.chdir(os.environ['TMPDIR'].encode())\n    for _ in range(3000):\n"
+        "libc.chdir(os.environ['TMPDIR'].encode())\n    for _ in range(1200):\n"
         "        os.mkdir('x' * 50)\n        libc.chdir(b'x' * 50)\n"
         "    libc.chdir(os.environ['TMPDIR'].encode())"
     ),
@@ -452,15 +487,16 @@ ATTACKS = {
     ),
     "patches-library-of-check": Attack(
         "import math\nmath.pow = lambda a, b: 0\ndef find_zero(xs): return 0.5",
-        ("forged", "fail"),  # EvalPlus 0.3.1 fails every solution of this problem
-        problem={
-            "entry_point": "find_zero",
-            "prompt": "def find_zero(xs):\n",
-            "canonical_solution": "    return -xs[0] / xs[1]\n",
-            "base_input": [[[2, 1]]],
-            "plus_input": [[[3, 1]]],
-            "atol": 1e-4,
-        },
+        ("forged",),
+        problem=ZERO,
+    ),
+    "names-what-judges-it": Attack(
+        "def float(x): return 0.0\ndef abs(x): return 0.0\ndef find_zero(xs): return 0.5",
+        ("forged",),
+        problem=ZERO,
+    ),
+    "changes-what-it-is-judged-by": Attack(
+        "def find_zero(xs):\n    xs[:] = [0, 0]\n    return 0.5", ("forged",), problem=ZERO
     ),
     # ---------------------------------------------------------------- other kinds
     "bcb-exits": Attack("def f(x): libc._exit(0)", ("timeout",), kind="bigcodebench"),
@@ -492,7 +528,7 @@ ATTACKS = {
         kind="bigcodebench",
     ),
     "bcb-leaves-processes": Attack(
-        "import subprocess\n    subprocess.Popen(['sleep', '98765'], start_new_session=True)",
+        "import subprocess\n    subprocess.Popen(['sleep', '98765'])",
         kind="bigcodebench",
     ),
     "tests-exits": Attack("libc._exit(0)\ndef f(x): pass", ("fail",), kind="tests"),
@@ -675,10 +711,14 @@ def test_attack(name, strength, machine, benches):
     for key, value in machine.items():
         text = text.replace("{" + key + "}", value)
     before = what_may_be_hurt(machine)
-    result = bench.run(PRELUDE + text + "\n", attack.problem)
+    # Every part that passes is looked at more closely, which takes time: one is enough, but for
+    # those that are about it.
+    forges = "forged" in attack.verdict
+    changes = attack.problem if forges else {"plus_input": [], **attack.problem}
+    result = bench.run(PRELUDE + text + "\n", changes)
     allowed = attack.inner if strength == "rlimits" and attack.inner else attack.verdict
     assert result["base"] in allowed, (result, bench.box.killed, bench.box.errors())
-    assert result["plus"] in (*allowed, None)
+    assert not forges or result["plus"] in (*allowed, None)
     assert what_may_be_hurt(machine) == before
     assert bench.left() == []
     honest = bench.run("def f(x):\n    return x + x\n", {})
@@ -760,10 +800,7 @@ def test_a_box_ends_with_all_in_it(strength, tmp_path):
     with Box(strength, LIMITS) as box:
         process = box.start(path)
         assert process.stdout.readline() == b"ready\n"
-        deadline = time.monotonic() + 5
-        while len(running("98761")) < 4 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert len(running("98761")) == 4
+        wait_for(lambda: len(running("98761")) == 4)
         threads = [threading.Thread(target=box.stop) for _ in range(3)]
         for thread in threads:
             thread.start()
@@ -805,10 +842,44 @@ def test_a_box_ends_with_the_process_that_started_it(strength, tmp_path):
     assert running("98762")
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 5
-    while running("98762") and time.monotonic() < deadline:
+    wait_for(lambda: not running("98762"))
+
+
+@both_strengths
+def test_a_worker_ends_with_fgit_in_the_middle_of_a_check(strength, tmp_path):
+    need(strength)
+    job = {
+        "problem": problem(),
+        "solution": PRELUDE + "if libc.fork() == 0:\n    libc.setsid()\n"
+        "    os.execv('/bin/sleep', ['sleep', '98763'])\nwhile True: pass\n",
+        "min_time_limit": 50,
+        "gt_time_limit_factor": 4.0,
+    }
+    outer = f"""
+        import pathlib, pickle, sys
+        from fgit.sandbox import Box, Limits
+        box = Box({strength!r}, Limits(700, 48, 60))
+        process = box.start(pathlib.Path({str(WORKER)!r}), "humaneval")
+        process.stdin.write(pickle.dumps({job!r}))
+        process.stdin.flush()
+        sys.stdin.read()
+        """
+    parent = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(outer)],
+        stdin=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow")},
+    )
+    wait_for(lambda: running("98763"))
+    parent.kill()
+    parent.communicate()
+    wait_for(lambda: not running("98763"))
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert running("98762") == []
 
 
 @both_strengths
@@ -939,12 +1010,8 @@ def test_a_hard_limit_that_is_too_low_is_named(strength, tmp_path):
         text=True,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow")},
     )
-    if os.geteuid() == 0 and strength == "rlimits":
-        assert "b'1\\n'" in done.stdout  # root may raise it
-    else:
-        assert f"RLIMIT_FSIZE: {48 * 2**20} is wanted, but the hard limit here is 65536" in (
-            done.stdout
-        ), done.stderr
+    wanted = f"RLIMIT_FSIZE: {48 * 2**20} is wanted, but the hard limit here is 65536"
+    assert wanted in done.stdout, done.stderr
 
 
 # ------------------------------------------------------------------ the choice of strength

@@ -436,7 +436,7 @@ def test_a_part_takes_the_outcomes_of_the_whole(tmp_path):
     part = write(tmp_path / "part.jsonl", [problems[2], problems[0]])
     score_part("humaneval", part, tmp_path / "out", tmp_path / "part")
     frame = pl.read_parquet(tmp_path / "part" / "outcomes.parquet")
-    assert frame.select("task_id", "plus_pass").rows() == [("T/0", False), ("T/2", True)]
+    assert frame.select("task_id", "plus_pass").rows() == [("T/2", True), ("T/0", False)]
     summary = json.loads((tmp_path / "part" / "summary.json").read_text())
     assert summary["n"] == 2 and summary["pass@1"] == {"base": 0.5, "plus": 0.5}
     assert summary["part_of"]["folder"] == str(tmp_path / "out")
@@ -608,8 +608,25 @@ def test_recorded_pairs_by_their_own_tests(shared_data, name, read):
     assert [key for key, verdict in verdicts.items() if verdict.passed != ("correct" in key)] == []
 
 
+# Of the tasks below, those whose canonical solution fails in this environment, in the sandbox and
+# outside of it: pandas, numpy and matplotlib are newer than BigCodeBench pins, and two tasks ask
+# the internet.
+TOO_NEW = {36, 39, 46, 91, 112, 115, 201, 221, 225, 245, 251, 276}
+NO_INTERNET = {176, 314}
+# multiprocessing.Pool never ends under BigCodeBench's own guard, which forbids it to end processes.
+HANGS = {205, 363}
+
+
 def importable(item) -> bool:
-    return all(importlib.util.find_spec(name) for name in ast.literal_eval(item["libs"]))
+    """Whether all that the solution and the tests import is there."""
+    program = item["complete_prompt"] + item["canonical_solution"] + "\n" + item["test"]
+    names = set()
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return all(importlib.util.find_spec(name) for name in names)
 
 
 def test_some_bigcodebench_canonical_solutions_pass(shared_data, tmp_path):
@@ -626,12 +643,14 @@ def test_some_bigcodebench_canonical_solutions_pass(shared_data, tmp_path):
 
 @pytest.mark.slow
 def test_200_bigcodebench_canonical_solutions(shared_data, tmp_path):
-    """Of tasks whose libraries are here, if at other versions than BigCodeBench pins."""
     everything = read_problems("bigcodebench", shared_data / "bigcodebench/BigCodeBench.jsonl.gz")
-    chosen = [item for item in everything.values() if importable(item)][:220]
-    assert len(chosen) == 220
+    numbers = {int(task_id.split("/")[1]): item for task_id, item in everything.items()}
+    chosen = [item for number, item in numbers.items() if number not in HANGS and importable(item)][
+        :220
+    ]
     problems = write(tmp_path / "p.jsonl", chosen)
     score("bigcodebench", problems, "canonical", tmp_path, ScoreSettings())
     frame = pl.read_parquet(tmp_path / "outcomes.parquet")
-    print(frame.filter(~pl.col("base_pass")).select("task_id", "base_status"))
-    assert frame["base_pass"].mean() > 0.9
+    assert frame.height == 220
+    failing = frame.filter(~pl.col("base_pass"))["task_id"]
+    assert {int(name.split("/")[1]) for name in failing} <= TOO_NEW | NO_INTERNET

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import warnings
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from fgit.statistics import mcnemar, over_seeds, paired, paired_bootstrap, wilson
+from fgit.statistics import over_seeds, paired, paired_bootstrap, sign_flip, wilson
 
 OUTCOMES = st.integers(0, 1)
 PAIRS = st.lists(st.tuples(OUTCOMES, OUTCOMES), min_size=1, max_size=60)
@@ -59,19 +61,17 @@ def test_wilson_holds_the_share_and_stays_in_bounds(case):
 # ------------------------------------------------------------------ the test
 
 
-def by_summing(only_a, only_b):
-    """The binomial's terms that are no likelier than what was found, as exact integers."""
+def discordant(only_a, only_b, neither=0):
+    return [1] * only_a + [-1] * only_b + [0] * neither
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(0, 5))
+def test_with_one_seed_each_the_sign_flip_is_mcnemar(only_a, only_b, neither):
+    p = sign_flip(discordant(only_a, only_b, neither))
     n = only_a + only_b
-    terms = [math.comb(n, k) for k in range(n + 1)]
-    return sum(term for term in terms if term <= terms[only_a]) / 2**n
-
-
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_the_binomial_sum(only_a, only_b):
-    p = mcnemar(only_a, only_b)
-    assert p == pytest.approx(by_summing(only_a, only_b), rel=1e-9)
+    assert p == pytest.approx(binomtest(only_a, n, 0.5).pvalue if n else 1.0, rel=1e-9)
     assert 0 < p <= 1
-    assert p == mcnemar(only_b, only_a)
+    assert p == sign_flip(discordant(only_b, only_a))
 
 
 @pytest.mark.parametrize(
@@ -79,14 +79,57 @@ def test_mcnemar_is_the_binomial_sum(only_a, only_b):
     [(0, 0, 1.0), (3, 3, 1.0), (5, 0, 0.0625), (0, 6, 0.03125), (1, 9, 22 / 1024)],
 )
 def test_mcnemar_by_hand(only_a, only_b, p):
-    assert mcnemar(only_a, only_b) == pytest.approx(p)
+    assert sign_flip(discordant(only_a, only_b)) == p
 
 
 @given(st.integers(0, 30), st.integers(0, 30))
 def test_a_wider_gap_is_never_less_significant(only_a, only_b):
     low, high = sorted((only_a, only_b))
     assume(low > 0)
-    assert mcnemar(low - 1, high + 1) <= mcnemar(low, high) * (1 + 1e-9)
+    assert sign_flip(discordant(low - 1, high + 1)) <= sign_flip(discordant(low, high))
+
+
+def all_signs(differences):
+    """The share of all patterns of signs whose sum is at least as far from 0."""
+    found = abs(sum(differences))
+    patterns = list(itertools.product((1, -1), repeat=len(differences)))
+    sums = (sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in patterns)
+    return sum(abs(total) >= found for total in sums) / len(patterns)
+
+
+DIFFERENCES = st.lists(st.integers(-9, 9), min_size=1, max_size=10)
+
+
+@given(DIFFERENCES)
+def test_the_sign_flip_is_the_share_of_all_patterns(differences):
+    assert sign_flip(differences) == all_signs(differences)  # powers of two: without rounding
+
+
+@given(DIFFERENCES, st.integers(1, 5), st.randoms(use_true_random=False))
+def test_neither_scale_nor_direction_nor_order_matters(differences, scale, random):
+    other = [-scale * difference for difference in differences]
+    random.shuffle(other)
+    assert sign_flip(other) == sign_flip(differences)
+
+
+@pytest.mark.parametrize(("seeds_a", "seeds_b"), [(3, 3), (3, 1), (1, 5)])
+def test_runs_that_are_alike_seldom_differ(seeds_a, seeds_b):
+    """By simulation: with as many seeds or not, the level holds."""
+    random = np.random.default_rng(0)
+    found = 0
+    for _ in range(1000):
+        chance = random.beta(0.2, 0.4, size=164)
+        a, b = (random.random((seeds, 164)) < chance for seeds in (seeds_a, seeds_b))
+        found += sign_flip(seeds_b * a.sum(axis=0) - seeds_a * b.sum(axis=0)) < 0.05
+    assert 0.02 < found / 1000 < 0.065
+
+
+def test_the_largest_benchmark_with_many_seeds():
+    random = np.random.default_rng(0)
+    differences = random.integers(-25, 26, size=1140)
+    # The sum is nearly normal.
+    z = abs(differences.sum()) / math.sqrt((differences**2).sum())
+    assert sign_flip(differences) == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.01)
 
 
 # ------------------------------------------------------------------ the bootstrap
@@ -193,11 +236,20 @@ def test_several_seeds_are_compared_by_their_mean():
     a = [[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]]
     b = [[0, 1, 0, 0, 1]]
     found = paired(a, b)
-    assert found.p is None
+    assert found.p == all_signs([2, 0, 1, 1, -2]) == 0.75  # in halves of a problem
     assert (found.only_a, found.only_b) == ([0], [4])  # not what only some seeds solve
     assert (found.difference, found.low, found.high) == paired_bootstrap([1, 1, 0.5, 0.5, 0], b[0])
     assert not found.significant
     assert paired([[1] * 8, [1] * 8], [[0] * 8]).significant
+
+
+def test_more_seeds_that_say_the_same_change_nothing():
+    """Four problems that one side solves are not enough, however often they are asked."""
+    a, b = [1] * 4 + [0, 1] * 5, [0] * 4 + [0, 1] * 5
+    for seeds in (1, 2, 3):
+        found = paired([a] * seeds, [b])
+        assert (found.p, found.significant) == (0.125, False)
+    assert found.low > 0  # the bootstrap alone would say otherwise
 
 
 @given(PAIRS)

@@ -241,6 +241,17 @@ def test_the_variants_are_audited(project):
     assert "Audit of the variants" in (project.folder / "results/tiny/report.html").read_text()
 
 
+def test_what_the_readers_said_comes_into_the_report(project):
+    path = project.folder / "results/tiny/audit/sheets/tiny/kappa.json"
+    assert f"--out {path.relative_to(project.folder)}" in (path.parent / "sheet.html").read_text()
+    path.write_text("{}")
+    try:
+        assert project.planned().keys() == {"report"}
+    finally:
+        path.unlink()
+    assert project.planned() == {}
+
+
 def test_variants_that_must_be_wrong_are_tested_first(project):
     project.write_config(select=project.config["select"] | {"verified_variants": True})
     try:

@@ -17,6 +17,7 @@ import math
 import os
 import random
 import re
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -60,6 +61,7 @@ TESTS = ("base", "plus")
 COLUMNS = ["number", "id", "incorrect", "similar"]
 QUESTIONS = ("incorrect", "similar")
 READERS = ("reader-1.csv", "reader-2.csv")
+KAPPA = "kappa.json"  # beside the readers' files, where the report looks for it
 Z95 = 1.959963984540054
 
 
@@ -173,10 +175,9 @@ def variants(
             problems.
     """
     from fgit.generate import longest_code
-    from fgit.sandbox import choose
     from fgit.select import Embedder, choice_of, cosine, most_similar
     from fgit.teachers import TOO_LONG
-    from fgit.workers import Job, Journal, canonical_program, check
+    from fgit.workers import Job, Journal, canonical_program, check, conditions_of
 
     check_kind(kind)
     problems = files.resolve(os.fspath(problems))
@@ -194,13 +195,8 @@ def variants(
         if row["refused"] != TOO_LONG:
             code = row["code"] or longest_code(row["answer"] or "", python=True)
             jobs[f"{row['k']} {row['id']}"] = Job(by_id[row["id"]], code)
-    strength = choose(scoring.sandbox)
-    conditions = {
-        "problems_sha256": files.sha256(problems),
-        "variants_sha256": files.sha256(variants),
-        "sandbox": strength,
-        "score": scoring.model_dump(mode="json"),
-    }
+    conditions = conditions_of(kind, scoring, problems)
+    conditions["variants_sha256"] = files.sha256(variants)
     with Journal(out / "journal.jsonl", json.dumps([kind, conditions])) as journal:
         verdicts = check(
             kind,
@@ -281,8 +277,7 @@ def variants(
 def check_canonical(failing: Sequence[str], count: int, least: float, problems: Path) -> None:
     """Name the problems whose canonical solution fails; too many are an error.
 
-    A few are left out of the audit: a variant that fails too shows nothing. (EvalPlus 0.3.1 fails
-    every solution of HumanEval/32.)
+    A few are left out of the audit: a variant that fails too shows nothing.
     """
     if not failing:
         return
@@ -393,7 +388,7 @@ def sheet(pairs: Path, out: Path, count: int, seed: int) -> None:
             f"{out / begun[0]}: someone has begun to fill it in, for other pairs than these. "
             f"Nothing was changed: move {out} away, or choose another --out"
         )
-    files.write_text(page, sheet_page(drawn, seed, mark))
+    files.write_text(page, sheet_page(drawn, seed, mark, out))
     blank = csv_text([[str(number), row["id"], "", ""] for number, row in enumerate(drawn, 1)])
     for name in READERS:
         if name not in begun:
@@ -413,7 +408,17 @@ def sheet(pairs: Path, out: Path, count: int, seed: int) -> None:
     log.info("%d pairs to read: %s; answers go into %s", len(drawn), page, " and ".join(READERS))
 
 
-def sheet_page(drawn: Sequence[Mapping[str, Any]], seed: int, mark: str) -> str:
+def kappa_command(folder: Path) -> str:
+    """The command that compares the answers in a sheet's folder, and writes what the report shows.
+
+    Args:
+        folder: of :func:`sheet`, as it is seen from where the command is run.
+    """
+    paths = [shlex.quote(str(folder / name)) for name in (*READERS, KAPPA)]
+    return "fgit audit kappa {} {} --out {}".format(*paths)
+
+
+def sheet_page(drawn: Sequence[Mapping[str, Any]], seed: int, mark: str, folder: Path) -> str:
     from markupsafe import Markup
 
     from fgit.report.segments import code_lines, side_by_side
@@ -431,7 +436,9 @@ def sheet_page(drawn: Sequence[Mapping[str, Any]], seed: int, mark: str) -> str:
         texts = {name: row[name] for name in ("id", "instruction")}
         shown.append({"number": number, "lines": lines} | texts)
     template = environment().get_template("sheet.html.jinja")
-    return template.render(pairs=shown, seed=seed, readers=READERS, mark=Markup(mark))
+    return template.render(
+        pairs=shown, seed=seed, readers=READERS, command=kappa_command(folder), mark=Markup(mark)
+    )
 
 
 def csv_text(rows: Sequence[Sequence[str]]) -> str:

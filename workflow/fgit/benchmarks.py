@@ -7,7 +7,9 @@ HumanEval's fields, and for pairs our own or humanevalpack's; nothing is fetched
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -44,7 +46,7 @@ def read_problems(
             as EvalPlus does.
         path: ``.jsonl`` (a problem a line) or ``.json`` (an array, or an object by task_id),
             either of them gzipped or not; or ``package:NAME/file``.
-        sha256: the hex digest that the file must have.
+        sha256: the hex digest that the problems must have (:func:`problems_digest`).
 
     Raises:
         UserError: naming file, row and field, if a field is missing or of the wrong type or a
@@ -52,9 +54,9 @@ def read_problems(
     """
     path = files.resolve(os.fspath(path))
     files.existing(path)
-    if sha256 is not None and (found := files.sha256(path)) != sha256.lower():
+    if sha256 is not None and (found := problems_digest(path)) != sha256.lower():
         raise UserError(
-            f"{path}: its SHA-256 is {found}, but the config says {sha256}; "
+            f"{path}: its problems' SHA-256 is {found}, but the config says {sha256}; "
             "fetch the right file, or change the benchmark's sha256"
         )
     problems: dict[str, dict[str, Any]] = {}
@@ -75,6 +77,22 @@ def read_problems(
     if not problems:
         raise UserError(f"{path}: no problems in this file")
     return problems
+
+
+def problems_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a problem file's rows, as a hex string.
+
+    Of what the rows say, in their order, not of the file's bytes: gzipped or not, with other
+    spaces or escapes, as published or as ``fgit fetch`` writes it, the same problems have one
+    digest. It is that of the rows as JSON lines, without escapes beyond JSON's own.
+    """
+    found = hashlib.sha256()
+    for _, row in problem_rows(path):
+        if isinstance(row, files.BadRow):
+            return files.sha256(path)
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        found.update(line.encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
 
 
 def problem_rows(

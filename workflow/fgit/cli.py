@@ -167,12 +167,13 @@ def fetch_arguments(parser: argparse.ArgumentParser) -> None:
     fetch_arguments,
 )
 def fetch(arguments: Arguments, settings: Any) -> None:
-    from fgit.fetch import fetch_benchmark, fetch_model
+    from fgit.fetch import RELEASED, fetch_benchmark, fetch_model
 
     if arguments.model:
         fetch_model(arguments.model, arguments.out, arguments.revision)
     elif arguments.benchmark is None:
-        raise UserError("--problems needs --benchmark humaneval, mbpp, bigcodebench or pairs")
+        *others, last = RELEASED
+        raise UserError(f"--problems needs --benchmark {', '.join(others)} or {last}")
     else:
         fetch_benchmark(arguments.benchmark, arguments.problems, arguments.out)
 
@@ -293,7 +294,7 @@ def verify(arguments: Arguments, settings: Any) -> None:
         arguments.out,
         arguments.report,
         settings,
-        arguments.threads or cores(),
+        arguments.threads or processes.cores(),
     )
 
 
@@ -348,7 +349,9 @@ def annotate_arguments(parser: argparse.ArgumentParser) -> None:
 def annotate(arguments: Arguments, settings: Any) -> None:
     from fgit.annotate import annotate
 
-    annotate(arguments.pairs, arguments.out, arguments.report, arguments.threads or cores())
+    annotate(
+        arguments.pairs, arguments.out, arguments.report, arguments.threads or processes.cores()
+    )
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -593,8 +596,9 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "compare two scored runs on the same problems",
-    "Exact McNemar test, bootstrap interval of the difference, and the problems that one solves "
-    "and the other does not; over several seeds, means and deviations.",
+    "Exact McNemar test (over several seeds the sign-flip test of their means), bootstrap interval "
+    "of the difference, and the problems that one solves and the other does not; over several "
+    "seeds, means and deviations.",
     compare_arguments,
     inputs=("a", "b"),
 )
@@ -699,7 +703,7 @@ def audit_variants(arguments: Arguments, settings: Any) -> None:
         arguments.out,
         config.ScoreSettings(**{name: values[name] for name in scoring}),
         config.SelectSettings(**{name: values[name] for name in selection}),
-        threads=arguments.threads or cores(),
+        threads=arguments.threads or processes.cores(),
         sha256=arguments.sha256,
     )
 
@@ -737,12 +741,20 @@ def audit_kappa_arguments(parser: argparse.ArgumentParser) -> None:
             metavar=f"{name.upper()}.csv",
             help=f"the answers of the {name} reader",
         )
-    path(parser, "out", "the figures (JSON)", required=False)
+    path(
+        parser,
+        "out",
+        "the figures (JSON); the report shows results/NAME/audit/sheets/DATASET/kappa.json",
+        required=False,
+    )
 
 
 @command(
     "say how far two readers agree",
-    "Section III-B1: Cohen's kappa on incorrect, similar, and both, and the pairs to be discussed.",
+    "Section III-B1: Cohen's kappa on incorrect, similar, and both, and the pairs to be discussed. "
+    "Of a sheet of the workflow, with its folder S = results/NAME/audit/sheets/DATASET: fgit audit "
+    "kappa S/reader-1.csv S/reader-2.csv --out S/kappa.json; the next run of the workflow brings "
+    "that file into the report.",
     audit_kappa_arguments,
     inputs=("first", "second"),
     under="audit",
@@ -754,11 +766,6 @@ def audit_kappa(arguments: Arguments, settings: Any) -> None:
 
 
 # ------------------------------------------------------------------ running
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def use_threads(count: int | None) -> None:

@@ -39,8 +39,9 @@ def compare(a: Sequence[Path], b: Sequence[Path], out: Path) -> None:
     * a and b: values (one a seed), mean, deviation (over the seeds, n - 1; null for one) and
       interval (95 %: the score's own for one seed, a bootstrap over the problems for several);
     * n, difference (a less b) and interval (95 %, paired bootstrap over the problems);
-    * p: McNemar's exact test, null where a side has several seeds; only_a and only_b: the task_ids
-      that every seed of one side solves and no seed of the other. A gap has none of the three.
+    * p: of the exact test (:func:`fgit.statistics.sign_flip`; McNemar's for one seed each); only_a
+      and only_b: the task_ids that every seed of one side solves and no seed of the other. A gap
+      has none of the three.
 
     Shares are fractions; a gap is a difference of probabilities, over the pairs of code that all
     folders could compare.
@@ -204,15 +205,20 @@ def in_words(result: Mapping[str, Any]) -> str:
     lines = [f"{side}: {' '.join(result[side])}" for side in ("a", "b")]
     digest = result["problems_sha256"][:8]
     lines += [f"{result['benchmark']}: {result['n']} problems, sha256 {digest}…", ""]
-    heading = ["", "a", "b", "a - b", "only a", "only b", "McNemar p"]
+    heading = ["", "a", "b", "a - b", "only a", "only b", "p"]
     rows = [heading, *(row_of(name, metric) for name, metric in result["metrics"].items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(heading))]
     lines += [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    lines += ["", "In percent, with 95 % intervals; a gap is a difference of probabilities."]
-    if any(len(result[side]) > 1 for side in ("a", "b")):
+    several = any(len(result[side]) > 1 for side in ("a", "b"))
+    lines += [
+        "",
+        "In percent, with 95 % intervals; a gap is a difference of probabilities. p: exact "
+        + ("sign-flip test of the problems' means over the seeds." if several else "McNemar test."),
+    ]
+    if several:
         lines.append(
             "±: standard deviation over the seeds; intervals of several seeds and of a - b are "
             "over the problems. Only a: by every seed of a, and by none of b."
@@ -244,5 +250,4 @@ def row_of(name: str, metric: Mapping[str, Any]) -> list[str]:
     if name == GAP:
         return [f"{name} (n = {metric['n']})", *sides, difference, "", "", ""]
     counts = [str(len(metric[f"only_{side}"])) for side in ("a", "b")]
-    p = "" if metric["p"] is None else f"{metric['p']:.3g}"
-    return [name, *sides, difference, *counts, p]
+    return [name, *sides, difference, *counts, f"{metric['p']:.3g}"]

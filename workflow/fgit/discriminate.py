@@ -30,7 +30,7 @@ import polars as pl
 
 import fgit
 from fgit import files
-from fgit.benchmarks import continuations, read_problems
+from fgit.benchmarks import continuations, problems_digest, read_problems
 from fgit.config import BenchmarkKind, EvaluateSettings, TrainSettings
 from fgit.errors import UserError
 from fgit.progress import bar
@@ -327,7 +327,7 @@ def score_pairs(
         "not_compared": counts(frame["not_compared"].drop_nulls()),
         "statuses": {"base": counts(frame["base_status"]), "plus": None},
         "problems": str(problems),
-        "problems_sha256": files.sha256(problems),
+        "problems_sha256": problems_digest(problems),
         "samples_sha256": files.sha256(samples),
         "scorer": "fgit",
         "sandbox": None,  # no program runs

@@ -12,8 +12,9 @@ reading here is mechanical, so that the same programs give the same figures:
   from top to bottom is one block, hence ``kept``, the share of the failing program's lines that
   stay: *largely correct* asks for at least half of them.
 * The nearest passing program is the one with the fewest lines, then places, among those known: the
-  canonical solution and the passing solutions of other runs. All figures are upper bounds: a
-  nearer program may exist that nobody wrote.
+  canonical solution, unless it was seen to fail where the runs were scored, and the passing
+  solutions of other runs. All figures are upper bounds: a nearer program may exist that nobody
+  wrote.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import Levenshtein
 import polars as pl
 
 from fgit import files
-from fgit.benchmarks import read_problems
+from fgit.benchmarks import problems_digest, read_problems
 from fgit.config import BenchmarkKind
 from fgit.errors import UserError
 from fgit.statistics import wilson
@@ -373,6 +374,26 @@ class Programs:
         return cls(passing, failing)
 
 
+def canonical_failing(score: Mapping[str, Any], path: Path) -> set[str]:
+    """The task_ids whose canonical solutions failed where a run was scored, as far as is known.
+
+    Args:
+        score: the score's summary; its ``ground_truth`` is null, or not there, where the canonical
+            solutions were not run.
+        path: of the summary, for errors.
+    """
+    truth = score.get("ground_truth")
+    if truth is None:
+        return set()
+    failing = truth.get("failing") if isinstance(truth, dict) else None
+    if not isinstance(failing, list) or not all(isinstance(task_id, str) for task_id in failing):
+        raise UserError(
+            f"{path}, key 'ground_truth': no list of task_ids under 'failing' but {truth!r:.60}; "
+            "run the score stage again"
+        )
+    return set(failing)
+
+
 def known_passing(
     canonical: Mapping[str, str], runs: Mapping[str, Programs]
 ) -> dict[str, dict[str, str]]:
@@ -439,8 +460,8 @@ def failures(
 ) -> str:
     """Analyse the failures of scored runs on one benchmark.
 
-    The passing programs known are the canonical solutions and what the runs solved. Writes in the
-    folder ``out``:
+    The passing programs known are the canonical solutions, without those that failed where a run
+    was scored, and what the runs solved. Writes in the folder ``out``:
 
     * ``failures.parquet``: ``run``, then the columns of :data:`SCHEMA`; a row for each failure;
     * ``summary.json``: :func:`summary` of each run, and :func:`gap_summary` of each ordered pair;
@@ -465,19 +486,23 @@ def failures(
         raise UserError(f"no run can be called {CANONICAL!r}; choose another name")
     problems = files.resolve(os.fspath(problems))
     by_id = read_problems(kind, problems, sha256)
-    digest = files.sha256(problems)
+    digest = problems_digest(problems)
     frames = {}
+    broken: set[str] = set()
     for folder in runs.values():
-        check_problems(folder, problems, digest)
+        broken |= canonical_failing(read_summary(folder, problems, digest), folder / "summary.json")
     for name, folder in runs.items():
         frames[name] = read_outcomes(folder, list(by_id))
     tests = tests or default_tests(frames.values())
     if lacking := [n for n, frame in frames.items() if frame[f"{tests}_pass"].null_count()]:
         raise UserError(f"{runs[lacking[0]]}: it has no {tests} tests; use --tests base")
     programs = {name: Programs.of(frame, tests) for name, frame in frames.items()}
-    passing = known_passing(
-        {task_id: canonical_program(kind, problem) for task_id, problem in by_id.items()}, programs
-    )
+    canonical = {
+        task_id: canonical_program(kind, problem)
+        for task_id, problem in by_id.items()
+        if task_id not in broken
+    }
+    passing = known_passing(canonical, programs)
     found = {name: analyse(run.failing, passing) for name, run in programs.items()}
     gaps = {
         (solver, other): solved_only_by(programs[solver], programs[other], found[other])
@@ -501,17 +526,21 @@ def failures(
     return as_markdown(figures)
 
 
-def check_problems(folder: Path, problems: Path, digest: str) -> None:
-    """Refuse a score of another problem file: its canonical solutions may be others."""
+def read_summary(folder: Path, problems: Path, digest: str) -> dict[str, Any]:
+    """A score's summary, empty if there is none.
+
+    A score of another problem file is refused: its canonical solutions may be others.
+    """
     path = folder / "summary.json"
     values = files.read_json(path) if path.exists() else {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a JSON object; run the score stage again")
     if (scored := values.get("problems_sha256", digest)) != digest:
         raise UserError(
-            f"{path}: scored on a problem file with SHA-256 {scored}, but {problems} has {digest}; "
-            "give the file that was used, or score again"
+            f"{path}: scored on problems with SHA-256 {scored}, but those of {problems} have "
+            f"{digest}; give the file that was used, or score again"
         )
+    return values
 
 
 def read_outcomes(folder: Path, tasks: Sequence[str]) -> pl.DataFrame:

@@ -60,6 +60,7 @@ def fetch_benchmark(kind: str, problems: str, out: Path) -> None:
 
 
 EVALPLUS_NAMES = {"humaneval": "HumanEvalPlus", "mbpp": "MbppPlus"}
+RELEASED = (*EVALPLUS_NAMES, "bigcodebench", "pairs")  # kinds whose problems can be fetched
 
 
 def release(kind: str, version: str) -> list[dict[str, Any]]:
@@ -68,6 +69,8 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
     EvalPlus's and BigCodeBench's own readers are passed by: they leave out the version that was
     asked for (HumanEval+, BigCodeBench), or make objects that JSON does not have (MBPP+).
     """
+    if kind not in RELEASED:
+        raise UserError(f"problems of kind {kind} have no releases; name their file")
     if kind == "bigcodebench":
         from datasets import load_dataset
 
@@ -85,8 +88,6 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
 
         pairs = load_dataset("bigcode/humanevalpack", "python", split="test", revision=commit)
         return [dict(row) for row in pairs]
-    if kind not in EVALPLUS_NAMES:
-        raise UserError(f"problems of kind {kind} have no releases; name their file")
     from evalplus.data.utils import get_dataset_metadata, make_cache
 
     url, cached = get_dataset_metadata(EVALPLUS_NAMES[kind], version, mini=False)

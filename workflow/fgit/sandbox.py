@@ -23,16 +23,19 @@ the kernel is a hole in the box.
 and limits; where root starts it and others may read the interpreter, an unprivileged user of its
 own as well. It contains accidents, *not* attacks: a program may use the network, read whatever
 its user may read (the home folder, the project), write whatever its user may write (/dev/shm among
-them), signal its user's processes (the one that runs the tests too), and leave a process behind
-if it first kills the box's first process between two looks of the watcher.
+them), signal its user's processes (the one that runs the tests too, and fgit), and leave a process
+behind if it ends the box's first process between two looks of the watcher.
 
-Both: the memory of all processes and temporary files together is looked at five times a second,
-and above the limit the box is ended, so that for a moment a program may hold more; the kernel
-would end the box before anything else were memory to run out. Processes and threads, open
-files, the size of a file, and core files are limited by the kernel. The number of processes is not
-where root runs the rlimits box with its own user number, since the kernel exempts root: there the
-watcher counts, too slowly for a fork bomb. Time is not limited here: whoever gives a box work
-stops it. Neither strength hides the processor's and the kernel's identity, nor the clock.
+Both: the memory of all processes and temporary files together is looked at five times a second, and
+above the limit the box is ended, so that for a moment a program may hold more; were memory to run
+out, the kernel would end the box before anything else. A page that processes share counts once,
+but for an ordinary user's rlimits box, whose processes do not tell. Of the rlimits box the
+temporary folder's size is looked at, too, once a second. Processes and threads, open files, the
+size of a file, and core files are limited by the kernel. The number of processes is not where root
+runs the rlimits box under its own number, since the kernel exempts root: there the watcher counts,
+too slowly for a fork bomb. Time is not limited here: whoever gives a box work stops it. The box
+ends with the process that started it, even if that is killed. Neither strength hides the processor
+and the kernel, nor the clock.
 """
 
 from __future__ import annotations
@@ -54,7 +57,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -150,6 +152,10 @@ REFUSED = {
     "reboot": (169, 142),
     "swapon": (167, 224),
 }
+SOCKET = (41, 198)
+# Unix, IPv4, IPv6, and netlink, which the C library asks for addresses: the box has its own.
+# Others, such as vsock, which reaches a virtual machine's host, know no network namespaces.
+SOCKET_FAMILIES = (1, 2, 10, 16)
 CLONE = (56, 220)
 CLONE3 = (435, 435)  # its flags are behind a pointer; the C library then takes clone
 NEW_NAMESPACES = 0x7E020000  # the flags CLONE_NEW* of clone
@@ -230,11 +236,18 @@ def why_not_bwrap() -> str:
             timer.cancel()
             if said == b"hello\n":
                 return ""
-            return f"bubblewrap does not start a box ({box.errors() or 'no message'}){remedy()}"
+            error = box.errors() or "no message"
+            return f"bubblewrap does not start a box ({error}); {remedy(error)}"
 
 
-def remedy() -> str:
-    """What this machine's settings say on why there are no namespaces."""
+def remedy(error: str) -> str:
+    """How to let bubblewrap start a box, from its message and this machine's settings."""
+    if "mount proc" in error:
+        return (
+            "a container that hides parts of /proc forbids another one in it; start it with "
+            "--security-opt systempaths=unconfined (Docker, Podman: unmask=ALL), or run fgit "
+            "outside of it"
+        )
     known = {  # setting: (value that forbids, how to allow)
         "/proc/sys/kernel/unprivileged_userns_clone": ("0", "sysctl kernel.{}=1"),
         "/proc/sys/user/max_user_namespaces": ("0", "sysctl user.{}=15000"),
@@ -249,9 +262,9 @@ def remedy() -> str:
             if Path(path).read_text(encoding="ascii").strip() == forbids:
                 ways.append(way.format(Path(path).name))
     if ways:
-        return f"; user namespaces are forbidden here; ask the administrator for: {'; '.join(ways)}"
+        return f"user namespaces are forbidden here; ask the administrator for: {'; '.join(ways)}"
     return (
-        "; it needs user namespaces: in a container, start that with "
+        "it needs user namespaces: in a container, start that with "
         "--security-opt seccomp=unconfined --security-opt apparmor=unconfined (Docker), or run "
         "fgit outside of it"
     )
@@ -280,6 +293,7 @@ class Box:
         self._lock = threading.Lock()
         self._folder = Path()  # of the box on the machine, while something runs in it
         self._errors = b""
+        self._lifeline = -1
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
@@ -295,7 +309,7 @@ class Box:
     def start(self, script: Path, *arguments: str) -> subprocess.Popen[bytes]:
         """Run ``script`` in the box, with pipes on its standard input and output.
 
-        The box is empty then, whatever ran in it before. Its first process ends with this one.
+        The box is empty then, whatever ran in it before. The script ends with this process.
         """
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError("this box is in use")
@@ -311,20 +325,22 @@ class Box:
         copied.chmod(0o644)
         with contextlib.ExitStack() as stack:
             errors = stack.enter_context(open(self._folder / "errors", "wb"))
+            # The box's end of a pipe that breaks as this process ends, however it does.
+            lifeline, self._lifeline = os.pipe()
+            stack.callback(os.close, lifeline)
             if self.strength == "bwrap":
                 filtered = os.memfd_create("filter")
                 stack.callback(os.close, filtered)
                 os.write(filtered, system_call_filter(platform.machine()))
                 os.lseek(filtered, 0, os.SEEK_SET)
-                command, environment = self._bwrap(interpreter, copied, arguments, filtered)
+                command, environment = self._bwrap(
+                    interpreter, copied, arguments, lifeline, filtered
+                )
                 keep: tuple[int, ...] = (filtered,)
             else:
-                command, environment = self._rlimits(interpreter, copied, arguments)
+                command, environment = self._rlimits(interpreter, copied, arguments, lifeline)
                 keep = ()
-            # A box ends with the *thread* that started it (prctl(2), PR_SET_PDEATHSIG), so this
-            # is one that lasts as long as the process.
-            start = launcher(os.getpid()).submit(
-                subprocess.Popen,
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -332,9 +348,8 @@ class Box:
                 cwd="/" if self.strength == "bwrap" else self._folder / "tmp",
                 env=environment,
                 start_new_session=True,
-                pass_fds=keep,
+                pass_fds=(lifeline, *keep),
             )
-            process = start.result()
         with self._lock:
             self._process = process
             self._watcher = threading.Thread(
@@ -369,6 +384,9 @@ class Box:
             return b""
 
     def _close_pipes(self) -> None:
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
         for pipe in (self._process.stdin, self._process.stdout) if self._process else ():
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -377,7 +395,12 @@ class Box:
     # -------------------------------------------------------------- how it is started
 
     def _bwrap(
-        self, interpreter: Interpreter, script: Path, arguments: Iterable[str], filtered: int
+        self,
+        interpreter: Interpreter,
+        script: Path,
+        arguments: Iterable[str],
+        lifeline: int,
+        filtered: int,
     ) -> tuple[list[str], dict[str, str]]:
         size = str(self.limits.disk_mb * MIB)
         private = ["--perms", "1777", "--size", size, "--tmpfs"]
@@ -409,7 +432,7 @@ class Box:
         (made / "hosts").write_text("127.0.0.1 localhost sandbox\n::1 localhost\n")
         options = [
             *who,
-            *("--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1"),
+            *("--hostname", "sandbox", "--new-session", "--as-pid-1"),
             *("--seccomp", str(filtered), "--chdir", "/"),
             *(*private, "/tmp"),
         ]
@@ -431,11 +454,12 @@ class Box:
         options += ["--proc", "/proc", "--dev", "/dev", *private, "/dev/shm"]
         options += ["--remount-ro", "/dev", "--remount-ro", "/"]
         bwrap = shutil.which("bwrap") or "bwrap"
-        entry = self._entry(interpreter, f"/box/{script.name}", arguments, uid, others)
+        settings = self._settings(uid, others, lifeline)
+        entry = self._entry(interpreter, settings, f"/box/{script.name}", arguments)
         return [bwrap, *options, "--", *entry], environment
 
     def _rlimits(
-        self, interpreter: Interpreter, script: Path, arguments: Iterable[str]
+        self, interpreter: Interpreter, script: Path, arguments: Iterable[str], lifeline: int
     ) -> tuple[list[str], dict[str, str]]:
         private = self._folder / "tmp"
         private.mkdir(mode=0o700)
@@ -448,24 +472,31 @@ class Box:
             os.chown(private, uid, uid)
         others = 0 if uid is not None else threads_of_user()
         environment = self._environment(interpreter, str(private), interpreter.folders)
-        return self._entry(interpreter, str(script), arguments, uid, others), environment
+        settings = self._settings(uid, others, lifeline)
+        return self._entry(interpreter, settings, str(script), arguments), environment
 
-    def _entry(
-        self,
-        interpreter: Interpreter,
-        script: str,
-        arguments: Iterable[str],
-        uid: int | None,
-        others: int,
-    ) -> list[str]:
-        """The command of sandbox_entry.py, with ``others`` processes that count and are not its."""
+    def _settings(self, uid: int | None, others: int, lifeline: int) -> dict[str, object]:
+        """What sandbox_entry.py is told; ``others`` processes count that are not the box's."""
         limits = {
-            "RLIMIT_FSIZE": (self.limits.disk_mb * MIB, 2**20),
+            "RLIMIT_FSIZE": (self.limits.disk_mb * MIB, MIB),
             "RLIMIT_CORE": (0, 0),
             "RLIMIT_NPROC": (self.limits.processes + others, min(16, self.limits.processes)),
             "RLIMIT_NOFILE": (OPEN_FILES, 64),
         }
-        settings = {"limits": limits, "uid": uid, "subreaper": self.strength == "rlimits"}
+        return {
+            "limits": limits,
+            "uid": uid,
+            "subreaper": self.strength == "rlimits",
+            "lifeline": lifeline,
+        }
+
+    def _entry(
+        self,
+        interpreter: Interpreter,
+        settings: dict[str, object],
+        script: str,
+        arguments: Iterable[str],
+    ) -> list[str]:
         text = Path(__file__).with_name("sandbox_entry.py").read_text(encoding="utf-8")
         return [interpreter.executable, "-c", text, json.dumps(settings), script, *arguments]
 
@@ -571,12 +602,6 @@ class Box:
 def kill(pid: int, sent: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, sent)
-
-
-@functools.cache
-def launcher(_pid: int) -> ThreadPoolExecutor:
-    """The thread that starts the boxes of a process."""
-    return ThreadPoolExecutor(1, thread_name_prefix="fgit-box")
 
 
 def remove(folder: Path) -> None:
@@ -761,11 +786,17 @@ def system_call_filter(machine: str) -> bytes:
         program += [(at_least, 0, 1, 0x40000000), (give, 0, 0, refuse)]
     for numbers in REFUSED.values():
         program += [(equal, 0, 1, numbers[column]), (give, 0, 0, refuse)]
+    count = len(SOCKET_FAMILIES)
     program += [
+        (equal, 0, count + 3, SOCKET[column]),
+        (load, 0, 0, 16),  # its first argument, the lower half
+        *((equal, count - i, 0, family) for i, family in enumerate(SOCKET_FAMILIES)),
+        (give, 0, 0, refuse),
+        (give, 0, 0, allow),
         (equal, 0, 1, CLONE3[column]),
         (give, 0, 0, absent),
         (equal, 0, 3, CLONE[column]),
-        (load, 0, 0, 16),  # its first argument, the lower half
+        (load, 0, 0, 16),
         (any_bit, 0, 1, NEW_NAMESPACES),
         (give, 0, 0, refuse),
         (give, 0, 0, allow),

@@ -4,24 +4,28 @@
 SCRIPT ARGUMENTS...``; it runs under Python >= 3.10 and imports the standard library only. SETTINGS
 is JSON: ``limits`` (name of a RLIMIT to [value, least value that is enough]), ``uid`` (whom to
 become, or null), ``subreaper`` (whether what loses its parent becomes this process's child; in a
-PID namespace it does so anyway).
+PID namespace it does so anyway), ``lifeline`` (a pipe that breaks when the one who started the box
+ends; this process ends then, too).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import runpy
+import select
 import signal
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_CHILD_SUBREAPER = 36
 CAPABILITY_VERSION_3 = 0x20080522
 
 
@@ -34,8 +38,7 @@ def main(settings: dict[str, Any], script: str, arguments: list[str]) -> None:
         limit(name, wanted, least)
     if settings["uid"] is not None:
         become(settings["uid"], libc)
-    # After the change of user, which clears it: this process ends with the one that started it.
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with(settings["lifeline"])
     if settings["subreaper"]:
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     os.umask(0o077)
@@ -44,6 +47,32 @@ def main(settings: dict[str, Any], script: str, arguments: list[str]) -> None:
         del sys.path[0]
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
+
+
+def end_with(lifeline: int) -> None:
+    """Exit when the pipe breaks, on the signal that the kernel sends then.
+
+    A script may handle SIGIO in its own way. PR_SET_PDEATHSIG would not do: it needs the right to
+    signal the user that this process became, and fires when the starting *thread* ends.
+    """
+    signal.signal(signal.SIGIO, lambda *_: os._exit(1))
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
+    os.set_inheritable(lifeline, False)
+    os.register_at_fork(after_in_child=closer(lifeline))
+    if select.select([lifeline], [], [], 0)[0]:  # broken before the signal was asked for
+        os._exit(1)
+
+
+def closer(descriptor: int) -> Callable[[], None]:
+    """Closes it in a child, but not in that child's children, where the number may be another's."""
+    left = [descriptor]
+
+    def close() -> None:
+        if left:
+            os.close(left.pop())
+
+    return close
 
 
 def limit(name: str, wanted: int, least: int) -> None:

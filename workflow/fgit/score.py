@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -18,22 +17,24 @@ from typing import Any
 
 import polars as pl
 
-import fgit
 from fgit import files
-from fgit.benchmarks import read_problems
+from fgit.benchmarks import problems_digest, read_problems
 from fgit.config import BenchmarkKind, ScoreSettings
 from fgit.errors import UserError
-from fgit.sandbox import choose
+from fgit.processes import cores
 from fgit.statistics import wilson
 from fgit.workers import (
     EMPTY,
+    LIBRARY,
     ONE_SET_OF_TESTS,
     PASS,
     Job,
     Journal,
     Verdict,
+    allowed,
     canonical_program,
     check,
+    conditions_of,
     first_few,
     interpreter_of,
 )
@@ -56,7 +57,6 @@ TIMES = {
     "limit": pl.Float64,
     "canonical_seconds": pl.Float64,
 }
-LIBRARY = {"humaneval": "evalplus", "mbpp": "evalplus", "bigcodebench": "bigcodebench"}
 CANONICAL = "canonical"  # in place of a file of samples: the canonical solutions themselves
 # Of a second sample of a problem, asked with one BOS where EvalPlus gives two.
 ONE_BOS = "\0one BOS"
@@ -114,8 +114,8 @@ def score(
     out = Path(out)
     problems = files.resolve(os.fspath(problems))
     by_id = read_problems(kind, problems, sha256)
-    threads = threads or len(os.sched_getaffinity(0))
-    versions = versions_of(kind, python)
+    threads = allowed(threads or cores())
+    conditions = conditions_of(kind, settings, problems, python)
     if os.fspath(samples) == CANONICAL:
         solutions = {task: canonical_program(kind, problem) for task, problem in by_id.items()}
         more: dict[str, str] = {}
@@ -124,7 +124,7 @@ def score(
         solutions = read_solutions(kind, by_id, samples)
         more = {} if one_bos is None else read_solutions(kind, by_id, one_bos, or_none=True)
         truth = check_ground_truth(
-            *(kind, by_id, problems, out, settings, ground_truth, threads, python, versions)
+            *(kind, problems, out, settings, conditions, ground_truth, threads, python)
         )
     if empty := [task_id for task_id, solution in solutions.items() if not solution.strip()]:
         log.warning(
@@ -137,16 +137,9 @@ def score(
         for task_id, text in more.items()
         if text != solutions[task_id]
     }
-    strength = choose(settings.sandbox)
     digest = hashlib.sha256()
     for key, job in jobs.items():
         digest.update(f"{key}\0{job.solution}\0".encode("utf-8", "replace"))
-    conditions = {
-        "problems_sha256": files.sha256(problems),
-        "settings": settings.model_dump(),
-        "sandbox": strength,
-        "versions": versions,
-    }
     fingerprint = json.dumps([kind, conditions, digest.hexdigest()], sort_keys=True)
     with Journal(out / "journal.jsonl", fingerprint) as journal:
         if journal.verdicts:
@@ -161,6 +154,8 @@ def score(
             journal=journal,
         )
         frame = outcomes(kind, solutions, verdicts)
+        # An older summary must not stand beside new outcomes.
+        files.remove(out / "summary.json")
         files.write_parquet(out / "outcomes.parquet", frame)
         files.write_parquet(out / "times.parquet", times(solutions, verdicts))
         summary = {
@@ -188,7 +183,7 @@ def score(
         files.write_json(out / "summary.json", summary)
         journal.remove()
     log.info("%s", in_words(kind, summary))
-    if strength == "rlimits":
+    if conditions["sandbox"] == "rlimits":
         log.warning(
             "the programs ran without bubblewrap, under limits only: they could read files and "
             "use the network"
@@ -312,44 +307,18 @@ def times(solutions: Mapping[str, str], verdicts: Mapping[str, Verdict]) -> pl.D
     return pl.DataFrame(rows, schema=TIMES)
 
 
-def versions_of(kind: str, python: str | None) -> dict[str, str]:
-    """Versions of what decides a verdict, in the workers' environment.
-
-    Raises:
-        UserError: if that environment lacks one of them.
-    """
-    packages = [LIBRARY[kind], "numpy"] if kind in LIBRARY else []
-    interpreter = interpreter_of(python)
-    program = (
-        "import importlib.metadata as m, json, platform, sys\n"
-        "print(json.dumps({'python': platform.python_version()} "
-        "| {name: m.version(name) for name in sys.argv[1:]}))"
-    )
-    done = subprocess.run(
-        [interpreter, "-c", program, *packages], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise UserError(
-            f"{interpreter}: this environment cannot score {kind}: {reason[0]}; it needs "
-            f"{', '.join(packages)} (see envs/)"
-        )
-    return {"fgit": fgit.__version__, **json.loads(done.stdout)}
-
-
 # ------------------------------------------------------------------ BigCodeBench's ground truth
 
 
 def check_ground_truth(
     kind: BenchmarkKind,
-    problems: Mapping[str, Mapping[str, Any]],
-    path: Path,
+    problems: Path,
     out: Path,
     settings: ScoreSettings,
+    conditions: Mapping[str, Any],
     given: str | os.PathLike[str] | None,
     threads: int,
     python: str | None,
-    versions: Mapping[str, str],
 ) -> dict[str, Any] | None:
     """The share of canonical solutions that pass here, and those that do not; None for EvalPlus.
 
@@ -357,30 +326,29 @@ def check_ground_truth(
     unnoticed. BigCodeBench's tests stand alone: where a library is missing or has another version,
     they would fail every solution without a word.
 
+    Args:
+        conditions: of this scoring; a ground truth of other problems or versions is none.
+        given: the summary of scoring the canonical solutions; if None, it is made in ``out``,
+            unless it lies there already.
+
     Raises:
         UserError: if the share is below ``settings.min_ground_truth``, or ``given`` was made with
             other problems or versions.
     """
     if kind != "bigcodebench":
         return None
-    if given is None:
-        folder = out / "ground_truth"
+    path = out / "ground_truth" / "summary.json" if given is None else Path(given)
+    if given is None and (not path.exists() or unlike(path, conditions)):
         log.info("Running the canonical solutions first: the environment must be the right one")
-        score(kind, path, CANONICAL, folder, settings, threads=threads, python=python)
-        given = folder / "summary.json"
-    summary = files.read_json(given)
-    for key, mine in {"problems_sha256": files.sha256(path), "versions": dict(versions)}.items():
-        if summary.get(key) != mine:
-            raise UserError(
-                f"{given}: made with other {key} ({summary.get(key)}) than this scoring ({mine}); "
-                "score the canonical solutions again"
-            )
-    frame = files.read_parquet(Path(given).parent / "outcomes.parquet")
+        score(kind, problems, CANONICAL, path.parent, settings, threads=threads, python=python)
+    if reason := unlike(path, conditions):
+        raise UserError(f"{path}: {reason}; score the canonical solutions again")
+    frame = files.read_parquet(path.parent / "outcomes.parquet")
     failing = frame.filter(~pl.col("base_pass"))["task_id"].to_list()
-    share = 1 - len(failing) / len(problems)
+    share = 1 - len(failing) / frame.height
     if share < settings.min_ground_truth:
         raise UserError(
-            f"{path}: {len(failing)} of {len(problems)} canonical solutions fail in the "
+            f"{problems}: {len(failing)} of {frame.height} canonical solutions fail in the "
             f"environment of {interpreter_of(python)} ({share:.3f} pass, at least "
             f"{settings.min_ground_truth:g} must): {', '.join(failing[:20])}"
             f"{', …' if len(failing) > 20 else ''}. Install what envs/bigcodebench.txt names, or "
@@ -389,6 +357,17 @@ def check_ground_truth(
     if failing:
         log.warning("%d canonical solutions fail here: %s", len(failing), first_few(failing))
     return {"passing": share, "failing": failing}
+
+
+def unlike(path: Path, conditions: Mapping[str, Any]) -> str:
+    """Why a summary is no ground truth under these conditions; '' if it is."""
+    summary = files.read_json(path)
+    if summary.get("samples_sha256", "") is not None:
+        return "this is not the score of the canonical solutions"
+    for key in ("problems_sha256", "versions"):
+        if summary.get(key) != conditions[key]:
+            return f"made with other {key} ({summary.get(key)}) than this scoring"
+    return ""
 
 
 # ------------------------------------------------------------------ a part of a larger benchmark
@@ -424,7 +403,12 @@ def score_part(
             f"{problems}: {len(missing)} problems are not among those of {whole}: "
             f"{first_few(missing)}; is it a part of another benchmark or version?"
         )
-    if Path(summary["problems"]).exists():
+    if not Path(summary["problems"]).exists():
+        log.warning(
+            "%s is not there any more: that its problems are those of %s was not checked",
+            *(summary["problems"], problems),
+        )
+    else:
         other = read_problems(kind, summary["problems"], summary["problems_sha256"])
         fields = ("complete_prompt", "prompt", "test", "base_input", "plus_input")
         if differing := [
@@ -436,12 +420,20 @@ def score_part(
                 f"{problems}: {len(differing)} problems differ from those of the same name in "
                 f"{summary['problems']}: {first_few(differing)}; take both from one version"
             )
-    mine = pl.col("task_id").is_in(list(part))
-    frame = frame.filter(mine)
+    order = pl.DataFrame({"task_id": list(part)})
+
+    def taken(name: str) -> pl.DataFrame:
+        """The part's rows of a file of the whole, in the part's order."""
+        rows = order.join(
+            files.read_parquet(whole / name), on="task_id", how="left", maintain_order="left"
+        )
+        files.write_parquet(out / name, rows)
+        return rows
+
+    files.remove(out / "summary.json")
+    frame = taken("outcomes.parquet")
+    taken("times.parquet")
     truth = summary["ground_truth"]
-    files.write_parquet(out / "outcomes.parquet", frame)
-    times = files.read_parquet(whole / "times.parquet").filter(mine)
-    files.write_parquet(out / "times.parquet", times)
     kept = {
         "n": frame.height,
         **shares(frame),
@@ -450,13 +442,11 @@ def score_part(
         "ground_truth": truth
         and truth | {"failing": [task_id for task_id in truth["failing"] if task_id in part]},
         "problems": str(problems),
-        "problems_sha256": files.sha256(problems),
+        "problems_sha256": problems_digest(problems),
         "part_of": {"folder": str(whole), "problems_sha256": summary["problems_sha256"]},
     }
     files.remove(out / "outcomes_one_bos.parquet")
     if summary["one_bos"]:
-        second = files.read_parquet(whole / "outcomes_one_bos.parquet").filter(mine)
-        files.write_parquet(out / "outcomes_one_bos.parquet", second)
-        kept["one_bos"] = shares(second)
+        kept["one_bos"] = shares(taken("outcomes_one_bos.parquet"))
     files.write_json(out / "summary.json", summary | kept)
     log.info("%s", in_words(kind, summary | kept))

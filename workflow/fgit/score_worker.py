@@ -53,6 +53,7 @@ import random
 import resource
 import secrets
 import signal
+import stat
 import string
 import subprocess
 import sys
@@ -60,7 +61,7 @@ import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -73,19 +74,21 @@ BIGCODEBENCH_STACK = 10
 BIGCODEBENCH_TIME_LIMIT = 20.0
 BIGCODEBENCH_LIMIT = 243.0  # its 240 s and what it adds
 EVALPLUS_MEMORY = 4 * 2**30
-# A program of tests has no canonical time. It gets this many times the least limit of a single test.
+# A program of tests has no canonical time: it gets this many times the least limit of one test.
 TESTS_FACTOR = 10.0
-# HumanEval/32 asks for a zero of a polynomial. EvalPlus 0.3.1 computes the polynomial there, but goes
-# on to the next test before it notes that this one passed, so that no solution passes. The same
-# comparison is reached by a function whose value should be zero within the problem's atol.
+# HumanEval/32 asks for a zero of a polynomial. EvalPlus 0.3.1 computes the polynomial there, but
+# goes on to the next test before it notes that this one passed, so that no solution passes. The
+# same comparison is reached by a function whose value should be zero within the problem's atol.
 RESIDUAL = """
 
 def find_zero_residual(xs):
     from evalplus.eval._special_oracle import _poly
     return abs(float(_poly(xs, find_zero(xs))))
 """
+IN_ITS_NAMESPACE = "its outputs are judged by a function among its own names"
 
 PR_SET_DUMPABLE = 4
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 
 Job = dict[str, Any]
 Answer = Callable[[dict[str, Any]], None]
@@ -106,12 +109,14 @@ def main(kind: str) -> None:
         while pipes:  # once: in a child's child the numbers may be something else's
             os.close(pipes.pop())
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
         seed()
 
     # A fork inherits the benchmark's modules and the expected outputs; nothing here has threads.
     multiprocessing.set_start_method("fork")
     os.register_at_fork(after_in_child=in_child)  # after random's own, which unseeds it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGIO, end)  # whoever started the box is gone (sandbox_entry.py)
     raise_no_hard_limit()
     try:
         run = {"bigcodebench": bigcodebench_job, "tests": tests_job}.get(
@@ -127,13 +132,32 @@ def main(kind: str) -> None:
         answer({"error": f"{type(error).__name__}: {error}"})
         raise
     answer({"ready": True})
+    before = conditions()
     with contextlib.suppress(EOFError):
-        while True:
+        while conditions() == before:
             job = pickle.load(jobs)
             seed()
             result = run(job, answer)
             box.clean()
             answer(result)
+
+
+def conditions() -> tuple[Any, ...]:
+    """What a process may change of another of its user's, and what its children then have too."""
+    names = sorted(name for name in dir(resource) if name.startswith("RLIMIT_"))
+    return (
+        *(resource.getrlimit(getattr(resource, name)) for name in names),
+        os.getpriority(os.PRIO_PROCESS, 0),
+        os.sched_getscheduler(0),
+        os.sched_getaffinity(0),
+    )
+
+
+def end(*_: object) -> None:
+    try:
+        kill_others()
+    finally:
+        os._exit(1)
 
 
 def hide() -> None:
@@ -229,15 +253,17 @@ def evalplus_job(kind: str) -> Run:
         started = time.monotonic()
         statuses = {part: check(part, solution, least) for part in expected}
         result = {**statuses, "seconds": time.monotonic() - started, "limit": limit}
-        passed = [part for part in statuses if statuses[part] == PASS]
-        if passed and (reason := suspicion(solution)):
+        passed = [part for part in statuses if statuses[part] == PASS and times[part]]
+        reason = IN_ITS_NAMESPACE if zero else suspicion(solution)
+        if passed and reason:
             result["suspicious"] = reason
-            inputs = {part: problem[f"{part}_input"] for part in passed}
-            outputs = record(kind, solution, name, inputs, limits, not_none)
             for part in passed:
-                vars(recorded)["outputs"] = outputs.get(part, b"")
+                outputs = record(
+                    kind, solution, name, problem[f"{part}_input"], limits[part], not_none
+                )
+                vars(recorded)["outputs"] = outputs
                 program = f"import fgit_recorded\n{name} = fgit_recorded.play()\n"
-                if not outputs.get(part) or check(part, program, 10.0) != PASS:
+                if not outputs or check(part, program, 10.0) != PASS:
                     result[part] = FORGED
         return result
 
@@ -269,23 +295,24 @@ def record(
     kind: str,
     solution: str,
     entry_point: str,
-    inputs: dict[str, list[Any]],
-    limits: dict[str, list[float]],
+    inputs: list[Any],
+    limits: list[float],
     not_none: bool,
-) -> dict[str, bytes]:
-    """The solution's outputs by part, as gzipped pickles of plain data; b"" where there are none.
+) -> bytes:
+    """The solution's outputs, as gzipped pickles of plain data; b"" where there are none.
 
     A new interpreter runs it, since a fork would have the expected outputs in its memory.
     """
-    # It has passed within the limits already; a busy machine must not make it forged.
-    limits = {part: [3 * limit + 1 for limit in limits[part]] for part in inputs}
+    path = f"{os.environ['TMPDIR']}/recorded"
     job = {
         "solution": solution,
         "entry_point": entry_point,
         "inputs": inputs,
-        "limits": limits,
+        # It has passed within the limits already; a busy machine must not make it forged.
+        "limits": (longer := [3 * limit + 1 for limit in limits]),
         "not_none": not_none,
         "as_list": kind == "mbpp" and is_set_task(entry_point),
+        "path": path,
     }
     process = subprocess.Popen(
         [sys.executable, "-c", SOURCE, "record"],
@@ -295,21 +322,15 @@ def record(
         cwd="/",
     )
     with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
-        whole = sum(min(180.0, sum(limits[part])) for part in inputs)
-        process.communicate(pickle.dumps(job), timeout=whole + 20)
+        process.communicate(pickle.dumps(job), timeout=min(180.0, sum(longer)) + 20)
     process.kill()
     process.wait()
     kill_others()
-    outputs = dict.fromkeys(inputs, b"")
-    for part in inputs:
-        with contextlib.suppress(OSError), open(recorded_file(part), "rb", opener=no_link) as file:
-            outputs[part] = file.read()
+    outputs = b""
+    with contextlib.suppress(OSError), open(path, "rb", opener=no_link) as file:
+        outputs = file.read()
     Cleaner().clean()
     return outputs
-
-
-def recorded_file(part: str) -> str:
-    return f"{os.environ['TMPDIR']}/recorded-{part}"
 
 
 def no_link(path: str, flags: int) -> int:
@@ -323,28 +344,17 @@ def is_set_task(entry_point: str) -> bool:
 
 
 def recorder() -> None:
-    """Run a solution on the inputs of the job on standard input, each part in its own process."""
-    import evalplus.eval.utils  # noqa: F401  for the processes forked below
+    """Run a solution on the inputs of the job on standard input, as EvalPlus does; write outputs.
+
+    What it writes counts for what EvalPlus makes of it; nothing here need withstand the solution.
+    """
+    from evalplus.eval.utils import create_tempdir, reliability_guard, swallow_io, time_limit
 
     hide()
     job = pickle.loads(sys.stdin.buffer.read())
     silence()
     raise_no_hard_limit()
-    for part, inputs in job["inputs"].items():
-        process = os.fork()
-        if not process:
-            try:
-                record_part(job, inputs, job["limits"][part], recorded_file(part))
-            finally:
-                os._exit(0)
-        os.waitpid(process, 0)
-
-
-def record_part(job: dict[str, Any], inputs: list[Any], limits: list[float], path: str) -> None:
-    """Write what the solution returns, as EvalPlus runs it."""
-    from evalplus.eval.utils import create_tempdir, reliability_guard, swallow_io, time_limit
-
-    with gzip.open(path, "wb", compresslevel=1) as out, create_tempdir():
+    with gzip.open(job["path"], "wb", compresslevel=1) as out, create_tempdir():
         seed()
         reliability_guard(maximum_memory_bytes=EVALPLUS_MEMORY)
         namespace: dict[str, Any] = {}
@@ -353,7 +363,7 @@ def record_part(job: dict[str, Any], inputs: list[Any], limits: list[float], pat
             with swallow_io():
                 exec(job["solution"], namespace)
             function = namespace[job["entry_point"]]
-            for arguments, limit in zip(inputs, limits, strict=True):
+            for arguments, limit in zip(job["inputs"], job["limits"], strict=True):
                 with time_limit(limit), swallow_io():
                     value = function(*arguments)
                 if job["not_none"] and not isinstance(value, bool):
@@ -373,7 +383,7 @@ class PlainPickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         """What to call with what; for anything that is not exactly of a type pickle knows."""
-        if isinstance(value, np.generic):
+        if isinstance(value, np.generic) or type(value) is complex:
             return NotImplemented
         for scalar in (int, float, complex):
             if isinstance(value, scalar):
@@ -509,6 +519,8 @@ def suspicion(program: str) -> str:
         and not isinstance(node.args[0], ast.Starred)
     }
     for node in nodes:
+        if name := next((name for name in bound(node) if name.startswith("__")), None):
+            return f"binds {name}"
         if isinstance(node, ast.Name):
             if node.id in modules:
                 if id(node) not in of_attributes:
@@ -527,7 +539,11 @@ def suspicion(program: str) -> str:
                 return reason
         elif isinstance(node, ast.Constant):
             text = "__" if isinstance(node.value, str) else b"__"
-            if isinstance(node.value, str | bytes) and text in node.value:  # type: ignore[operator]
+            if (
+                isinstance(node.value, str | bytes)
+                and text in node.value  # type: ignore[operator]
+                and node.value != "__main__"
+            ):
                 return "a text with __"
         elif isinstance(node, ast.ClassDef):
             bases = [base.id if isinstance(base, ast.Name) else "" for base in node.bases]
@@ -535,12 +551,24 @@ def suspicion(program: str) -> str:
                 base == "object" or (is_exception(base) and base) for base in bases
             ):
                 return f"class {node.name} has a base"
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        elif isinstance(node, FUNCTIONS):
             if node.name.startswith("__") and node.name not in HARMLESS_METHODS:
                 return f"defines {node.name}"
         elif isinstance(node, ast.MatchClass):
             return "matches classes"
     return ""
+
+
+def bound(node: ast.AST) -> Iterator[str]:
+    """The names in a node that are no node of their own: of classes, arguments, captures ..."""
+    if isinstance(node, ast.Name | ast.Attribute | ast.Constant | FUNCTIONS | ast.ImportFrom):
+        return  # looked at by themselves
+    for _, value in ast.iter_fields(node):
+        yield from (
+            name
+            for name in (value if isinstance(value, list) else [value])
+            if isinstance(name, str)
+        )
 
 
 def attribute_suspicion(node: ast.Attribute, modules: dict[str, str]) -> str:
@@ -590,11 +618,22 @@ def harmless_names(module: str) -> Iterable[str]:
 # ------------------------------------------------------------------ BigCodeBench, and tests
 
 
+class Process(multiprocessing.Process):
+    """Joined once it has ended, where multiprocessing's waits for what it started as well."""
+
+    def join(self, timeout: float | None = None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        while self.exitcode is None and (end is None or time.monotonic() < end):
+            time.sleep(0.005)
+        super().join(0)
+
+
 def bigcodebench_job() -> Run:
     """BigCodeBench's check of one solution, calibrated: the signature stands before it."""
     import bigcodebench.eval
     import matplotlib.pyplot  # noqa: F401  each forked check wants it
 
+    bigcodebench.eval.multiprocessing = types.SimpleNamespace(Process=Process)
     untouched = seal()
     unsafe_execute = bigcodebench.eval.unsafe_execute
 
@@ -665,7 +704,7 @@ def tests_job() -> Run:
         token = secrets.token_bytes(16)
         read, write = os.pipe()
         os.set_blocking(read, False)
-        process = multiprocessing.Process(
+        process = Process(
             target=tests, args=(job["solution"], job["problem"]["test"], token, write)
         )
         process.start()
@@ -728,6 +767,7 @@ class Cleaner:
     """Leaves nothing of a solution in the box, neither processes nor files."""
 
     standing: frozenset[Path] | None = None  # what was there before the first solution
+    modes: ClassVar[dict[Path, int]] = {}
 
     def __init__(self) -> None:
         self.home = Path(os.environ["HOME"])
@@ -738,11 +778,14 @@ class Cleaner:
             empty(self.home)
             found = {path for folder in self.folders for path in below(folder)}
             Cleaner.standing = frozenset(found - {self.home})
+            Cleaner.modes = {folder: folder.stat().st_mode for folder in self.folders}
 
     def clean(self) -> None:
         kill_others()
         assert self.standing is not None
         for folder in self.folders:
+            if folder.stat().st_mode != self.modes[folder]:  # its owner may have closed it
+                folder.chmod(stat.S_IMODE(self.modes[folder]))
             empty(folder, self.standing)
         self.home.mkdir(exist_ok=True)
         # Where multiprocessing keeps its sockets, made when they are first needed.
@@ -780,14 +823,17 @@ def kill_others() -> None:
 
 
 def processes_below(pid: int) -> Iterator[int]:
+    """What descends from a process, parents first."""
     ahead = [pid]
     while ahead:
+        children: list[int] = []
         parent = ahead.pop()
-        for file in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                children = [int(child) for child in file.read_text(encoding="ascii").split()]
-                yield from children
-                ahead += children
+        with contextlib.suppress(OSError):  # it has ended
+            for file in Path(f"/proc/{parent}/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    children += map(int, file.read_text(encoding="ascii").split())
+        yield from children
+        ahead += children
 
 
 def below(folder: Path) -> Iterator[Path]:
@@ -835,7 +881,7 @@ def erase(path: Path) -> None:
 
 
 def is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+    return stat.S_ISDIR(path.lstat().st_mode)  # itself, not what a link leads to
 
 
 # ------------------------------------------------------------------ the canary

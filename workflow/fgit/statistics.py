@@ -1,10 +1,10 @@
 """What a difference between two scores is worth: intervals and tests for outcomes of problems.
 
 Two runs are compared on the same problems, so the comparison is paired: a problem that both solve,
-or neither, says nothing about their difference. With one run on each side the test is McNemar's.
-With several seeds a problem's outcome is its mean over the seeds and the bootstrap over the
-problems decides; its interval is about the problems, with these seeds, not about further seeds:
-how far apart trainings with other seeds would lie is what the deviation over the seeds says.
+or neither, says nothing about their difference. A problem's outcome is its mean over the seeds, and
+the test flips the signs of the problems' differences; with one seed on each side it is McNemar's.
+Test and bootstrap interval are about the problems, with these seeds, not about further seeds: how
+far apart trainings with other seeds would lie is what the deviation over the seeds says.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest
 
 CONFIDENCE = 0.95
+LEVEL = 0.05  # of the tests
 DRAWN_AT_ONCE = 1 << 22  # counts in memory: 32 MiB
 
 Floats = npt.NDArray[np.float64]
@@ -28,7 +29,8 @@ class Comparison:
     """Two runs, a and b, on the same ``n`` problems; shares are fractions.
 
     ``only_a`` and ``only_b`` are problems (positions from 0) that every seed of one side solves and
-    no seed of the other. ``p`` is McNemar's, None where a side has several seeds.
+    no seed of the other. ``p`` is of the exact two-sided test (:func:`sign_flip`): McNemar's where
+    each side has one seed.
     """
 
     n: int
@@ -37,14 +39,11 @@ class Comparison:
     high: float
     only_a: list[int]
     only_b: list[int]
-    p: float | None
+    p: float
 
     @property
     def significant(self) -> bool:
-        """At 95 %: p < 0.05; with several seeds, an interval that leaves 0 out."""
-        if self.p is not None:
-            return self.p < 1 - CONFIDENCE
-        return self.low > 0 or self.high < 0
+        return self.p < LEVEL
 
     @property
     def reversed(self) -> Comparison:
@@ -64,19 +63,39 @@ def wilson(passed: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
-    """McNemar's exact two-sided test of two runs on the same problems: the p-value.
+def sign_flip(differences: npt.ArrayLike) -> float:
+    """The exact two-sided sign-flip test of two runs on the same problems: the p-value.
 
-    Under the null hypothesis each problem that just one of them solves is as likely solved by the
-    one as by the other, so ``only_a`` is binomial of ``only_a + only_b`` and 1/2. Without such
-    problems p is 1.
+    Under the null hypothesis a problem's difference is as likely d as -d, each problem's by itself,
+    and p is the probability of a sum at least as far from 0 as the one found. Where all differences
+    are 1, 0 or -1 this is McNemar's exact test: of the problems that just one run solves, each is
+    as likely solved by the one as by the other. Without a difference p is 1.
+
+    Between sides with as many seeds, the null hypothesis is that all seeds of both are alike. With
+    three seeds on one side and one on the other, differences of runs that are alike have mean 0 but
+    need not be symmetric; then p is exact for the symmetric ones, and close for many problems.
 
     Args:
-        only_a: problems that a solves and b does not.
-        only_b: the reverse.
+        differences: one a problem, integers, shape (n,): of the numbers of seeds that solve it, or,
+            where the sides have unequally many, of multiples of these that make them comparable.
     """
-    discordant = only_a + only_b
-    return float(binomtest(only_a, discordant, 0.5).pvalue) if discordant else 1.0
+    signed = np.asarray(differences, dtype=np.int64)
+    # Sorted, so that rounding too does not depend on the problems' order.
+    sizes = np.sort(np.abs(signed[signed != 0]))
+    total = abs(int(signed.sum()))
+    if total == 0:
+        return 1.0
+    unit = int(np.gcd.reduce(sizes))
+    # The sum of the differences that come out positive, in units: its probabilities, from 0 on.
+    positive: Floats = np.ones(1)
+    for size in sizes // unit:
+        more = np.zeros(len(positive) + size)
+        more[: len(positive)] = positive
+        more[size:] += positive
+        positive = more / 2
+    # The sum of all is twice that, less the sum of the sizes; its two tails are alike.
+    tail = (int(sizes.sum()) - total) // (2 * unit)
+    return min(1.0, 2 * float(positive[: tail + 1].sum()))
 
 
 def paired_bootstrap(
@@ -148,7 +167,9 @@ def paired(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Comparison:
         np.flatnonzero((mine == 1) & (other == 0)).tolist()
         for mine, other in ((mean_a, mean_b), (mean_b, mean_a))
     )
-    p = mcnemar(len(only_a), len(only_b)) if len(a) == len(b) == 1 else None
+    # In units of 1 / (seeds of a * seeds of b) the differences of the means are integers.
+    differences = np.rint(len(b) * a.sum(axis=0) - len(a) * b.sum(axis=0)).astype(np.int64)
+    p = sign_flip(differences)
     return Comparison(len(mean_a), difference, low, high, only_a, only_b, p)
 
 

@@ -5,7 +5,7 @@ For records that come with tests, a program of asserts. Nothing can be shown of 
 
 from __future__ import annotations
 
-import hashlib
+import json
 import logging
 import time
 from collections import Counter
@@ -19,9 +19,8 @@ from fgit import files
 from fgit.config import ScoreSettings
 from fgit.errors import UserError
 from fgit.markdown import main_code
-from fgit.sandbox import choose
 from fgit.variants import normalised, read_samples, read_variants
-from fgit.workers import PASS, Job, Journal, Verdict, check
+from fgit.workers import PASS, Job, Journal, Verdict, check, conditions_of
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +64,13 @@ def verify(
     problems = {name: problem_of(row) for name, row in samples.items() if has_tests(row)}
     testable = {name: problem for name, problem in problems.items() if problem is not None}
     asked = {row["id"] for row in rows if row["code"] is not None}
-    strength = choose(settings.sandbox)
+    conditions = conditions_of("tests", settings)
+    conditions |= {
+        "records_sha256": files.sha256(records),
+        "variants_sha256": files.sha256(variants),
+    }
     journal_file = out.with_name(f"{out.name}.journal")
-    with Journal(journal_file, fingerprint(records, variants, strength, settings)) as journal:
+    with Journal(journal_file, json.dumps(conditions, sort_keys=True)) as journal:
         correct = check(
             "tests",
             {
@@ -112,10 +115,9 @@ def verify(
             "not_wrong": len(frame.filter(~pl.col("wrong"))),
             "untested": dict(sorted(Counter(frame["untested"].drop_nulls()).items())),
             "statuses": dict(sorted(Counter(frame["status"].drop_nulls()).items())),
-            "sandbox": strength,
+            **conditions,
             "threads": threads,
             "seconds": round(time.monotonic() - started, 1),
-            "settings": settings.model_dump(mode="json"),
         }
         files.write_parquet(out, frame)
         files.write_json(report, summary)
@@ -186,11 +188,6 @@ def outcome(
         status = verdicts[key].base
         return {"status": status, "wrong": status != PASS, "untested": None}
     return {"status": None, "wrong": None, "untested": reason}
-
-
-def fingerprint(records: Path, variants: Path, strength: str, settings: ScoreSettings) -> str:
-    parts = [files.sha256(records), files.sha256(variants), strength, settings.model_dump_json()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def read_verified(path: Path, variants: pl.DataFrame, source: Path) -> pl.Series:

@@ -7,25 +7,29 @@ so that a scoring that dies goes on where it stopped.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import json
 import logging
-import os
 import pickle
 import queue
 import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import IO, Any
 
+import fgit
 from fgit import score_worker
+from fgit.benchmarks import problems_digest
 from fgit.config import BenchmarkKind, ScoreSettings
 from fgit.errors import UserError
+from fgit.processes import cores
 from fgit.progress import bar
 from fgit.sandbox import Box, Limits, Strength, choose
 
@@ -36,10 +40,9 @@ EMPTY = "empty"  # no solution at all: not run
 TIMEOUT = "timeout"
 CRASHED = "crashed"  # the solution took its worker process down
 ONE_SET_OF_TESTS = frozenset({"bigcodebench", "tests"})  # kinds without plus tests
-# Seconds in which a worker must start, run a canonical solution, or check a solution. The
-# benchmarks' own limits end a check long before (two times 64 s, or 243 s); this one is for a
-# check that hangs in spite of them.
+# Seconds in which a worker must start, or run a canonical solution. (patience() is for a check.)
 STEP_LIMIT = 600.0
+LIBRARY = {"humaneval": "evalplus", "mbpp": "evalplus", "bigcodebench": "bigcodebench"}
 LONG = 100_000  # characters; no honest solution is as long
 
 
@@ -134,7 +137,12 @@ def check(
 
 
 def suspect(kind: str, verdict: Verdict, settings: ScoreSettings) -> bool:
-    """Whether the time may have decided; BigCodeBench's limit of 240 s is no matter of speed."""
+    """Whether the machine may have decided, by its speed or for lack of memory.
+
+    BigCodeBench's limit of 240 s is no matter of speed.
+    """
+    if verdict.base == CRASHED:
+        return True
     return (
         kind != "bigcodebench"
         and not verdict.passed
@@ -148,15 +156,17 @@ def second_look(
 ) -> Verdict:
     """The verdict of a program that runs alone, after its problem's canonical solution did.
 
+    (Not BigCodeBench's: which of those pass is the ground truth's matter.)
+
     Raises:
         UserError: if the canonical solution does not pass within the limits.
     """
     name = job.problem["task_id"]
-    canonical = pool.alone(Job(job.problem, canonical_program(pool.kind, job.problem)))
-    if not canonical.passed:
+    program = canonical_program(pool.kind, job.problem)
+    if pool.kind != "bigcodebench" and not (right := pool.alone(Job(job.problem, program))).passed:
         raise UserError(
             f"{where}, {name}: the canonical solution does not pass within the time limits "
-            f"({canonical.base}/{canonical.plus} after {canonical.seconds:.1f} s), so this machine "
+            f"({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
             "is too slow or too busy for a fair score; use a quieter one, fewer --threads, or "
             f"raise --min-time-limit (now {settings.min_time_limit:g} s) and say so"
         )
@@ -186,7 +196,7 @@ def may_take_long(kind: str, job: Job) -> tuple[bool, int]:
 
 def allowed(threads: int) -> int:
     """As many workers as asked for, but no more than there are CPUs for them."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = cores()
     if threads > cpus:
         log.warning(
             "%d threads were asked for, but this process may use %d CPUs: %d workers, since "
@@ -196,9 +206,68 @@ def allowed(threads: int) -> int:
     return min(threads, cpus)
 
 
+def patience(limit: float) -> float:
+    """Seconds to wait for a check that may take ``limit`` by its own limits, and hangs beyond.
+
+    A program that is looked at from outside runs more than once, with longer limits.
+    """
+    return max(STEP_LIMIT, 6 * limit)
+
+
 def first_few(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+# ------------------------------------------------------------------ what a verdict hangs on
+
+
+def conditions_of(
+    kind: str, settings: ScoreSettings, problems: Path | None = None, python: str | None = None
+) -> dict[str, Any]:
+    """What verdicts were, or will be, given with: keys of a score's summary.
+
+    Raises:
+        UserError: if the workers' environment cannot score this kind.
+    """
+    return {
+        **({} if problems is None else {"problems_sha256": problems_digest(problems)}),
+        "settings": settings.model_dump(mode="json"),
+        "sandbox": choose(settings.sandbox),
+        "versions": versions_of(kind, python),
+    }
+
+
+def versions_of(kind: str, python: str | None) -> dict[str, str]:
+    """Versions of what decides a verdict, in the workers' environment.
+
+    BigCodeBench's programs use many libraries, so its ``environment`` is a digest of all that is
+    installed there.
+
+    Raises:
+        UserError: if that environment lacks the kind's scorer.
+    """
+    packages = [LIBRARY[kind], "numpy"] if kind in LIBRARY else []
+    interpreter = interpreter_of(python)
+    program = (
+        "import hashlib, importlib.metadata as m, json, platform, sys\n"
+        "found = {name: m.version(name) for name in sys.argv[2:]}\n"
+        "if sys.argv[1] == 'bigcodebench':\n"
+        "    names = sorted({f\"{d.metadata['Name']}=={d.version}\" for d in m.distributions()})\n"
+        "    text = '\\n'.join(names).lower().encode()\n"
+        "    found['environment'] = hashlib.sha256(text).hexdigest()[:16]\n"
+        "print(json.dumps({'python': platform.python_version(), **found}))"
+    )
+    done = subprocess.run(
+        [interpreter, "-c", program, kind, *packages], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise UserError(
+            f"{interpreter}: this environment cannot score {kind}: {reason[0]}; it needs "
+            f"{', '.join(packages)} (see envs/)"
+        )
+    return {"fgit": fgit.__version__, **json.loads(done.stdout)}
 
 
 # ------------------------------------------------------------------ the journal
@@ -337,8 +406,6 @@ class Worker:
         Raises:
             UserError: if the worker does not start, or the canonical solution fails.
         """
-        process = self.running()
-        assert process.stdin is not None
         message = {
             "problem": dict(job.problem),
             "solution": job.solution,
@@ -346,21 +413,23 @@ class Worker:
             "gt_time_limit_factor": settings.gt_time_limit_factor,
         }
         try:
-            pickle.dump(message, process.stdin, protocol=4)
-            process.stdin.flush()
-        except OSError as error:
-            raise WorkerLost(f"{where}: {self.box.errors()}", timed_out=False) from error
-        expected = self.receive(process, f"{where}: the canonical solution does not run")
+            process, expected = self.begin(message, where)
+        except WorkerLost:
+            # No solution has run yet: the last one may have left a worker that was about to end.
+            self.end()
+            process, expected = self.begin(message, where)
+        started = time.monotonic()
         try:
-            result = self.receive(process, where)
+            result = self.receive(process, where, patience(expected.get("limit") or 0.0))
         except WorkerLost as lost:
             if self.stopped:
                 raise
             self.end()
+            seconds = round(time.monotonic() - started, 3)
             status = TIMEOUT if lost.timed_out else CRASHED
             why = f", {self.box.killed}" if self.box.killed else ""
             log.warning("%s: the solution took its worker process down (%s%s)", where, status, why)
-            return Verdict(status, None if self.kind in ONE_SET_OF_TESTS else status)
+            return Verdict(status, None if self.kind in ONE_SET_OF_TESTS else status, seconds)
         return Verdict(
             base=result["base"],
             plus=result["plus"],
@@ -368,6 +437,20 @@ class Worker:
             limit=result.get("limit"),
             canonical_seconds=canonical_seconds(expected),
         )
+
+    def begin(
+        self, message: dict[str, Any], where: str
+    ) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+        """Hand a job to the worker; its process, and what it says of the canonical solution."""
+        process = self.running()
+        assert process.stdin is not None
+        try:
+            with self.within(STEP_LIMIT):
+                pickle.dump(message, process.stdin, protocol=4)
+                process.stdin.flush()
+        except OSError as error:
+            raise WorkerLost(where, timed_out=False, errors=self.box.errors()) from error
+        return process, self.receive(process, f"{where}: the canonical solution does not run")
 
     def running(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
@@ -378,30 +461,40 @@ class Worker:
             self.receive(self.process, f"the worker process for {self.kind} did not start")
         return self.process
 
-    def receive(self, process: subprocess.Popen[bytes], what: str) -> dict[str, Any]:
-        """The worker's next answer, within STEP_LIMIT seconds.
+    def receive(
+        self, process: subprocess.Popen[bytes], what: str, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The worker's next answer, within so many seconds, or STEP_LIMIT.
 
         Raises:
             WorkerLost: if there is none.
             UserError: if the worker reports an error.
         """
         assert process.stdout is not None
-        timed_out = threading.Event()
-
-        def end() -> None:
-            timed_out.set()
-            self.box.stop()
-
-        timer = threading.Timer(STEP_LIMIT, end)
-        timer.start()
-        line = process.stdout.readline()
-        timer.cancel()
+        with self.within(seconds or STEP_LIMIT) as timed_out:
+            line = process.stdout.readline()
         if not line:
             raise WorkerLost(what, timed_out.is_set(), self.box.errors())
         message: dict[str, Any] = json.loads(line)
         if "error" in message:
             raise UserError(f"{what}: {message['error']}")
         return message
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[threading.Event]:
+        """Stop the box, and set the event, if what is in the block takes longer."""
+        timed_out = threading.Event()
+
+        def end() -> None:
+            timed_out.set()
+            self.box.stop()
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        try:
+            yield timed_out
+        finally:
+            timer.cancel()
 
     def end(self) -> None:
         if self.process is not None:
@@ -419,9 +512,9 @@ def canonical_seconds(expected: Mapping[str, Any]) -> float | None:
 
 
 class WorkerLost(UserError):
-    """A worker process ended, or was ended after STEP_LIMIT, before it answered."""
+    """A worker process ended, or was ended since it took too long, before it answered."""
 
     def __init__(self, what: str, timed_out: bool, errors: str = "") -> None:
-        reason = f"no answer in {STEP_LIMIT:.0f} s" if timed_out else "the process ended"
+        reason = "no answer in time" if timed_out else "the process ended"
         super().__init__(f"{what}: {reason}" + (f" ({errors})" if errors else ""))
         self.timed_out = timed_out

@@ -80,3 +80,9 @@ def worker_python(benchmark):
         CONFIG.python.bigcodebench if kind == "bigcodebench" else CONFIG.python.main
     )
     return f"--worker-python {shlex.quote(python)}"
+
+
+def boxes_mb(benchmark, threads):
+    """Memory for scoring: a box for each thread; pairs run no programs."""
+    pairs = CONFIG.benchmarks[benchmark].kind == "pairs"
+    return 4000 if pairs else threads * CONFIG.score.memory_mb

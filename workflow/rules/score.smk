@@ -15,7 +15,7 @@ rule ground_truth:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=32000,
+        mem_mb=lambda w, threads: boxes_mb(w.benchmark, threads),
         runtime=240,
     params:
         python=CONFIG.python.main,
@@ -54,7 +54,7 @@ rule score:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=lambda w: 32000 if w.benchmark in CHECKED else 16000,
+        mem_mb=lambda w, threads: boxes_mb(w.benchmark, threads),
         runtime=240,
     params:
         python=CONFIG.python.main,

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fgit.audit import PAPER_INCORRECT, PAPER_KAPPA, PAPER_READ, PAPER_SIMILARITY, TESTS
+from fgit.audit import (
+    KAPPA,
+    PAPER_INCORRECT,
+    PAPER_KAPPA,
+    PAPER_READ,
+    PAPER_SIMILARITY,
+    TESTS,
+    kappa_command,
+)
 from fgit.config import Config
 from fgit.report.facts import Facts
 
@@ -23,7 +31,7 @@ def section(config: Config, results: Path) -> dict[str, Any]:
     """
     folder = results / "audit"
     tested = {name: folder / name / "audit.json" for name in config.audit.benchmarks}
-    read = {name: folder / "sheets" / name / "kappa.json" for name in config.datasets}
+    read = {name: folder / "sheets" / name / KAPPA for name in config.datasets}
     sheets = [name for name in read if (folder / "sheets" / name / "sheet.json").exists()]
     return {
         "asked": bool(config.audit.benchmarks or config.audit.sheet),
@@ -45,7 +53,8 @@ def section(config: Config, results: Path) -> dict[str, Any]:
         "pending": [
             *(f"{name} is not run yet" for name, path in tested.items() if not path.exists()),
             *(
-                f"the sheet of {name} waits for its readers, in audit/sheets/{name}"
+                f"the sheet of {name} waits for its readers, in audit/sheets/{name}, and then for "
+                + kappa_command(folder / "sheets" / name)
                 for name in sheets
                 if not read[name].exists()
             ),

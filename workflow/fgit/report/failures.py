@@ -14,7 +14,7 @@ from typing import Any
 import polars as pl
 
 from fgit.annotate import segments_in
-from fgit.benchmarks import read_problems
+from fgit.benchmarks import problems_digest, read_problems
 from fgit.config import Config
 from fgit.errors import UserError
 from fgit.failures import (
@@ -25,13 +25,13 @@ from fgit.failures import (
     UNPARSABLE,
     Programs,
     analyse,
+    canonical_failing,
     changes,
     gap_summary,
     known_passing,
     solved_only_by,
     summary,
 )
-from fgit.files import sha256
 from fgit.report.facts import Facts
 from fgit.report.scores import Evaluation, Evaluations
 from fgit.report.segments import Pair, code_lines, side_by_side
@@ -151,7 +151,10 @@ def compared(config: Config, shown: Sequence[str]) -> Iterator[tuple[str, str]]:
 def canonical_programs(
     kind: Any, mine: Mapping[str, Evaluation]
 ) -> tuple[dict[str, str], str | None]:
-    """The canonical solutions from the problem file that the scores name; or why there are none."""
+    """The canonical solutions from the problem file that the scores name; or why there are none.
+
+    Left out are those that failed where one of the runs was scored.
+    """
     tried: dict[str, None] = {}
     for evaluation in mine.values():
         summary: Facts = evaluation.summary
@@ -159,9 +162,15 @@ def canonical_programs(
         if not isinstance(path, str) or not isinstance(digest, str) or path in tried:
             continue
         tried[path] = None
-        if Path(path).is_file() and sha256(path) == digest:
-            problems = read_problems(kind, path)
-            return {task: canonical_program(kind, row) for task, row in problems.items()}, None
+        if Path(path).is_file() and problems_digest(path) == digest:
+            broken = set().union(
+                *(canonical_failing(e.summary.values, e.summary.path) for e in mine.values())
+            )
+            return {
+                task: canonical_program(kind, row)
+                for task, row in read_problems(kind, path).items()
+                if task not in broken
+            }, None
     if not tried:
         return {}, "the scores do not say which problem file they used"
     return {}, f"the problem file of the scores is not there any more: {', '.join(tried)}"

@@ -107,11 +107,9 @@ def hint(cell: Cell) -> str:
 
 
 def in_points(found: Comparison) -> str:
-    """A difference with its 95 % interval, and the test's p where there is one seed each."""
-    text = (
-        f"{100 * found.difference:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
-    )
-    return text if found.p is None else f"{text}, McNemar p {found.p:.2g}"
+    """A difference with its 95 % interval, and the exact test's p."""
+    low, high = (f"{100 * end:+.1f}" for end in (found.low, found.high))
+    return f"{100 * found.difference:+.1f} points ({low} to {high}), p {found.p:.2g}"
 
 
 def spread(cell: Cell) -> str:

@@ -16,7 +16,7 @@ from fgit.fetch import RELEASE_PREFIX
 from fgit.report.scores import STRONG, Evaluation, Evaluations, Score
 from fgit.report.training import Training
 from fgit.runs import BASE, runs_of
-from fgit.statistics import Comparison, over_seeds, paired
+from fgit.statistics import LEVEL, Comparison, over_seeds, paired
 
 PENDING = "pending"
 NOTHING = "–"
@@ -278,15 +278,12 @@ def reading(drawn: Drawn) -> str:
 
 def marks(drawn: Drawn) -> str:
     """What the mark of a significant difference means."""
+    test = "McNemar test"
+    if drawn.several_seeds:
+        test = "sign-flip test of the problems' means over the seeds"
     return (
-        f"{SIGNIFICANT}: differs from the base row of its model at 95 % (exact McNemar test, "
-        "p < 0.05"
-        + (
-            ", or with several seeds a bootstrap interval over the problems without 0"
-            if drawn.several_seeds
-            else ""
-        )
-        + "; not corrected for the number of comparisons)"
+        f"{SIGNIFICANT}: differs from the base row of its model at 95 % (exact {test}, "
+        f"p < {LEVEL}; not corrected for the number of comparisons)"
     )
 
 
@@ -368,13 +365,13 @@ def to_csv(drawn: Drawn) -> str:
 
 
 def difference_of(found: Comparison | None) -> dict[str, str]:
-    """A difference from the row built on: points and 95 % interval, and McNemar's p."""
+    """A difference from the row built on: points and 95 % interval, and the test's p."""
     if found is None:
         return dict.fromkeys(("difference", "low", "high", "p"), "")
     points = {"difference": found.difference, "low": found.low, "high": found.high}
     return {
         **{what: f"{100 * value:.2f}" for what, value in points.items()},
-        "p": "" if found.p is None else f"{found.p:.4g}",
+        "p": f"{found.p:.4g}",
     }
 
 
