@@ -1,4 +1,4 @@
-"""Two processes with FSDP2 on the CPU, against one without (tests/workflow/test_processes.py).
+"""Two processes with FSDP2 on the CPU, against one without (tests/workflow/test_distributed.py).
 
     python -m torch.distributed.run --nproc-per-node 2 tests/sharded.py
 

@@ -212,6 +212,11 @@ ATTACKS = {
         only_bwrap=NETWORK,
         kind="tests",
     ),
+    "opens-vsock": Attack(
+        "import socket\n    try:\n        return socket.socket(40, socket.SOCK_STREAM)\n"
+        "    except OSError:\n        return None",
+        only_bwrap=NETWORK,
+    ),
     "opens-raw-socket": Attack(
         "import socket\n    try: return socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)\n"
         "    except OSError: return False",
@@ -836,7 +841,8 @@ def test_a_box_ends_with_the_process_that_started_it(strength, tmp_path):
         [sys.executable, "-c", textwrap.dedent(outer)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow")},
+        # A killed process leaves its folder of temporary files.
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow"), "TMPDIR": str(tmp_path)},
     )
     assert parent.stdout.readline() == b"ready\n"
     assert running("98762")
@@ -867,7 +873,8 @@ def test_a_worker_ends_with_fgit_in_the_middle_of_a_check(strength, tmp_path):
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(outer)],
         stdin=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow")},
+        # A killed process leaves its folder of temporary files.
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY / "workflow"), "TMPDIR": str(tmp_path)},
     )
     wait_for(lambda: running("98763"))
     parent.kill()
@@ -974,7 +981,10 @@ def test_another_environments_python(strength, tmp_path):
     need(strength)
     found = [
         path
-        for path in (*Path("/root/.pyenv/versions").glob("3.10.*/bin/python"), "/usr/bin/python3")
+        for path in (
+            *Path(sys.base_prefix).parent.glob("3.10.*/bin/python"),  # where pyenv keeps them
+            Path("/usr/bin/python3"),
+        )
         if os.access(path, os.X_OK)
     ]
     if not found:

@@ -504,6 +504,9 @@ def starcoder2(shared_data, benchmark):
     return folder / f"{benchmark}.jsonl", shared_data / "evalplus" / f"{kind}.jsonl.gz", verdicts
 
 
+# Mbpp/255 makes a list of gigabytes: in `evalplus.evaluate`, whose processes also hold the expected
+# outputs of all problems, it meets the limit of 4 GiB; a worker of ours holds those of one problem.
+MEMORY = {"humaneval": set(), "mbpp": {"Mbpp/255"}}
 # What the older scorer said otherwise. In all of them the output differs from the expected one by
 # rounding only (`0.7499999999999999` for `0.75`): it counted them wrong, and EvalPlus 0.3.1 right.
 ROUNDING = {
@@ -515,24 +518,23 @@ ROUNDING = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("benchmark", "published", "ours"),
-    [("humaneval", (0.726, 0.634), (0.726, 0.640)), ("mbpp", (0.752, 0.612), (0.754, 0.624))],
+    [("humaneval", (0.726, 0.634), (0.726, 0.640)), ("mbpp", (0.752, 0.612), (0.754, 0.627))],
 )
 def test_published_starcoder2_verdicts(shared_data, tmp_path, benchmark, published, ours):
-    """The published verdicts but for rounding, twice the same; and the published pair with it."""
+    """The published verdicts but for what is explained; with that, the published pair."""
     samples, problems, verdicts = starcoder2(shared_data, benchmark)
-    written = []
-    for folder in (tmp_path / "one", tmp_path / "two"):
-        score(benchmark, problems, samples, folder, ScoreSettings())
-        written.append((folder / "outcomes.parquet").read_bytes())
-    assert written[0] == written[1]
+    score(benchmark, problems, samples, tmp_path / "one", ScoreSettings())
+    if benchmark == "humaneval":  # twice the same
+        score(benchmark, problems, samples, tmp_path / "two", ScoreSettings())
+        one, two = (tmp_path / name / "outcomes.parquet" for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    explained = ROUNDING[benchmark] | MEMORY[benchmark]
     frame = pl.read_parquet(tmp_path / "one" / "outcomes.parquet")
     found = {row["task_id"]: (row["base_pass"], row["plus_pass"]) for row in frame.to_dicts()}
-    assert {task_id for task_id in verdicts if found[task_id] != verdicts[task_id]} == ROUNDING[
-        benchmark
-    ]
+    assert {task_id for task_id in verdicts if found[task_id] != verdicts[task_id]} == explained
     summary = json.loads((tmp_path / "one" / "summary.json").read_text())
     assert tuple(round(summary["pass@1"][tests], 3) for tests in ("base", "plus")) == ours
-    found |= {task_id: verdicts[task_id] for task_id in ROUNDING[benchmark]}
+    found |= {task_id: verdicts[task_id] for task_id in explained}
     shares = (sum(passed) / len(found) for passed in zip(*found.values(), strict=True))
     assert tuple(round(share, 3) for share in shares) == published
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from hypothesis import given
@@ -182,3 +183,30 @@ def test_a_slow_machine_in_earnest():
     settings = ScoreSettings(min_time_limit=0.05, gt_time_limit_factor=0.1)
     with pytest.raises(UserError, match="too slow or too busy"):
         check("humaneval", {"T/0": job}, settings, threads=1, where="p.jsonl")
+
+
+# ------------------------------------------------------------------ one program after the other
+
+HURTS = {
+    "limits": "R = (ctypes.c_ulong * 2)(600 << 20, 600 << 20)\nlibc.prlimit(1, 9, R, None)\n"
+    "libc.prlimit(os.getppid(), 9, R, None)\n",
+    "priority": "libc.setpriority(0, os.getppid(), 19)\n",
+    "processors": "mask = (ctypes.c_ulong * 16)(1)\n"
+    "libc.sched_setaffinity(os.getppid(), 128, mask)\n",
+    "folders": "libc.chmod(b'/tmp', 0o500)\nlibc.chmod(b'/dev/shm', 0o500)\n",
+}
+
+
+@pytest.mark.parametrize("name", HURTS)
+def test_no_program_hurts_the_next(name):
+    """A worker whose limits a program has changed is not used again."""
+    hostile = f"import ctypes, os\nlibc = ctypes.CDLL(None)\n{HURTS[name]}{RIGHT}"
+    honest = (
+        "import os\ndef f(x):\n    data = bytearray(600 << 20)\n"
+        f"    assert os.getpriority(0, 0) == {os.getpriority(0, 0)}\n"
+        f"    assert len(os.sched_getaffinity(0)) == {len(os.sched_getaffinity(0))}\n"
+        "    return 2 * x\n"
+    )
+    with workers.Pool("humaneval", ScoreSettings(min_time_limit=5.0), 1, "p") as pool:
+        pool.alone(Job(PROBLEM, hostile))
+        assert pool.alone(Job(PROBLEM, honest)).passed

@@ -188,7 +188,10 @@ class ScoreSettings(Settings):
         "without bubblewrap; rlimits: limits only",
     )
     memory_mb: int = Field(
-        4096, ge=512, description="memory of all processes of one solution together, MiB"
+        6144,
+        ge=512,
+        description="memory of all processes and files of one solution, and its worker, together, "
+        "MiB; EvalPlus allows a solution 4096 of it",
     )
     disk_mb: int = Field(512, ge=16, description="a solution's private temporary folder, MiB")
     processes: int = Field(

@@ -54,7 +54,7 @@ rule audit_variants:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=lambda w, threads: threads * CONFIG.score.memory_mb,
+        mem_mb=lambda w, threads: CONFIG.score.memory_mb + 2000 * threads,
         runtime=240,
     params:
         python=CONFIG.python.main,

@@ -13,7 +13,7 @@ rule verify:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=lambda w, threads: threads * CONFIG.score.memory_mb,
+        mem_mb=lambda w, threads: CONFIG.score.memory_mb + 2000 * threads,
         runtime=1440,
     params:
         python=CONFIG.python.main,
