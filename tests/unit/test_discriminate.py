@@ -340,8 +340,11 @@ def changed(index, **change):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (changed(1, task_id="T/9"), r"row 2: there is no pair 'T/9' \(the benchmark has T/0, T/1"),
-        (changed(1, task_id="T/0"), r"row 2: 'T/0' comes a second time \(first in row 1\)"),
+        (
+            changed(1, task_id="T/9"),
+            r"row 2: there is no problem 'T/9' \(the benchmark has T/0, T",
+        ),
+        (changed(1, task_id="T/0"), r"row 2: a second sample of 'T/0' \(the first is in row 1\)"),
         (changed(1, task_id=4), "row 2: 'task_id' is 4, not text"),
         (changed(1, p_correct=1.5), "row 2, T/1: 'p_correct' is 1.5, not a probability"),
         (changed(1, p_correct=math.nan), "row 2, T/1: 'p_correct' is nan, not a probability"),
@@ -349,7 +352,10 @@ def changed(index, **change):
         (changed(1, p_incorrect=None), "'p_incorrect' is None, not a probability"),
         (changed(1, not_compared="lost"), "'not_compared' is 'lost', not one of prompt_too_long"),
         (changed(0, not_compared="cut"), "'p_correct' is 0.9, but 'not_compared' is cut"),
-        (measured()[:3], "2 of 5 pairs have no row: T/3, T/4; evaluate the model on the whole"),
+        (
+            measured()[:3],
+            "2 of 5 problems have no sample: T/3, T/4; evaluate the model on",
+        ),
         ([{"task_id": "T/0", "solution": "x"}], r"row 1, T/0: no 'p_correct' \(it has: task_id"),
     ],
 )

@@ -208,3 +208,52 @@ def check_inputs(kind: BenchmarkKind, where: str, field: str, row: dict[str, Any
             f"{where}: {field!r} has not the form that EvalPlus knows for {task_id} ({error}); "
             "problems of your own need numbers that MBPP does not use"
         ) from error
+
+
+def read_samples(
+    problems: Mapping[str, Any], samples: str | os.PathLike[str], *, or_none: bool = False
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """What a model gave for every problem, by task_id in the problems' order: (file and row, row).
+
+    Args:
+        samples: JSONL, one row a problem with its ``task_id``.
+        or_none: whether a file without a single row is good too.
+
+    Raises:
+        UserError: naming file, row and task_id, for a bad row, an unknown problem or a second
+            row of one problem; naming the problems, if some have none.
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    first_row: dict[str, int] = {}
+    for number, row in files.read_objects(samples):
+        if isinstance(row, files.BadRow):
+            raise UserError(f"{row}. Generate the samples again")
+        where = f"{samples}, row {number}"
+        task_id = row.get("task_id")
+        if not isinstance(task_id, str):
+            raise UserError(f"{where}: 'task_id' is {task_id!r}, not text")
+        if task_id not in problems:
+            raise UserError(
+                f"{where}: there is no problem {task_id!r} (the benchmark has "
+                f"{first_few(problems)}); are the samples of another benchmark or version?"
+            )
+        if task_id in found:
+            raise UserError(
+                f"{where}: a second sample of {task_id!r} (the first is in row "
+                f"{first_row[task_id]}); give one sample of each problem"
+            )
+        found[task_id] = f"{where}, {task_id}", row
+        first_row[task_id] = number
+    if or_none and not found:
+        return {}
+    if missing := [task_id for task_id in problems if task_id not in found]:
+        raise UserError(
+            f"{samples}: {len(missing)} of {len(problems)} problems have no sample: "
+            f"{first_few(missing)}; evaluate the model on the whole benchmark"
+        )
+    return {task_id: found[task_id] for task_id in problems}
+
+
+def first_few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")

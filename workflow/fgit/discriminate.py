@@ -30,12 +30,11 @@ import polars as pl
 
 import fgit
 from fgit import files
-from fgit.benchmarks import continuations, problems_digest, read_problems
+from fgit.benchmarks import continuations, problems_digest, read_problems, read_samples
 from fgit.config import BenchmarkKind, EvaluateSettings, TrainSettings
 from fgit.errors import UserError
 from fgit.progress import bar
 from fgit.statistics import paired_bootstrap, wilson
-from fgit.workers import first_few
 
 if TYPE_CHECKING:
     from fgit.train.examples import Example
@@ -293,7 +292,10 @@ def score_pairs(
     out = Path(out)
     problems = files.resolve(os.fspath(problems))
     by_id = read_problems(kind, problems, sha256)
-    measured = read_measured(by_id, samples)
+    measured = {
+        task_id: check_measured(where, row)
+        for task_id, (where, row) in read_samples(by_id, samples).items()
+    }
     rows = []
     for task_id, problem in by_id.items():
         found = measured[task_id]
@@ -350,44 +352,6 @@ def score_pairs(
 
 def counts(values: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(values).items()))
-
-
-def read_measured(
-    problems: Mapping[str, Mapping[str, Any]], samples: str | os.PathLike[str]
-) -> dict[str, dict[str, Any]]:
-    """p_correct, p_incorrect and not_compared of every pair, by task_id.
-
-    Raises:
-        UserError: naming file, row and task_id, for a bad row, an unknown pair or a second row of
-            one pair; naming the pairs, if some have no row.
-    """
-    found: dict[str, dict[str, Any]] = {}
-    first_row: dict[str, int] = {}
-    for number, row in files.read_objects(samples):
-        if isinstance(row, files.BadRow):
-            raise UserError(f"{row}. Evaluate the model again")
-        where = f"{samples}, row {number}"
-        task_id = row.get("task_id")
-        if not isinstance(task_id, str):
-            raise UserError(f"{where}: 'task_id' is {task_id!r}, not text")
-        if task_id not in problems:
-            raise UserError(
-                f"{where}: there is no pair {task_id!r} (the benchmark has "
-                f"{first_few(problems)}); are the samples of another benchmark or version?"
-            )
-        if task_id in found:
-            raise UserError(
-                f"{where}: {task_id!r} comes a second time (first in row {first_row[task_id]}); "
-                "evaluate the model again"
-            )
-        found[task_id] = check_measured(f"{where}, {task_id}", row)
-        first_row[task_id] = number
-    if missing := [task_id for task_id in problems if task_id not in found]:
-        raise UserError(
-            f"{samples}: {len(missing)} of {len(problems)} pairs have no row: "
-            f"{first_few(missing)}; evaluate the model on the whole benchmark"
-        )
-    return found
 
 
 def check_measured(where: str, row: Mapping[str, Any]) -> dict[str, Any]:

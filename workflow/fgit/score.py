@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from fgit import files
-from fgit.benchmarks import problems_digest, read_problems
+from fgit.benchmarks import first_few, problems_digest, read_problems, read_samples
 from fgit.config import BenchmarkKind, ScoreSettings
 from fgit.errors import UserError
 from fgit.processes import cores
@@ -35,7 +35,6 @@ from fgit.workers import (
     canonical_program,
     check,
     conditions_of,
-    first_few,
     interpreter_of,
 )
 
@@ -231,45 +230,19 @@ def read_solutions(
     """The solution of every problem, in the problems' order; with ``or_none``, or no solution.
 
     Raises:
-        UserError: naming file, row and task_id, for a bad row, an unknown problem or a second
-            sample of one problem; naming the problems, if some have no sample.
+        UserError: as :func:`fgit.benchmarks.read_samples`, and for a solution that is not text.
     """
     prompt = "complete_prompt" if kind == "bigcodebench" else "prompt"
     found: dict[str, str] = {}
-    first_row: dict[str, int] = {}
-    for number, row in files.read_objects(samples):
-        if isinstance(row, files.BadRow):
-            raise UserError(f"{row}. Generate the samples again")
-        where = f"{samples}, row {number}"
-        task_id = row.get("task_id")
-        if not isinstance(task_id, str):
-            raise UserError(f"{where}: 'task_id' is {task_id!r}, not text")
-        if task_id not in problems:
-            raise UserError(
-                f"{where}: there is no problem {task_id!r} (the benchmark has "
-                f"{first_few(problems)}); are the samples of another benchmark or version?"
-            )
-        if task_id in found:
-            raise UserError(
-                f"{where}: a second sample of {task_id!r} (the first is in row "
-                f"{first_row[task_id]}); pass@1 takes one sample of each problem"
-            )
+    for task_id, (where, row) in read_samples(problems, samples, or_none=or_none).items():
         field = "solution" if "solution" in row else "completion"
         if not isinstance(text := row.get(field), str):
             raise UserError(
-                f"{where}, {task_id}: "
+                f"{where}: "
                 + (f"{field!r} is {text!r:.60}, not text" if field in row else "no 'solution'")
             )
         found[task_id] = text if field == "solution" else problems[task_id][prompt] + text
-        first_row[task_id] = number
-    if or_none and not found:
-        return {}
-    if missing := [task_id for task_id in problems if task_id not in found]:
-        raise UserError(
-            f"{samples}: {len(missing)} of {len(problems)} problems have no sample: "
-            f"{first_few(missing)}; evaluate the model on the whole benchmark"
-        )
-    return {task_id: found[task_id] for task_id in problems}
+    return found
 
 
 def outcomes(

@@ -19,14 +19,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import IO, Any
 
 import fgit
 from fgit import score_worker
-from fgit.benchmarks import problems_digest
+from fgit.benchmarks import first_few, problems_digest
 from fgit.config import BenchmarkKind, ScoreSettings
 from fgit.errors import UserError
 from fgit.processes import cores
@@ -212,11 +212,6 @@ def patience(limit: float) -> float:
     A program that is looked at from outside runs more than once, with longer limits.
     """
     return max(STEP_LIMIT, 6 * limit)
-
-
-def first_few(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
 
 # ------------------------------------------------------------------ what a verdict hangs on

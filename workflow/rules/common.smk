@@ -86,3 +86,10 @@ def boxes_mb(benchmark, threads):
     """Memory for scoring: one box that is full, and what the others have; pairs run no programs."""
     pairs = CONFIG.benchmarks[benchmark].kind == "pairs"
     return 4000 if pairs else CONFIG.score.memory_mb + 2000 * threads
+
+
+def readers():
+    """What fgit audit kappa wrote of the sheets: no rule makes it, so it is there or it is not."""
+    sheets = f"{RESULTS}/audit/sheets"
+    found = [f"{sheets}/{d}/kappa.json" for d in sheets_of(CONFIG, RUNS.values())]
+    return [path for path in found if Path(path).exists()]

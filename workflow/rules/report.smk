@@ -2,13 +2,6 @@ localrules:
     config,
 
 
-def readers():
-    """What fgit audit kappa wrote of the sheets: no rule makes it, so it is there or it is not."""
-    sheets = f"{RESULTS}/audit/sheets"
-    found = [f"{sheets}/{d}/kappa.json" for d in sheets_of(CONFIG, RUNS.values())]
-    return [path for path in found if Path(path).exists()]
-
-
 rule config:
     output:
         f"{RESULTS}/config.yaml",
