@@ -356,7 +356,10 @@ def changed(index, **change):
             measured()[:3],
             "2 of 5 problems have no sample: T/3, T/4; evaluate the model on",
         ),
-        ([{"task_id": "T/0", "solution": "x"}], r"row 1, T/0: no 'p_correct' \(it has: task_id"),
+        (
+            [{"task_id": "T/0", "solution": "x"}, *measured()[1:]],
+            r"row 1, T/0: no 'p_correct' \(it has: task_id",
+        ),
     ],
 )
 def test_bad_samples_are_named(pairs, tmp_path, rows, message):

@@ -637,12 +637,14 @@ class Bench:
         self.kind = kind
         self.box = Box(strength, LIMITS)
         self.process: subprocess.Popen[bytes] | None = None
+        self.standing: set[str] = set()
         self.limits = {"humaneval": {}, "bigcodebench": BCB, "tests": TESTS}[kind]
 
     def run(self, solution: str, changes: dict[str, object]) -> dict[str, object]:
         if self.process is None or self.process.poll() is not None:
             self.process = self.box.start(WORKER, self.kind)
             assert self.answer() == {"ready": True}, self.box.errors()
+            self.standing = set(self.there())  # what leads to an interpreter below /tmp
         assert self.process.stdin is not None
         job = {
             "problem": problem(**self.limits, **changes),
@@ -668,10 +670,14 @@ class Bench:
         return json.loads(line)
 
     def left(self) -> list[str]:
-        """What is in the box besides the worker: processes, files."""
+        """What is in the box besides the worker and what stood there first: processes, files."""
         assert self.process is not None
         if self.process.poll() is not None:
             return []
+        return [name for name in self.there() if name not in self.standing]
+
+    def there(self) -> list[str]:
+        assert self.process is not None
         inside = list(processes_below(self.process.pid))
         if self.box.strength == "bwrap":
             (first, *inside) = inside
