@@ -295,7 +295,7 @@ def test_only_empty_solutions(tmp_path, caplog):
 @pytest.mark.parametrize(("number", "status"), [("SIGKILL", "crashed"), ("SIGSTOP", "timeout")])
 def test_a_worker_that_is_lost_is_replaced(tmp_path, monkeypatch, number, status):
     """The C library is out of the guard's reach, but no signal leaves bubblewrap's box."""
-    monkeypatch.setattr(workers, "STEP_LIMIT", 8.0)
+    monkeypatch.setattr(workers, "patience", lambda limit: 8.0)
     text = (
         "import ctypes, os, signal\n"
         f"def f(x):\n    ctypes.CDLL(None).kill(os.getppid(), int(signal.{number}))\n"
@@ -371,8 +371,8 @@ def test_first_few():
 
 def test_a_scoring_that_was_killed_goes_on(tmp_path):
     """SIGKILL in the middle: nothing is left running, and what had a verdict is not run again."""
-    slow = "import time\ntime.sleep(0.4)\ndef f(x):\n    return 2 * x\n"
-    count = 12
+    slow = "import time\ntime.sleep(0.2)\ndef f(x):\n    return 2 * x\n"
+    count = 8
     problems = write(tmp_path / "p.jsonl", [problem(f"T/{n}") for n in range(count)])
     rows = [{"task_id": f"T/{n}", "solution": slow} for n in range(count)]
     samples = write(tmp_path / "s.jsonl", rows)
