@@ -7,13 +7,14 @@ INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install quickstart test test-all check format lock clean
+.PHONY: help install quickstart test test-all test-matrix check format lock clean
 
 help:
 	@echo "make quickstart  install, run every stage on embedded models, print the table"
 	@echo "make install     create .venv from the pinned files in envs/"
 	@echo "make test        format, lint and type checks, and the tests that take minutes"
 	@echo "make test-all    make test, then the slow tests"
+	@echo "make test-matrix the paper's whole matrix on a random tiny model (a quarter of an hour)"
 	@echo "make format      format Python and Snakemake files"
 	@echo "make lock        resolve envs/main.in anew (needs uv)"
 	@echo "make clean       remove the quickstart's results"
@@ -47,10 +48,13 @@ check: install
 	snakemake --lint
 
 test: check
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow and not matrix"
 
 test-all: test
 	python -m pytest -m slow
+
+test-matrix: install
+	python -m pytest -m matrix
 
 format: install
 	ruff format .

@@ -2,6 +2,9 @@
 #
 #   snakemake --profile local all     the quickstart: embedded models, two cores, no network
 #   snakemake --profile slurm all     the paper, on GPU nodes
+#   snakemake --profile slurm pilot   the same road on little data, before the rest is spent
+#   snakemake --profile slurm table_2 what one table of the config needs
+#   snakemake plan                    what all of it would cost: jobs, tokens, GPU-hours, disk
 #   snakemake -n                      what would run, and why
 
 import re
@@ -24,6 +27,7 @@ from fgit.runs import (
     is_file,
     keeps_model,
     launcher,
+    pilot_of,
     repeated,
     sheets_of,
     use_this_checkout,
@@ -51,6 +55,9 @@ except UserError as error:
 use_this_checkout()
 RUNS = all_runs(CONFIG)
 RESULTS = f"results/{CONFIG.name}"
+PILOT = pilot_of(CONFIG)
+PILOT_RESULTS = f"results/{PILOT.name}"
+CONFIGS = {RESULTS: CONFIG, PILOT_RESULTS: PILOT}
 
 
 include: "workflow/rules/common.smk"
@@ -66,9 +73,25 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/score.smk"
 include: "workflow/rules/audit.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/plan.smk"
 
 
 rule all:
     default_target: True
     input:
-        rules.report.output,
+        everything(RESULTS),
+
+
+rule pilot:
+    input:
+        everything(PILOT_RESULTS),
+
+
+# What is there when jobs have failed: the tables, with the rest marked pending or failed.
+onerror:
+    for results in CONFIGS:
+        if Path(results, "config.yaml").exists():
+            shell(
+                f"{CONFIG.python.main} -m fgit report --config {results}/config.yaml "
+                f"--results {results} --ended || true"
+            )

@@ -218,8 +218,11 @@ def run_engine(connection: Connection, job: Job) -> None:
     turns.ready(model)
     for number, batch in enumerate(job.steps, start=1):
         turns.step_begins()
-        entry = optimizer_step(
-            accelerator, engine, optimizer, scheduler, batch, settings, number, reference={}
+        entry, _ = optimizer_step(
+            *(accelerator, engine, optimizer, scheduler, batch, settings),
+            step=number,
+            epoch=1,
+            reference={},
         )
         turns.step_ends(entry["loss"])
 

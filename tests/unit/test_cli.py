@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -270,6 +271,10 @@ STAGES_INPUTS = {
     "audit kappa": ["{}", "{}"],
     "compare": ["--a", "{}", "--b", "{}", "--out", "{o}"],
     "failures": ["--run", "a={}", "--benchmark", "mbpp", "--problems", "{}", "--out", "{d}"],
+    "explain": ["run", "--results", "{}"],
+    "plan": ["--config", "{}"],
+    "export pairs": ["--spans", "{}", "--out", "{o}"],
+    "export model": ["--results", "{}", "--run", "run", "--out", "{d}"],
 }
 
 
@@ -573,6 +578,7 @@ def test_provenance_of_settings_and_several_inputs(fgit, tmp_path):
         "benchmark one": sha256(problems[0]),
         "benchmark two": sha256(problems[1]),
     }
+    assert found["arguments"] == {"field": {}, "split": "train"}
 
 
 def test_provenance_of_a_model_folder(fgit, tmp_path, tiny_model, pairs):
@@ -581,8 +587,20 @@ def test_provenance_of_a_model_folder(fgit, tmp_path, tiny_model, pairs):
     assert code == 0, error
     found = json.loads((tmp_path / "weights.parquet.provenance.json").read_text())
     assert found["inputs"]["model"] == {"path": str(tiny_model), "sha256": sha256(tiny_model)}
+    assert found["arguments"] == {}
     assert found["settings"]["alpha"] == 2.0
     assert found["packages"]["torch"] and found["packages"]["transformers"]
+
+
+@pytest.mark.parametrize("variants", [None, Path("variants.parquet")])
+def test_models_that_settings_name_are_inputs(variants):
+    arguments = argparse.Namespace(given=variants)
+    generating = config.GenerateSettings(teacher="org/teacher")
+    teacher = {} if variants else {"teacher": Path("org/teacher")}
+    assert cli.named_models(arguments, generating) == teacher
+    selecting = config.SelectSettings(embedder="org/embedder")
+    assert cli.named_models(arguments, selecting) == {"embedder": Path("org/embedder")}
+    assert cli.named_models(arguments, None) == {}
 
 
 def test_no_provenance_of_what_failed(refused, tmp_path):

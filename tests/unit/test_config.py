@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from fgit import config as config_module
 from fgit.config import (
+    BASE,
+    PUBLISHED,
     SPEED_ONLY,
     Config,
     DecontaminateSettings,
@@ -123,9 +125,10 @@ def test_the_paper_has_the_papers_settings():
 def test_every_table_has_a_method_besides_base_and_every_entry_is_used(name):
     config = read_config(REPOSITORY / name)
     rows = [row for table in config.tables.values() for row in table.rows]
-    assert {row.model for row in rows} == set(config.models)
+    asked = [row for row in rows if row.method != PUBLISHED]
+    assert {row.model for row in asked} == set(config.models)
     assert {row.dataset for row in rows} - {None} == set(config.datasets)
-    assert {row.method for row in rows} - {"base"} == set(config.methods)
+    assert {row.method for row in rows} - {BASE, PUBLISHED} == set(config.methods)
     shown = {column.removesuffix("+") for t in config.tables.values() for column in t.columns}
     assert shown | set(config.decontaminate.against) == set(config.benchmarks)
 
@@ -230,6 +233,8 @@ PLACES: dict[tuple[str | int, ...], set[str]] = {
     ("mutate",): set(config_module.MutateSettings.model_fields),
     ("select",): set(config_module.SelectSettings.model_fields) | {"verified_variants"},
     ("audit",): {"benchmarks", "sheet"},
+    ("pilot",): {"samples", "problems"},
+    ("plan",): set(config_module.PlanSettings.model_fields),
     ("train",): TRAIN_KEYS,
     ("methods", "fgit"): TRAIN_KEYS | {"extends"},
     ("methods", "fgit-line"): TRAIN_KEYS | {"extends"},
@@ -298,7 +303,7 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
     ),
     (("tables", "t", "rows", 0, "dataset"), "of base"): (
         "d",
-        "tables.t.rows, entry 1: a base row has no dataset ('d')",
+        "tables.t.rows, entry 1: a row of method base has no dataset ('d')",
     ),
     (("tables", "t", "columns"), "missing benchmark"): (
         ["b", "c+"],
@@ -326,6 +331,49 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
     (("models",), "nothing"): (
         {},
         "tables.t.rows, entry 1: no model is called 'm'; known: none",
+    ),
+    (("tables", "t", "rows"), "the same twice"): (
+        [{"model": "m", "method": "base"}, {"model": "m", "method": "base", "label": "again"}],
+        "tables.t.rows, entry 2: shows m / base, as entry 1 does; leave one out",
+    ),
+    (("tables", "t", "rows"), "two of one name"): (
+        [
+            {"group": "g", "model": "m", "dataset": "d", "method": "fgit", "label": "ours"},
+            {"model": "m", "dataset": "d", "method": "sft", "label": "ours"},
+        ],
+        "tables.t.rows, entry 2: is called 'ours', as entry 1 is, and of the same model; give it a "
+        "label of its own",
+    ),
+    (("tables", "t", "rows", 0, "method"), "quoted from nowhere"): (
+        "published",
+        "tables.t.rows, entry 1: 'published' is only quoted (method published), but the config "
+        "names no file of published numbers (key published)",
+    ),
+    (("tables", "pilot"), "a target"): (
+        {"caption": "c", "columns": ["b"], "rows": [{"model": "m", "method": "base"}]},
+        "tables.pilot: `snakemake pilot` is something else; choose another name",
+    ),
+    (("claims",), "missing table"): (
+        [{"label": "l", "tables": ["u"], "of": "fgit", "over": "base"}],
+        "claims, entry 1, tables: no table is called 'u'; known: t",
+    ),
+    (("claims",), "missing method"): (
+        [{"label": "l", "tables": ["t"], "of": "fgit", "over": "dpo"}],
+        "claims, entry 1: no method is called 'dpo'; known: sft, fgit, fgit-line",
+    ),
+    (("methods", "two"), "the same training"): (
+        {"extends": "sft", "alpha": 3.0},  # which sft does not use
+        "methods.two: the same training as methods.sft (all that matters to it is the same), which "
+        "would be done twice; use one of the names",
+    ),
+    (("models", "m", "samples"), "missing benchmark"): (
+        {"c": "mine.jsonl"},
+        "models.m.samples: no benchmark is called 'c'; known: b, big",
+    ),
+    (("benchmarks", "big2"), "a part of a cut benchmark"): (
+        {"kind": "bigcodebench", "problems": "p", "part_of": "big", "limit": 3},
+        "benchmarks.big2.part_of: a part needs all of the larger benchmark's outcomes; leave out "
+        "part_of, or the limit of 'big2'",
     ),
     (("methods", "base"), "reserved"): (
         {},

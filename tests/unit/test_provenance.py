@@ -5,16 +5,19 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import pathlib
 import platform
 import re
 import shutil
 import sys
+import types
 
 import pytest
 
 import fgit
 from fgit import provenance
-from fgit.config import SelectSettings
+from fgit.config import GenerateSettings, SelectSettings
+from fgit.errors import UserError
 from fgit.files import sha256
 
 STARTED = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
@@ -24,6 +27,7 @@ def written(out, **changes):
     arguments = {
         "stage": "select",
         "settings": SelectSettings(batch_size=3),
+        "arguments": {},
         "inputs": {},
         "outputs": [out],
         "started": STARTED,
@@ -47,16 +51,19 @@ def test_what_it_says(tmp_path, monkeypatch):
         out,
         inputs={"records": tmp_path / "in.jsonl", "model": tmp_path / "org/name"},
         outputs=[out, tmp_path / "report.json"],
+        arguments={"mode": "chat"},
     )
     assert found["stage"] == "select"
     assert found["command"] == sys.argv
+    assert found["directory"] == os.getcwd()
     assert found["settings"] == SelectSettings(batch_size=3).model_dump()
+    assert found["arguments"] == {"mode": "chat"}
     assert found["inputs"] == {
         "records": {
             "path": str(tmp_path / "in.jsonl"),
             "sha256": sha256(tmp_path / "in.jsonl"),
         },
-        "model": {"path": str(tmp_path / "org/name")},  # on the hub: its revision is in command
+        "model": {"path": str(tmp_path / "org/name"), "sha256": None},  # on the hub
     }
     assert found["outputs"] == {str(path): sha256(path) for path in (out, tmp_path / "report.json")}
     assert found["started"] == "2020-01-02T03:04:05+00:00"
@@ -82,7 +89,20 @@ def test_hardware(tmp_path):
     assert found["machine"] == platform.machine()
     assert 1 <= found["cores"] <= os.cpu_count()
     assert isinstance(found["gpus"], list)
-    assert set(found) == {"machine", "system", "cpu", "cores", "gpus"}
+    assert found["processes"] == 1
+    assert set(found) == {"machine", "system", "cpu", "cores", "gpus", "cuda", "processes"}
+
+
+def test_the_names_of_the_gpus(tmp_path, monkeypatch):
+    cuda = types.SimpleNamespace(
+        is_available=lambda: True, device_count=lambda: 2, get_device_name="NVIDIA A800 {}".format
+    )
+    torch = types.SimpleNamespace(cuda=cuda, version=types.SimpleNamespace(cuda="12.8"))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    found = written(tmp_path / "out.json", outputs=[])["hardware"]
+    assert (found["gpus"], found["cuda"]) == (["NVIDIA A800 0", "NVIDIA A800 1"], "12.8")
+    assert found["processes"] == 2
 
 
 def test_the_slurm_job(tmp_path, monkeypatch):
@@ -90,15 +110,143 @@ def test_the_slurm_job(tmp_path, monkeypatch):
     assert written(tmp_path / "out.json", outputs=[])["slurm_job"] == "4711"
 
 
-def test_the_digest_of_a_folder_does_not_depend_on_earlier_provenance(tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "weights").write_text("w")
-    first = written(tmp_path / "model")
-    again = written(tmp_path / "model")
-    digest = first["outputs"][str(tmp_path / "model")]
-    assert again["outputs"][str(tmp_path / "model")] == digest
-    (tmp_path / "model" / "provenance.json").unlink()
-    assert sha256(tmp_path / "model") == digest
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_the_digest_of_a_model_is_that_of_what_is_read_of_it(model):
+    digest = sha256(model)
+    assert written(model)["outputs"] == {str(model): digest}
+    (model / ".snakemake_timestamp").touch()
+    (model / "README.md").write_text("# where its base lay")
+    assert written(model)["outputs"] == {str(model): digest}
+    assert provenance.described(model).sha256 == digest
+    (model / "model.safetensors").write_text("others")
+    assert provenance.described(model).sha256 != digest
+
+
+def test_of_a_folder_each_entry_is_recorded(tmp_path, model):
+    (tmp_path / "metrics.json").write_text("{}")
+    (tmp_path / ".left.tmp").write_text("")
+    (tmp_path / "a.parquet.provenance.json").write_text("{}")
+    written(tmp_path)
+    assert written(tmp_path)["outputs"] == {
+        str(tmp_path / "metrics.json"): sha256(tmp_path / "metrics.json"),
+        str(model): sha256(model),
+    }
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Every file is large, and digests are kept below here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(provenance, "LARGE", 1)
+    return tmp_path / "cache/fgit/digests"
+
+
+def test_a_large_file_is_read_once(model, cache, monkeypatch):
+    digest = sha256(model)
+    assert provenance.digest(model) == digest
+    assert len(list(cache.iterdir())) == 2
+    read = []
+    monkeypatch.setattr(provenance, "sha256", lambda path: read.append(path) or sha256(path))
+    assert provenance.digest(model) == digest and not read
+    assert provenance.digest(model, again=True) == digest
+    assert read == [model / "config.json", model / "model.safetensors"]
+
+
+def test_a_large_file_that_was_written_to_is_read_again(model, cache):
+    weights = model / "model.safetensors"
+    first, before = provenance.digest(weights), weights.stat()
+    other = model / "other"
+    other.write_text("X" * before.st_size)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(weights)  # same name, size and time of change
+    assert provenance.digest(weights) == sha256(weights) != first
+
+
+def test_what_is_no_digest_in_the_cache_is_not_believed(model, cache):
+    provenance.digest(model)
+    for file in cache.iterdir():
+        file.write_text("")
+    assert provenance.digest(model) == sha256(model)
+
+
+def test_without_a_place_for_the_cache(model, cache, tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    assert provenance.digest(model) == sha256(model)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(provenance.Path, "home", no_home)
+    assert provenance.digest(model) == sha256(model)
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_commit_of_a_model_that_another_process_loaded(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(provenance, "DATASETS", {})
+    monkeypatch.delitem(sys.modules, "fgit.models", raising=False)
+    cached = tmp_path / "hub/models--org--teacher"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs/main").write_text(COMMIT)
+    (cached / f"snapshots/{COMMIT}").mkdir(parents=True)
+    (cached / f"snapshots/{COMMIT}/config.json").write_text("{}")
+    inputs = {"teacher": pathlib.Path("org/teacher"), "records": tmp_path / "gone.parquet"}
+    settings = GenerateSettings(teacher="org/teacher")
+    found = written(tmp_path / "out", inputs=inputs, settings=settings, outputs=[])
+    assert found["models"] == {"org/teacher": {"revision": None, "commit": COMMIT}}
+    served = GenerateSettings(teacher="org/teacher", url="http://server/v1")  # what has it there?
+    assert written(tmp_path / "out", inputs=inputs, settings=served, outputs=[])["models"] == {}
+
+
+def test_the_commit_of_a_dataset(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "DATASETS", {})
+    info = types.SimpleNamespace(
+        download_checksums={f"hf://datasets/org/data@{COMMIT}/a.jsonl": {"num_bytes": 1}}
+    )
+    provenance.note_dataset("org/data", "main", types.SimpleNamespace(info=info, _fingerprint="f"))
+    found = written(tmp_path / "out", outputs=[])["models"]["org/data"]
+    assert found == {"revision": "main", "commit": COMMIT, "fingerprint": "f"}
+
+
+def test_a_dataset_whose_commit_is_not_told(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(provenance, "DATASETS", {})
+    provenance.note_dataset("org/data", None, datasets.Dataset.from_dict({"a": [1]}))
+    assert provenance.DATASETS["org/data"]["commit"] is None
+    assert provenance.DATASETS["org/data"]["fingerprint"]
+
+
+def test_it_is_read_back(tmp_path):
+    out = tmp_path / "out.json"
+    values = written(out, outputs=[])
+    record = provenance.read_provenance(provenance.provenance_path(out))
+    assert record.model_dump(mode="json") == values
+    assert record.layout == provenance.LAYOUT
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"stage": None}, "stage: "), ({"outputs": ["a"]}, "outputs: "), (None, "the whole: ")],
+)
+def test_a_broken_one(tmp_path, change, named):
+    values = written(tmp_path / "out.json", outputs=[])
+    path = provenance.provenance_path(tmp_path / "out.json")
+    path.write_text(json.dumps([] if change is None else values | change))
+    with pytest.raises(UserError, match=re.escape(f"{path}, {named}") + ".*run the stage again"):
+        provenance.read_provenance(path)
 
 
 def test_the_digest_of_the_sources_is_that_of_their_contents(tmp_path, monkeypatch):
@@ -108,7 +256,10 @@ def test_the_digest_of_the_sources_is_that_of_their_contents(tmp_path, monkeypat
     monkeypatch.setattr(fgit, "__file__", str(copy / "__init__.py"))
     assert provenance.code_version()["sources_sha256"] == before
     (copy / "masks.py").write_text("# changed\n")
-    assert provenance.code_version()["sources_sha256"] != before
+    changed = provenance.code_version()["sources_sha256"]
+    assert changed != before
+    (copy / "templates/magicoder.jinja").write_text("changed")
+    assert provenance.code_version()["sources_sha256"] not in (before, changed)
     assert provenance.code_version()["commit"] is None  # no checkout there
 
 

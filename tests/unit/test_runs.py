@@ -255,7 +255,7 @@ def test_flags_leave_out_what_is_not_set_and_quote_what_needs_it():
 
 def test_flags_survive_the_shell(tmp_path):
     nasty = "a'b\"c $(touch made) `touch made` \\ * ; é"
-    text = flags(Model(path=nasty), leave_out=["template", "mode"])
+    text = flags(Model(path=nasty), leave_out=["template", "mode", "samples"])
     done = subprocess.run(
         ["bash", "-c", f"printf '%s' {text}"], capture_output=True, text=True, cwd=tmp_path
     )
@@ -314,7 +314,7 @@ def test_the_settings_of_each_stage_arrive_as_they_are(config):
 def test_decontamination_gets_its_data_fields_and_benchmarks(config):
     settings = flags(config.decontaminate, leave_out=["against"])
     for dataset in config.datasets.values():
-        data = flags(dataset, rename={"path": "data"}, leave_out=["fields"])
+        data = flags(dataset, rename={"path": "data"}, leave_out=["fields", "samples", "variants"])
         fields = "".join(f" --field {ours}={theirs}" for ours, theirs in dataset.fields.items())
         arguments, got = parsed(
             "decontaminate", f"{data}{fields} --benchmark a=1 b=2 {settings} {REPORTED}"
@@ -328,7 +328,8 @@ def test_decontamination_gets_its_data_fields_and_benchmarks(config):
 
 def test_every_run_trains_with_its_settings(config):
     for run in all_runs(config).values():
-        model = flags(config.models[run.model], rename={"path": "model"}, leave_out=["mode"])
+        own = ["mode", "samples", *(["licence"] if run.dataset is None else [])]
+        model = flags(config.models[run.model], rename={"path": "model"}, leave_out=own)
         if run.dataset is None:
             arguments, _ = parsed("evaluate", f"{model} --benchmark mbpp --problems p --out o")
         else:
@@ -347,11 +348,13 @@ def test_every_run_trains_with_its_settings(config):
 
 def test_what_is_fetched(config):
     for model in config.models.values():
-        text = flags(model, rename={"path": "model"}, leave_out=["template", "mode"])
+        others = ["template", "mode", "licence", "samples"]
+        text = flags(model, rename={"path": "model"}, leave_out=others)
         arguments, _ = parsed("fetch", f"{text} --out o")
         assert (arguments.model, arguments.revision) == (model.path, model.revision)
     for benchmark in config.benchmarks.values():
-        text = flags(benchmark, rename={"kind": "benchmark"}, leave_out=["sha256", "part_of"])
+        cut = ["sha256", "part_of", "limit"]
+        text = flags(benchmark, rename={"kind": "benchmark"}, leave_out=cut)
         arguments, _ = parsed("fetch", f"{text} --out o")
         assert (arguments.benchmark, arguments.problems) == (benchmark.kind, benchmark.problems)
         checked = benchmark.model_copy(update={"sha256": "ab" * 32})
@@ -421,21 +424,34 @@ def test_the_rules_name_verbs_and_flags_that_there_are():
 def test_each_section_of_the_config_is_a_stage():
     stages = set(Config.model_fields) & set(cli.COMMANDS)
     assert stages == {
-        "decontaminate", "generate", "mutate", "select", "train", "evaluate", "score"
+        "decontaminate", "generate", "mutate", "select", "train", "evaluate", "score", "plan"
     }  # fmt: skip
-    for stage in stages - {"train"}:  # decontaminate and select have one more key in the config
+    # Decontaminate and select have one more key in the config.
+    for stage in stages - {"train", "plan"}:
         assert issubclass(Config.model_fields[stage].annotation, cli.COMMANDS[stage].settings)
 
 
 @pytest.mark.parametrize(
     ("verb", "entry", "rename", "leave_out", "more"),
     [
-        ("decontaminate", Dataset, {"path": "data"}, ["fields"], f"--benchmark a=1 {REPORTED}"),
-        ("train", Model, {"path": "model"}, ["mode"], "--spans s --out o"),
-        ("evaluate", Model, {"path": "model"}, [], "--benchmark mbpp --problems p --out o"),
-        ("fetch", Model, {"path": "model"}, ["template", "mode"], "--out o"),
-        ("fetch", Benchmark, {"kind": "benchmark"}, ["sha256", "part_of"], "--out o"),
-        ("score", Benchmark, {"kind": "benchmark"}, ["part_of"], "--samples s --out o"),
+        (
+            "decontaminate",
+            Dataset,
+            {"path": "data"},
+            ["fields", "samples", "variants"],
+            f"--benchmark a=1 {REPORTED}",
+        ),
+        ("train", Model, {"path": "model"}, ["mode", "samples"], "--spans s --out o"),
+        (
+            "evaluate",
+            Model,
+            {"path": "model"},
+            ["licence", "samples"],
+            "--benchmark mbpp --problems p --out o",
+        ),
+        ("fetch", Model, {"path": "model"}, ["template", "mode", "licence", "samples"], "--out o"),
+        ("fetch", Benchmark, {"kind": "benchmark"}, ["part_of"], "--out o"),
+        ("score", Benchmark, {"kind": "benchmark"}, ["part_of", "limit"], "--samples s --out o"),
     ],
 )
 def test_no_key_of_an_entry_lacks_its_flag(verb, entry, rename, leave_out, more):

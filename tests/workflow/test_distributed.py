@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -82,6 +83,12 @@ def test_two_processes_equal_one(tmp_path, tiny_model, spans, flags):
                 # A margin is the small difference of two large sums.
                 least = 1e-4 if name == "margin" else 1e-6
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=least), name
+    noted = [pl.read_parquet(tmp_path / name / "samples.parquet") for name in ("two", "one")]
+    keys = ["id", "epoch", "step", "tokens"]
+    assert noted[0].select(keys).equals(noted[1].select(keys))
+    for name in ("loss", "nll", "weight", "p_response", "p_variant"):
+        for ours, theirs in zip(noted[0][name], noted[1][name], strict=True):
+            assert ours == (theirs and pytest.approx(theirs, rel=1e-4, abs=1e-6)), name
     norms = [
         sum(float(value.square().sum()) for value in tensors) ** 0.5
         for tensors in ([found[k] - expected[k] for k in expected], expected.values())

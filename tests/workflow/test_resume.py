@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from fgit.config import TrainSettings
@@ -214,20 +215,22 @@ class Trainings:
     def state(self, name: str) -> Path:
         return self.folder / name / "state"
 
-    def result(self, name: str) -> tuple[bytes, list[dict[str, Any]]]:
-        """The weights, and what each step logged but for times."""
+    def result(self, name: str) -> tuple[bytes, list[dict[str, Any]], list[tuple[Any, ...]]]:
+        """The weights, what each step logged but for times, and what was noted of each sample."""
         out = self.folder / name
         lines = (out / "steps.jsonl").read_text().splitlines()
         steps = [{k: v for k, v in json.loads(x).items() if k not in TIMES} for x in lines]
-        return (out / "model" / "model.safetensors").read_bytes(), steps
+        samples = pl.read_parquet(out / "samples.parquet").rows()
+        return (out / "model" / "model.safetensors").read_bytes(), steps, samples
 
     def finishes(self, name: str, like: str = "undisturbed", **settings: Any) -> None:
         """Start it again: it goes on, ends as the undisturbed one did, and its state is gone."""
         before = sorted(self.state(name).glob("step-*")) if self.state(name).exists() else []
         assert self.run(name, **settings) == 0, self.log(name)
-        weights, steps = self.result(name)
-        expected_weights, expected_steps = self.result(like)
+        weights, steps, samples = self.result(name)
+        expected_weights, expected_steps, expected_samples = self.result(like)
         assert steps == expected_steps
+        assert samples == expected_samples
         assert weights == expected_weights
         assert not self.state(name).exists()
         # It did not start anew, though that would have come to the same.
@@ -284,7 +287,7 @@ def moments() -> list[tuple[str, str, float]]:
 
 def test_killed_while_a_checkpoint_is_written(trainings):
     """The one of these tests that is quick: killed when the fourth file of step 3 is on disk."""
-    trainings.killed("quick", {"place": "fsync", "call": 18, "when": "after"})
+    trainings.killed("quick", {"place": "fsync", "call": 20, "when": "after"})
     names = sorted(path.name for path in trainings.state("quick").glob("*step-*"))
     assert len(names) == 3
     assert names[0].startswith(".step-000003.")

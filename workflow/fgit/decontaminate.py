@@ -23,6 +23,7 @@ from fgit import files
 from fgit.benchmarks import check_pair, continuations, problem_rows
 from fgit.config import DecontaminateSettings
 from fgit.errors import UserError
+from fgit.provenance import note_dataset
 from fgit.subset import subset
 
 log = logging.getLogger(__name__)
@@ -315,7 +316,7 @@ def load_from_hub(name: str, revision: str | None, split: str) -> Any:
     import datasets
 
     try:
-        return datasets.load_dataset(name, revision=revision, split=split)
+        found = datasets.load_dataset(name, revision=revision, split=split)
     except Exception as error:  # the network libraries beneath it raise errors of their own
         raise UserError(
             f"{name}: no such file here, and the dataset of this name (revision "
@@ -323,6 +324,8 @@ def load_from_hub(name: str, revision: str | None, split: str) -> Any:
             f"Face hub: {error}. Check name, revision and split; on a machine without network, "
             "load it once where there is one and copy its cache (HF_HOME), or name a file"
         ) from error
+    note_dataset(name, revision, found)
+    return found
 
 
 def identify(samples: pl.DataFrame, source: str) -> pl.Series:

@@ -10,8 +10,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from fgit.benchmarks import problem_rows, read_problems
+from fgit.config import BenchmarkKind
 from fgit.errors import UserError
-from fgit.files import BadRow, read_objects, replacing, write_jsonl
+from fgit.files import BadRow, read_objects, replacing, resolve, write_jsonl
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,20 @@ def fetch_benchmark(kind: str, problems: str, out: Path) -> None:
             "Without access to the network, put the file there yourself and name its path"
         ) from error
     write_jsonl(out, rows)
+
+
+def first_problems(
+    kind: BenchmarkKind, problems: str, out: Path, limit: int, sha256: str | None = None
+) -> None:
+    """Write the first ``limit`` problems of a benchmark's file, as they stand there.
+
+    Args:
+        sha256: the digest that the whole file's problems must have.
+    """
+    known = read_problems(kind, problems, sha256)
+    rows = [row for _, row in problem_rows(resolve(problems)) if isinstance(row, dict)]
+    write_jsonl(out, rows[:limit])
+    log.info("%s: %d of %d problems of %s", out, min(limit, len(rows)), len(known), problems)
 
 
 EVALPLUS_NAMES = {"humaneval": "HumanEvalPlus", "mbpp": "MbppPlus"}

@@ -39,11 +39,24 @@ the complete incorrect code in one Markdown code block.
 The same code with one small mistake:"""
 
 
-def generate(records: Path, out: Path, report: Path, settings: GenerateSettings) -> None:
+GIVEN = "given"  # in place of the backend, where the answers were there already
+
+
+def generate(
+    records: Path,
+    out: Path,
+    report: Path,
+    settings: GenerateSettings,
+    *,
+    given: Path | None = None,
+) -> None:
     """Ask the teacher for ``settings.variants`` answers to each record that has code.
 
     Args:
         records: Parquet with id, instruction, response, language, tests.
+        given: answers that are there already, in place of a teacher's: rows of id and variant
+            (code, or an answer with a code block), several of an id if there are. They are held to
+            the same rules. Rows of other ids are counted and left out.
         out: Parquet, one row per answer in the records' order (:data:`fgit.variants.SCHEMA`).
         report: JSON with counts, reasons of refusal, speed and the settings.
 
@@ -51,6 +64,7 @@ def generate(records: Path, out: Path, report: Path, settings: GenerateSettings)
         UserError: if a file or the teacher is missing, or if no answer at all is usable.
     """
     samples = variants.read_samples(records)
+    texts = None if given is None else read_given(given)
     asked: list[tuple[str, str]] = []  # of each request: the correct code and its language
     requests: list[teachers.Request] = []
     without_code = 0
@@ -62,16 +76,31 @@ def generate(records: Path, out: Path, report: Path, settings: GenerateSettings)
         code = variants.normalised(block.content)
         language = language_of(row["language"], block, code)
         prompt = teacher_prompt(row["instruction"], code, language)
-        for k in range(settings.variants):
+        count = settings.variants if texts is None else len(texts.get(row["id"], []))
+        for k in range(count):
             seed = variants.seed_of(settings.seed, row["id"], k)
             requests.append(teachers.Request(row["id"], k, seed, prompt))
             asked.append((code, language))
-    if not requests:
+    if not requests and without_code == len(samples):
         raise UserError(f"{records}: none of the {len(samples)} responses has code")
+    if not requests:
+        first = next(iter(texts or {}), None)
+        raise UserError(
+            f"{given}: none of its ids is a sample with code (the first is {first!r}, and the "
+            f"samples begin with {samples['id'][0]!r}); use the ids of {records}"
+        )
 
-    log.info("Loading the teacher %s (%s)", settings.teacher, settings.backend)
     loading = time.perf_counter()
-    stream = teachers.answers(requests, settings)
+    made_by = {"teacher": settings.teacher, "backend": settings.backend}
+    if texts is None:
+        log.info("Loading the teacher %s (%s)", settings.teacher, settings.backend)
+        stream = teachers.answers(requests, settings)
+    else:
+        made_by = {"teacher": str(given), "backend": GIVEN}
+        stream = (
+            teachers.Answer(index, texts[request.id][request.k], None)
+            for index, request in enumerate(requests)
+        )
     started = time.perf_counter()
     rows: list[dict[str, Any] | None] = [None] * len(requests)
     for answer in stream:
@@ -80,6 +109,8 @@ def generate(records: Path, out: Path, report: Path, settings: GenerateSettings)
         text = answer.text.encode("utf-8", "replace").decode("utf-8")
         variant, refused = None, answer.refused
         if refused is None:
+            if texts is not None and not code_blocks(text):
+                text = fenced(text, language)
             variant, refused = read_answer(text, code, language, settings.min_similarity)
         rows[answer.index] = {
             "id": request.id,
@@ -107,13 +138,16 @@ def generate(records: Path, out: Path, report: Path, settings: GenerateSettings)
         "seconds": round(seconds, 3),
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 else None,
-        "batch_dependent": teachers.batch_dependent(settings),
+        "batch_dependent": texts is None and teachers.batch_dependent(settings),
         **settings.model_dump(mode="json"),
+        **made_by,
     }
+    if texts is not None:
+        summary["other_ids"] = len(texts.keys() - set(samples["id"]))
     log.info("%s", table(summary))
     if usable.is_empty():
         raise UserError(
-            f"{records}: none of the {len(frame)} answers of the teacher {settings.teacher} is "
+            f"{records}: none of the {len(frame)} answers of the teacher {made_by['teacher']} is "
             f"usable ({reasons(refusals)}). Try a stronger teacher, a larger max_new_tokens "
             f"(now {settings.max_new_tokens}) or a lower min_similarity "
             f"(now {settings.min_similarity}); the first answer begins: {frame['answer'][0]!r:.200}"
@@ -136,12 +170,31 @@ def teacher_prompt(instruction: str, code: str, language: str) -> str:
     Args:
         language: for the code's fence; empty if unknown.
     """
-    marks = max((len(run) for run in re.findall(r"`{3,}", code)), default=2) + 1
-    fenced = f"{'`' * marks}{language}\n{code}\n{'`' * marks}"
     # Not str.format: instructions and code are full of braces, and the order of two plain
     # replacements would matter where the instruction itself says {code}.
     before, between = TEMPLATE.split("{instruction}")
-    return before + instruction.strip() + between.replace("{code}", fenced)
+    return before + instruction.strip() + between.replace("{code}", fenced(code, language))
+
+
+def fenced(code: str, language: str) -> str:
+    """The code as a Markdown block, whatever fences it holds itself."""
+    marks = "`" * (max((len(run) for run in re.findall(r"`{3,}", code)), default=2) + 1)
+    return f"{marks}{language}\n{code}\n{marks}"
+
+
+def read_given(path: Path) -> dict[str, list[str]]:
+    """Answers by sample id, in the file's order.
+
+    Raises:
+        UserError: naming file and row, for a row without id or variant.
+    """
+    frame, _ = files.read_records(path, ["id", "variant"])
+    if frame.is_empty():
+        raise UserError(f"{path}: no variants in it; each row has an id and a variant")
+    found: dict[str, list[str]] = {}
+    for row in frame.iter_rows(named=True):
+        found.setdefault(row["id"], []).append(row["variant"])
+    return found
 
 
 def read_answer(

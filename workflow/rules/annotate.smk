@@ -1,13 +1,13 @@
 rule annotate:
     input:
-        pairs=f"{RESULTS}/select/{{dataset}}/{{source}}/pairs.parquet",
+        pairs="{results}/select/{dataset}/{source}/pairs.parquet",
     output:
-        spans=f"{RESULTS}/annotate/{{dataset}}/{{source}}/spans.parquet",
-        report=f"{RESULTS}/annotate/{{dataset}}/{{source}}/report.json",
+        spans="{results}/annotate/{dataset}/{source}/spans.parquet",
+        report="{results}/annotate/{dataset}/{source}/report.json",
     log:
-        f"{RESULTS}/logs/annotate/{{dataset}}.{{source}}.log",
+        "{results}/logs/annotate/{dataset}.{source}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/annotate/{{dataset}}.{{source}}.tsv"
+        "{results}/benchmarks/annotate/{dataset}.{source}.tsv"
     conda:
         "../../envs/main.yaml"
     threads: 8

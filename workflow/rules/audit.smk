@@ -3,13 +3,13 @@
 
 rule audit_records:
     input:
-        problems=lambda w: problems(w.benchmark),
+        problems=problems,
     output:
-        records=f"{RESULTS}/audit/{{benchmark}}/records.parquet",
+        records="{results}/audit/{benchmark}/records.parquet",
     log:
-        f"{RESULTS}/logs/audit/{{benchmark}}.records.log",
+        "{results}/logs/audit/{benchmark}.records.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit/{{benchmark}}.records.tsv"
+        "{results}/benchmarks/audit/{benchmark}.records.tsv"
     conda:
         "../../envs/main.yaml"
     resources:
@@ -17,7 +17,7 @@ rule audit_records:
         runtime=30,
     params:
         python=CONFIG.python.main,
-        benchmark=lambda w: benchmark_flags(w.benchmark),
+        benchmark=benchmark_flags,
     message:
         "Making records of the problems of {wildcards.benchmark}"
     shell:
@@ -27,29 +27,30 @@ rule audit_records:
 
 use rule generate as audit_generate with:
     input:
-        records=f"{RESULTS}/audit/{{benchmark}}/records.parquet",
+        given=[],
+        records="{results}/audit/{benchmark}/records.parquet",
     output:
-        variants=f"{RESULTS}/audit/{{benchmark}}/generate/variants.parquet",
-        report=f"{RESULTS}/audit/{{benchmark}}/generate/report.json",
+        variants="{results}/audit/{benchmark}/generate/variants.parquet",
+        report="{results}/audit/{benchmark}/generate/report.json",
     log:
-        f"{RESULTS}/logs/audit/{{benchmark}}.generate.log",
+        "{results}/logs/audit/{benchmark}.generate.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit/{{benchmark}}.generate.tsv"
+        "{results}/benchmarks/audit/{benchmark}.generate.tsv"
     message:
         "The teacher writes similar but incorrect variants of {wildcards.benchmark}"
 
 
 rule audit_variants:
     input:
-        problems=lambda w: problems(w.benchmark),
-        variants=f"{RESULTS}/audit/{{benchmark}}/generate/variants.parquet",
+        problems=problems,
+        variants="{results}/audit/{benchmark}/generate/variants.parquet",
     output:
-        variants=f"{RESULTS}/audit/{{benchmark}}/variants.parquet",
-        audit=f"{RESULTS}/audit/{{benchmark}}/audit.json",
+        variants="{results}/audit/{benchmark}/variants.parquet",
+        audit="{results}/audit/{benchmark}/audit.json",
     log:
-        f"{RESULTS}/logs/audit/{{benchmark}}.variants.log",
+        "{results}/logs/audit/{benchmark}.variants.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit/{{benchmark}}.variants.tsv"
+        "{results}/benchmarks/audit/{benchmark}.variants.tsv"
     conda:
         "../../envs/main.yaml"
     threads: 8
@@ -58,7 +59,7 @@ rule audit_variants:
         runtime=240,
     params:
         python=CONFIG.python.main,
-        benchmark=lambda w: benchmark_flags(w.benchmark),
+        benchmark=benchmark_flags,
         score=flags(CONFIG.score),
         select=flags(CONFIG.select, leave_out=["verified_variants"]),
         out=subpath(output.audit, parent=True),
@@ -74,13 +75,13 @@ rule audit_variants:
 # the rule runs again, with all that was filled in.
 rule audit_sheet:
     input:
-        pairs=f"{RESULTS}/select/{{dataset}}/generate/pairs.parquet",
+        pairs="{results}/select/{dataset}/generate/pairs.parquet",
     output:
-        drawn=f"{RESULTS}/audit/sheets/{{dataset}}/sheet.json",
+        drawn="{results}/audit/sheets/{dataset}/sheet.json",
     log:
-        f"{RESULTS}/logs/audit/{{dataset}}.sheet.log",
+        "{results}/logs/audit/{dataset}.sheet.log",
     benchmark:
-        f"{RESULTS}/benchmarks/audit/{{dataset}}.sheet.tsv"
+        "{results}/benchmarks/audit/{dataset}.sheet.tsv"
     conda:
         "../../envs/main.yaml"
     resources:

@@ -2,59 +2,73 @@
 
 
 wildcard_constraints:
-    dataset="[^/]+",
+    results="|".join(map(re.escape, CONFIGS)),
+    dataset="|".join(map(re.escape, CONFIG.datasets)),
     source="generate|mutate",
-    benchmark="[^/]+",
+    benchmark="|".join(map(re.escape, CONFIG.benchmarks)),
+    table="|".join(map(re.escape, CONFIG.tables)),
     run="|".join(map(re.escape, RUNS)),
 
 
-def location(benchmark):
-    """Where a benchmark's problems are: as the config says, or the file that fetch writes."""
+def conf(w):
+    """The config of a results folder: the experiments' own, or their pilot's."""
+    return CONFIGS[w.results]
+
+
+def whole_benchmark(w, benchmark):
+    """All problems of a benchmark: the file of the config, or the one that fetch writes."""
     given = CONFIG.benchmarks[benchmark].problems
+    fetched = is_fetched_benchmark(given)
     return (
-        f"{RESULTS}/fetch/benchmarks/{benchmark}.jsonl"
-        if is_fetched_benchmark(given)
-        else given
+        f"{w.results}/fetch/benchmarks/{benchmark}.jsonl"
+        if fetched
+        else str(resolve(given))
     )
 
 
-def problems(benchmark):
-    """A benchmark's problem file."""
-    return str(resolve(location(benchmark)))
+def problems(w):
+    """The problems of a benchmark that are asked and scored: all, or the first so many."""
+    limit = conf(w).benchmarks[w.benchmark].limit
+    return (
+        whole_benchmark(w, w.benchmark)
+        if limit is None
+        else f"{w.results}/fetch/benchmarks/{w.benchmark}.first-{limit}.jsonl"
+    )
 
 
-def base_model(model):
+def base_model(w, model):
     """What --model takes: the folder that fetch writes, or a folder or hub name as it is."""
     path = CONFIG.models[model].path
-    return f"{RESULTS}/fetch/models/{model}" if is_fetched_model(path) else path
+    return f"{w.results}/fetch/models/{model}" if is_fetched_model(path) else path
 
 
-def base_model_folder(model):
+def base_model_folder(w, model):
     """The same as an input of a rule; nothing for a name on the hub."""
-    path = base_model(model)
+    path = base_model(w, model)
     fetched = is_fetched_model(CONFIG.models[model].path)
     return [path] if fetched or Path(path).is_dir() else []
 
 
-def model_flags(model):
-    """--model, --revision and --template of a base model."""
-    entry = CONFIG.models[model].model_copy(update={"path": base_model(model)})
-    return flags(entry, rename={"path": "model"}, leave_out=["mode"])
+def model_flags(w, model, leave_out=()):
+    """--model, --revision, --template and --licence of a base model."""
+    entry = CONFIG.models[model].model_copy(update={"path": base_model(w, model)})
+    leave_out = ["mode", "samples", *leave_out]
+    return flags(entry, rename={"path": "model"}, leave_out=leave_out)
 
 
-def benchmark_flags(benchmark):
-    """--benchmark and --sha256."""
-    return flags(
-        CONFIG.benchmarks[benchmark],
-        rename={"kind": "benchmark"},
-        leave_out=["problems", "part_of"],
-    )
+def benchmark_flags(w):
+    """--benchmark and --sha256; a cut file has another digest, and was cut from the right one."""
+    entry = conf(w).benchmarks[w.benchmark]
+    cut = [] if entry.limit is None else ["sha256"]
+    leave_out = ["problems", "part_of", "limit", *cut]
+    return flags(entry, rename={"kind": "benchmark"}, leave_out=leave_out)
 
 
-def spans(run):
+def spans(w):
     """The annotated pairs that a run trains on: the teacher's variants, or mutants."""
+    run = RUNS[w.run]
     source = train_settings(CONFIG, run).variants
-    return f"{RESULTS}/annotate/{run.dataset}/{source}/spans.parquet"
+    return f"{w.results}/annotate/{run.dataset}/{source}/spans.parquet"
 
 
 def only(names):
@@ -66,30 +80,89 @@ def only(names):
 KEPT = [name for name, run in RUNS.items() if keeps_model(CONFIG, run)]
 
 
-# The benchmarks that are scored, those that are parts of others, and those whose environment must
-# first be shown to be the right one.
-WHOLE = [name for name, entry in CONFIG.benchmarks.items() if entry.part_of is None]
-PARTS = [name for name in CONFIG.benchmarks if name not in WHOLE]
-CHECKED = [name for name in WHOLE if CONFIG.benchmarks[name].kind == "bigcodebench"]
+def whole_of(w):
+    """The larger benchmark whose outcomes are taken; None for a benchmark that is scored itself."""
+    return conf(w).benchmarks[w.benchmark].part_of
 
 
-def worker_python(benchmark):
+def own_samples(w):
+    """Solutions that a base model's entry names, so that none are generated."""
+    run = RUNS[w.run]
+    return (
+        CONFIG.models[run.model].samples.get(w.benchmark)
+        if run.dataset is None
+        else None
+    )
+
+
+def scored_files(w):
+    """What the score stage reads besides the problems."""
+    if whole_of(w):
+        return {"whole": f"{w.results}/score/{w.run}/{whole_of(w)}/summary.json"}
+    folder = f"{w.results}/evaluate/{w.run}/{w.benchmark}"
+    found = {"samples": own_samples(w) or f"{folder}/samples.jsonl"}
+    if not own_samples(w):
+        found["one_bos"] = f"{folder}/samples_one_bos.jsonl"
+    if CONFIG.benchmarks[w.benchmark].kind == "bigcodebench":
+        # Its environment must first be shown to be the right one.
+        found["ground_truth"] = (
+            f"{w.results}/score/canonical/{w.benchmark}/summary.json"
+        )
+    return found
+
+
+def scored_flags(w, input):
+    """The same as flags."""
+    if whole_of(w):
+        return f"--part-of {shlex.quote(str(Path(input.whole).parent))}"
+    given = {name: input.get(name) for name in ["samples", "one_bos", "ground_truth"]}
+    parts = [
+        f"--{name.replace('_', '-')} {shlex.quote(str(file))}"
+        for name, file in given.items()
+        if file
+    ]
+    return " ".join([*parts, worker_python(w)])
+
+
+def worker_python(w):
     """The interpreter of the environment in which a benchmark's programs run."""
-    kind = CONFIG.benchmarks[benchmark].kind
+    kind = CONFIG.benchmarks[w.benchmark].kind
     python = (
         CONFIG.python.bigcodebench if kind == "bigcodebench" else CONFIG.python.main
     )
     return f"--worker-python {shlex.quote(python)}"
 
 
-def boxes_mb(benchmark, threads):
+def boxes_mb(w, threads):
     """Memory for scoring: one box that is full, and what the others have; pairs run no programs."""
-    pairs = CONFIG.benchmarks[benchmark].kind == "pairs"
-    return 4000 if pairs else CONFIG.score.memory_mb + 2000 * threads
+    pairs = CONFIG.benchmarks[w.benchmark].kind == "pairs"
+    return 4000 if pairs or whole_of(w) else CONFIG.score.memory_mb + 2000 * threads
 
 
-def readers():
+def scores(w, tables):
+    """The scores that tables show."""
+    return [
+        f"{w.results}/score/{run}/{benchmark}/{file}"
+        for run, benchmark in evaluations(CONFIG, tables)
+        for file in ["summary.json", "outcomes.parquet"]
+    ]
+
+
+def readers(w):
     """What fgit audit kappa wrote of the sheets: no rule makes it, so it is there or it is not."""
-    sheets = f"{RESULTS}/audit/sheets"
+    sheets = f"{w.results}/audit/sheets"
     found = [f"{sheets}/{d}/kappa.json" for d in sheets_of(CONFIG, RUNS.values())]
     return [path for path in found if Path(path).exists()]
+
+
+def drawn(results, table):
+    """The files of a table; a figure has its curve too."""
+    formats = ["md", "csv", "tex", "html"]
+    formats += ["svg", "png"] if CONFIG.tables[table].figure else []
+    return [f"{results}/tables/{table}.{format}" for format in formats]
+
+
+def everything(results):
+    """What `all` and `pilot` ask for."""
+    tables = [file for table in CONFIG.tables for file in drawn(results, table)]
+    return [f"{results}/report.html", f"{results}/results.parquet", *tables]

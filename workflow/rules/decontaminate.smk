@@ -3,14 +3,16 @@ rule decontaminate:
         data=lambda w: [
             path for path in [CONFIG.datasets[w.dataset].path] if is_file(path)
         ],
-        problems=[problems(name) for name in CONFIG.decontaminate.against],
+        problems=lambda w: [
+            whole_benchmark(w, name) for name in CONFIG.decontaminate.against
+        ],
     output:
-        records=f"{RESULTS}/decontaminate/{{dataset}}/records.parquet",
-        report=f"{RESULTS}/decontaminate/{{dataset}}/report.json",
+        records="{results}/decontaminate/{dataset}/records.parquet",
+        report="{results}/decontaminate/{dataset}/report.json",
     log:
-        f"{RESULTS}/logs/decontaminate/{{dataset}}.log",
+        "{results}/logs/decontaminate/{dataset}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/decontaminate/{{dataset}}.tsv"
+        "{results}/benchmarks/decontaminate/{dataset}.tsv"
     conda:
         "../../envs/main.yaml"
     threads: 2
@@ -19,12 +21,14 @@ rule decontaminate:
         runtime=60,
     params:
         python=CONFIG.python.main,
-        benchmarks=repeated(
+        benchmarks=lambda w: repeated(
             "benchmark",
-            {name: problems(name) for name in CONFIG.decontaminate.against},
+            {name: whole_benchmark(w, name) for name in CONFIG.decontaminate.against},
         ),
         data=lambda w: flags(
-            CONFIG.datasets[w.dataset], rename={"path": "data"}, leave_out=["fields"]
+            conf(w).datasets[w.dataset],
+            rename={"path": "data"},
+            leave_out=["fields", "samples", "variants"],
         ),
         fields=lambda w: repeated("field", CONFIG.datasets[w.dataset].fields),
         flags=flags(CONFIG.decontaminate, leave_out=["against"]),

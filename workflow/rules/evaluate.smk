@@ -1,18 +1,18 @@
 rule evaluate:
     input:
         model=lambda w: (
-            base_model_folder(RUNS[w.run].model)
+            base_model_folder(w, RUNS[w.run].model)
             if RUNS[w.run].dataset is None
-            else [f"{RESULTS}/train/{w.run}/model"]
+            else [f"{w.results}/train/{w.run}/model"]
         ),
-        problems=lambda w: problems(w.benchmark),
+        problems=problems,
     output:
-        samples=f"{RESULTS}/evaluate/{{run}}/{{benchmark}}/samples.jsonl",
-        one_bos=f"{RESULTS}/evaluate/{{run}}/{{benchmark}}/samples_one_bos.jsonl",
+        samples="{results}/evaluate/{run}/{benchmark}/samples.jsonl",
+        one_bos="{results}/evaluate/{run}/{benchmark}/samples_one_bos.jsonl",
     log:
-        f"{RESULTS}/logs/evaluate/{{run}}/{{benchmark}}.log",
+        "{results}/logs/evaluate/{run}/{benchmark}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/evaluate/{{run}}/{{benchmark}}.tsv"
+        "{results}/benchmarks/evaluate/{run}/{benchmark}.tsv"
     conda:
         "../../envs/main.yaml"
     threads: 8
@@ -23,12 +23,12 @@ rule evaluate:
         python=CONFIG.python.main,
         # A checkpoint carries its template; the mode is its base model's.
         model=lambda w, input: (
-            model_flags(RUNS[w.run].model)
+            model_flags(w, RUNS[w.run].model, leave_out=["licence"])
             if RUNS[w.run].dataset is None
             else f"--model {shlex.quote(str(input.model))}"
         ),
         mode=lambda w: CONFIG.models[RUNS[w.run].model].mode,
-        benchmark=lambda w: benchmark_flags(w.benchmark),
+        benchmark=benchmark_flags,
         flags=flags(CONFIG.evaluate),
     message:
         "{wildcards.run} writes solutions for {wildcards.benchmark}"

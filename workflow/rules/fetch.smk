@@ -1,10 +1,10 @@
 rule fetch_model:
     output:
-        directory(f"{RESULTS}/fetch/models/{{model}}"),
+        directory("{results}/fetch/models/{model}"),
     log:
-        f"{RESULTS}/logs/fetch/models/{{model}}.log",
+        "{results}/logs/fetch/models/{model}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/fetch/models/{{model}}.tsv"
+        "{results}/benchmarks/fetch/models/{model}.tsv"
     conda:
         "../../envs/main.yaml"
     resources:
@@ -15,7 +15,7 @@ rule fetch_model:
         flags=lambda w: flags(
             CONFIG.models[w.model],
             rename={"path": "model"},
-            leave_out=["template", "mode"],
+            leave_out=["template", "mode", "licence", "samples"],
         ),
     message:
         "Fetching the model {wildcards.model}"
@@ -25,11 +25,11 @@ rule fetch_model:
 
 rule fetch_benchmark:
     output:
-        f"{RESULTS}/fetch/benchmarks/{{benchmark}}.jsonl",
+        "{results}/fetch/benchmarks/{benchmark}.jsonl",
     log:
-        f"{RESULTS}/logs/fetch/benchmarks/{{benchmark}}.log",
+        "{results}/logs/fetch/benchmarks/{benchmark}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/fetch/benchmarks/{{benchmark}}.tsv"
+        "{results}/benchmarks/fetch/benchmarks/{benchmark}.tsv"
     conda:
         "../../envs/main.yaml"
     resources:
@@ -40,9 +40,39 @@ rule fetch_benchmark:
         flags=lambda w: flags(
             CONFIG.benchmarks[w.benchmark],
             rename={"kind": "benchmark"},
-            leave_out=["sha256", "part_of"],
+            leave_out=["sha256", "part_of", "limit"],
         ),
     message:
         "Fetching the benchmark {wildcards.benchmark}"
     shell:
         "{params.python} -m fgit fetch {params.flags} --out {output:q} 2>&1 | tee {log:q}"
+
+
+rule fetch_first:
+    input:
+        problems=lambda w: whole_benchmark(w, w.benchmark),
+    output:
+        "{results}/fetch/benchmarks/{benchmark}.first-{limit}.jsonl",
+    log:
+        "{results}/logs/fetch/benchmarks/{benchmark}.first-{limit}.log",
+    benchmark:
+        "{results}/benchmarks/fetch/benchmarks/{benchmark}.first-{limit}.tsv"
+    wildcard_constraints:
+        limit=r"\d+",
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        python=CONFIG.python.main,
+        flags=lambda w: flags(
+            CONFIG.benchmarks[w.benchmark],
+            rename={"kind": "benchmark"},
+            leave_out=["problems", "part_of", "limit"],
+        ),
+    message:
+        "Taking the first {wildcards.limit} problems of {wildcards.benchmark}"
+    shell:
+        "{params.python} -m fgit fetch {params.flags} --problems {input.problems:q} "
+        "--limit {wildcards.limit} --out {output:q} 2>&1 | tee {log:q}"

@@ -1,13 +1,14 @@
 rule generate:
     input:
-        records=f"{RESULTS}/decontaminate/{{dataset}}/records.parquet",
+        records="{results}/decontaminate/{dataset}/records.parquet",
+        given=lambda w: [file for file in [CONFIG.datasets[w.dataset].variants] if file],
     output:
-        variants=f"{RESULTS}/generate/{{dataset}}/variants.parquet",
-        report=f"{RESULTS}/generate/{{dataset}}/report.json",
+        variants="{results}/generate/{dataset}/variants.parquet",
+        report="{results}/generate/{dataset}/report.json",
     log:
-        f"{RESULTS}/logs/generate/{{dataset}}.log",
+        "{results}/logs/generate/{dataset}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/generate/{{dataset}}.tsv"
+        "{results}/benchmarks/generate/{dataset}.tsv"
     conda:
         f"../../envs/{'vllm' if CONFIG.generate.backend == 'vllm' else 'main'}.yaml"
     threads: 8
@@ -19,8 +20,11 @@ rule generate:
             CONFIG.python, "vllm" if CONFIG.generate.backend == "vllm" else "main"
         ),
         flags=flags(CONFIG.generate),
+        given=lambda w, input: (
+            f"--given {shlex.quote(str(input.given))}" if input.given else ""
+        ),
     message:
         "The teacher writes similar but incorrect variants of {wildcards.dataset}"
     shell:
-        "{params.python} -m fgit generate --records {input.records:q} {params.flags} "
+        "{params.python} -m fgit generate --records {input.records:q} {params.given} {params.flags} "
         "--out {output.variants:q} --report {output.report:q} 2>&1 | tee {log:q}"

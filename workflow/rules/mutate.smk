@@ -1,13 +1,13 @@
 rule mutate:
     input:
-        records=f"{RESULTS}/decontaminate/{{dataset}}/records.parquet",
+        records="{results}/decontaminate/{dataset}/records.parquet",
     output:
-        variants=f"{RESULTS}/mutate/{{dataset}}/variants.parquet",
-        report=f"{RESULTS}/mutate/{{dataset}}/report.json",
+        variants="{results}/mutate/{dataset}/variants.parquet",
+        report="{results}/mutate/{dataset}/report.json",
     log:
-        f"{RESULTS}/logs/mutate/{{dataset}}.log",
+        "{results}/logs/mutate/{dataset}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/mutate/{{dataset}}.tsv"
+        "{results}/benchmarks/mutate/{dataset}.tsv"
     conda:
         "../../envs/main.yaml"
     resources:

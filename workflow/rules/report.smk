@@ -1,48 +1,46 @@
 localrules:
     config,
+    table,
+    figure,
 
 
 rule config:
     output:
-        f"{RESULTS}/config.yaml",
+        "{results}/config.yaml",
     log:
-        f"{RESULTS}/logs/config.log",
+        "{results}/logs/config.log",
     conda:
         "../../envs/main.yaml"
     params:
-        text=to_yaml(CONFIG),
+        text=lambda w: to_yaml(conf(w)),
     message:
         "Writing down the config as it was resolved"
     shell:
         "printf '%s' {params.text:q} > {output:q} 2> {log:q}"
 
 
-rule report:
+# The published numbers, if there are any.
+PUBLISHED = [file for file in [CONFIG.published] if file]
+
+
+rule table:
     input:
-        config=f"{RESULTS}/config.yaml",
-        scores=[
-            f"{RESULTS}/score/{run}/{benchmark}/{file}"
-            for run, benchmark in evaluations(CONFIG, CONFIG.tables)
-            for file in ["summary.json", "outcomes.parquet"]
-        ],
-        audit=[f"{RESULTS}/audit/{name}/audit.json" for name in CONFIG.audit.benchmarks],
-        sheets=[
-            f"{RESULTS}/audit/sheets/{dataset}/sheet.json"
-            for dataset in sheets_of(CONFIG, RUNS.values())
-        ],
-        readers=readers(),
+        scores=lambda w: scores(w, [w.table]),
+        config="{results}/config.yaml",
+        published=PUBLISHED,
     output:
-        results=f"{RESULTS}/results.parquet",
-        tables=expand(
-            f"{RESULTS}/tables/{{table}}.{{format}}",
-            table=CONFIG.tables,
-            format=["md", "csv"],
+        multiext("{results}/tables/{table}", ".md", ".csv", ".tex"),
+        shown=report(
+            "{results}/tables/{table}.html",
+            category="Tables",
+            labels={"of": "{results}", "table": "{table}"},
         ),
-        report=f"{RESULTS}/report.html",
     log:
-        f"{RESULTS}/logs/report.log",
+        "{results}/logs/table/{table}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/report.tsv"
+        "{results}/benchmarks/table/{table}.tsv"
+    wildcard_constraints:
+        table=only(name for name, table in CONFIG.tables.items() if not table.figure),
     conda:
         "../../envs/main.yaml"
     resources:
@@ -50,9 +48,69 @@ rule report:
         runtime=30,
     params:
         python=CONFIG.python.main,
-        results=subpath(output.report, parent=True),
     message:
-        "Drawing the tables and the report"
+        "Drawing {wildcards.table}"
     shell:
-        "{params.python} -m fgit report --config {input.config:q} --results {params.results:q} "
+        "{params.python} -m fgit report --config {input.config:q} --results {wildcards.results:q} "
+        "--table {wildcards.table:q} 2>&1 | tee {log:q}"
+
+
+use rule table as figure with:
+    output:
+        multiext("{results}/tables/{table}", ".md", ".csv", ".tex", ".html", ".png"),
+        shown=report(
+            "{results}/tables/{table}.svg",
+            category="Figures",
+            labels={"of": "{results}", "figure": "{table}"},
+        ),
+    wildcard_constraints:
+        table=only(name for name, table in CONFIG.tables.items() if table.figure),
+
+
+rule report:
+    input:
+        config="{results}/config.yaml",
+        published=PUBLISHED,
+        scores=lambda w: scores(w, CONFIG.tables),
+        audit=expand(
+            "{{results}}/audit/{name}/audit.json", name=CONFIG.audit.benchmarks
+        ),
+        sheets=expand(
+            "{{results}}/audit/sheets/{dataset}/sheet.json",
+            dataset=sheets_of(CONFIG, RUNS.values()),
+        ),
+        readers=readers,
+    output:
+        results="{results}/results.parquet",
+        report=report(
+            "{results}/report.html", category="Report", labels={"of": "{results}"}
+        ),
+        claims=[
+            f"{{results}}/tables/claims.{f}" for f in ["md", "csv"] if CONFIG.claims
+        ],
+    log:
+        "{results}/logs/report.log",
+    benchmark:
+        "{results}/benchmarks/report.tsv"
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        python=CONFIG.python.main,
+    message:
+        "Drawing the report"
+    shell:
+        "{params.python} -m fgit report --config {input.config:q} --results {wildcards.results:q} "
         "2>&1 | tee {log:q}"
+
+
+# `snakemake table_2`: what one table needs, and no more.
+for name in CONFIG.tables:
+
+    rule:
+        name:
+            name
+        input:
+            drawn(RESULTS, name),

@@ -1,19 +1,19 @@
 rule select:
     input:
-        records=f"{RESULTS}/decontaminate/{{dataset}}/records.parquet",
-        variants=f"{RESULTS}/{{source}}/{{dataset}}/variants.parquet",
+        records="{results}/decontaminate/{dataset}/records.parquet",
+        variants="{results}/{source}/{dataset}/variants.parquet",
         verified=(
-            f"{RESULTS}/verify/{{dataset}}/{{source}}/verified.parquet"
+            "{results}/verify/{dataset}/{source}/verified.parquet"
             if CONFIG.select.verified_variants
             else []
         ),
     output:
-        pairs=f"{RESULTS}/select/{{dataset}}/{{source}}/pairs.parquet",
-        report=f"{RESULTS}/select/{{dataset}}/{{source}}/report.json",
+        pairs="{results}/select/{dataset}/{source}/pairs.parquet",
+        report="{results}/select/{dataset}/{source}/report.json",
     log:
-        f"{RESULTS}/logs/select/{{dataset}}.{{source}}.log",
+        "{results}/logs/select/{dataset}.{source}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/select/{{dataset}}.{{source}}.tsv"
+        "{results}/benchmarks/select/{dataset}.{source}.tsv"
     conda:
         "../../envs/main.yaml"
     threads: 4

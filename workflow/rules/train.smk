@@ -1,17 +1,20 @@
 rule train:
     input:
-        model=lambda w: base_model_folder(RUNS[w.run].model),
-        spans=lambda w: spans(RUNS[w.run]),
+        model=lambda w: base_model_folder(w, RUNS[w.run].model),
+        spans=spans,
     output:
-        model=directory(f"{RESULTS}/train/{{run}}/model"),
-        metrics=f"{RESULTS}/train/{{run}}/metrics.json",
-        steps=f"{RESULTS}/train/{{run}}/steps.jsonl",
-        parameters=f"{RESULTS}/train/{{run}}/run.yaml",
+        model=directory("{results}/train/{run}/model"),
+        metrics="{results}/train/{run}/metrics.json",
+        steps="{results}/train/{run}/steps.jsonl",
+        samples="{results}/train/{run}/samples.parquet",
+        segments="{results}/train/{run}/segments.json",
+        parameters="{results}/train/{run}/run.yaml",
     log:
-        f"{RESULTS}/logs/train/{{run}}.log",
+        "{results}/logs/train/{run}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/train/{{run}}.tsv"
+        "{results}/benchmarks/train/{run}.tsv"
     wildcard_constraints:
+        results=re.escape(RESULTS),
         run=only(KEPT),
     conda:
         "../../envs/main.yaml"
@@ -21,7 +24,7 @@ rule train:
         runtime=1440,
     params:
         python=CONFIG.python.main,
-        model=lambda w: model_flags(RUNS[w.run].model),
+        model=lambda w: model_flags(w, RUNS[w.run].model),
         flags=lambda w: flags(
             train_settings(CONFIG, RUNS[w.run]), leave_out=["variants", *SPEED_ONLY]
         ),
@@ -48,9 +51,19 @@ rule train:
 # The runs whose weights do not stay: the same but for temp().
 use rule train as train_temporary with:
     output:
-        model=temp(directory(f"{RESULTS}/train/{{run}}/model")),
-        metrics=f"{RESULTS}/train/{{run}}/metrics.json",
-        steps=f"{RESULTS}/train/{{run}}/steps.jsonl",
-        parameters=f"{RESULTS}/train/{{run}}/run.yaml",
+        model=temp(directory("{results}/train/{run}/model")),
+        metrics="{results}/train/{run}/metrics.json",
+        steps="{results}/train/{run}/steps.jsonl",
+        samples="{results}/train/{run}/samples.parquet",
+        segments="{results}/train/{run}/segments.json",
+        parameters="{results}/train/{run}/run.yaml",
     wildcard_constraints:
+        results=re.escape(RESULTS),
         run=only(name for name in RUNS if name not in KEPT),
+
+
+# A pilot's weights are of no use once they are evaluated.
+use rule train_temporary as train_pilot with:
+    wildcard_constraints:
+        results=re.escape(PILOT_RESULTS),
+        run=only(RUNS),

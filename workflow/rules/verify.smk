@@ -1,14 +1,14 @@
 rule verify:
     input:
-        records=f"{RESULTS}/decontaminate/{{dataset}}/records.parquet",
-        variants=f"{RESULTS}/{{source}}/{{dataset}}/variants.parquet",
+        records="{results}/decontaminate/{dataset}/records.parquet",
+        variants="{results}/{source}/{dataset}/variants.parquet",
     output:
-        verified=f"{RESULTS}/verify/{{dataset}}/{{source}}/verified.parquet",
-        report=f"{RESULTS}/verify/{{dataset}}/{{source}}/report.json",
+        verified="{results}/verify/{dataset}/{source}/verified.parquet",
+        report="{results}/verify/{dataset}/{source}/report.json",
     log:
-        f"{RESULTS}/logs/verify/{{dataset}}.{{source}}.log",
+        "{results}/logs/verify/{dataset}.{source}.log",
     benchmark:
-        f"{RESULTS}/benchmarks/verify/{{dataset}}.{{source}}.tsv"
+        "{results}/benchmarks/verify/{dataset}.{source}.tsv"
     conda:
         "../../envs/main.yaml"
     threads: 8

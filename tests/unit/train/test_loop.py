@@ -1,5 +1,6 @@
 import copy
 
+import polars as pl
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from fgit.models import load_model
 from fgit.train.engine import Engine
 from fgit.train.examples import examples
 from fgit.train.loop import batches, parameter_groups, train_loop
+from fgit.train.record import SCHEMA
 from tests.reference import two_pass
 
 SETTINGS = TrainSettings(
@@ -108,6 +110,30 @@ def test_history_shows_the_weight(model, samples, objective):
         assert 0 < entry["weighted_tokens"] < 1
     else:
         assert entry["weight"] is None
+
+
+@pytest.mark.parametrize("objective", ["fgit", "fixed", "dpo"])
+def test_each_sample_is_noted_in_each_epoch(model, samples, objective):
+    """Sums over the samples of a step are the step's own figures."""
+    settings = SETTINGS.model_copy(update={"objective": objective, "epochs": 2})
+    trained = train_loop(model, samples, settings)
+    noted = trained.samples
+    assert dict(noted.schema) == SCHEMA
+    used = [e for e in samples if len(e.variant)] if objective == "dpo" else samples
+    order = [(e.id, len(e.response)) for batch in batches(used, settings) for e in batch]
+    assert noted.select("id", "tokens").rows() == order
+    for entry in trained.history:
+        step = noted.filter(pl.col("step") == entry["step"])
+        assert step["epoch"].unique().to_list() == [entry["epoch"]]
+        assert len(step) == entry["samples"]
+        assert step["nll"].sum() / step["tokens"].sum() == pytest.approx(entry["nll"], rel=1e-5)
+        per = len(step) if objective == "dpo" else step["tokens"].sum()
+        assert step["loss"].sum() / per == pytest.approx(entry["loss"], rel=1e-5)
+        for name in ("weight", "p_response", "p_variant", "margin"):
+            expected = entry[name]
+            assert step[name].mean() == (expected and pytest.approx(expected, rel=1e-4, abs=1e-4))
+    paired = {e.id for e in samples if e.paired} if objective == "fgit" else set()
+    assert set(noted.filter(pl.col("weight").is_not_null())["id"]) == paired
 
 
 def test_bf16_trains(model, samples):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -8,7 +9,9 @@ from safetensors.torch import load_file
 
 from fgit.config import TrainSettings
 from fgit.errors import UserError
-from fgit.models import load_model, load_tokenizer
+from fgit.files import sha256
+from fgit.models import load_model, load_tokenizer, prompt_ids, prompt_text
+from fgit.train.card import read_front_matter
 from fgit.train.stage import train
 from tests.conftest import annotated
 
@@ -46,6 +49,14 @@ def test_a_run_is_saved_whole(tmp_path, tiny_model, spans, objective):
     steps = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
     assert len(steps) == metrics["steps"] > 0
     assert all("loss" in step for step in steps)
+    samples = pl.read_parquet(out / "samples.parquet")
+    assert len(samples) == sum(step["samples"] for step in steps)
+    segments = json.loads((out / "segments.json").read_text())
+    assert (segments["objective"], segments["weight"]) == (
+        objective,
+        1.0 if objective == "fixed" else None,
+    )
+    assert segments["samples"][0].keys() == {"id", "instruction", "response", "variant", "epochs"}
     run = yaml.safe_load((out / "run.yaml").read_text())
     assert run["template"] == "magicoder"
     assert TrainSettings(**run["train"]) == settings
@@ -58,6 +69,47 @@ def test_a_run_is_saved_whole(tmp_path, tiny_model, spans, objective):
     load_model(str(out / "model"))
 
 
+def test_the_card_says_what_it_is_and_how_to_use_it(tmp_path, tiny_model, spans):
+    train(str(tiny_model), spans, tmp_path / "run", SETTINGS, template="magicoder", licence="mine")
+    folder = tmp_path / "run" / "model"
+    card = (folder / "README.md").read_text()
+    front = read_front_matter(card)
+    assert front == {
+        "library_name": "transformers",
+        "license": "other",
+        "license_name": "mine",
+        "pipeline_tag": "text-generation",
+        "tags": ["code", "fgit", "fault-guided"],
+    }
+    assert "`model`. Its licence: mine." in card
+    assert f"`{sha256(spans)}`): 7 samples, " in card
+    assert "learning_rate: 0.001" in card
+    assert "| loss (−log P per response token) | " in card
+    assert "## Scores\n\nNot evaluated yet" in card
+    assert str(tmp_path) not in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    found = {}
+    exec(code.replace("path/to/this/folder", str(folder)), found)
+    asked = "Write a function that adds two numbers."
+    tokenizer = load_tokenizer(str(folder))
+    expected = prompt_ids(tokenizer, prompt_text(tokenizer, asked))
+    assert found["prompt"]["input_ids"].tolist() == [expected]
+    assert found["model"].dtype == torch.bfloat16
+
+
+def test_licence_of_the_base_models_own_card(tmp_path, tiny_model, spans):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    (base / "README.md").write_text("---\nlicense: mit\ntags: [x]\n---\n# Base\n")
+    train(str(base), spans, tmp_path / "run", SETTINGS)
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert read_front_matter(card)["license"] == "mit"
+    train(str(tiny_model), spans, tmp_path / "other", SETTINGS)
+    card = (tmp_path / "other" / "model" / "README.md").read_text()
+    assert "license" not in read_front_matter(card)
+    assert "Its licence is not known here" in card
+
+
 def test_base_model_is_left_as_it_was(tmp_path, tiny_model, spans):
     before = (tiny_model / "model.safetensors").read_bytes()
     train(str(tiny_model), spans, tmp_path / "run", SETTINGS)
@@ -67,8 +119,9 @@ def test_base_model_is_left_as_it_was(tmp_path, tiny_model, spans):
 def test_two_runs_are_equal(tmp_path, tiny_model, spans):
     for name in ("a", "b"):
         train(str(tiny_model), spans, tmp_path / name, SETTINGS)
-    files = [tmp_path / name / "model" / "model.safetensors" for name in ("a", "b")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    for file in ("model/model.safetensors", "model/README.md", "samples.parquet", "segments.json"):
+        first, second = ((tmp_path / name / file).read_bytes() for name in ("a", "b"))
+        assert first == second, file
 
 
 def test_prompts_that_leave_no_room(tmp_path, tiny_model, spans):
@@ -86,8 +139,6 @@ def test_not_annotated(tmp_path, tiny_model):
 
 
 def test_tokenizer_without_a_chat_template(tmp_path, tiny_model, spans, tokenizer):
-    import shutil
-
     folder = tmp_path / "plain"
     shutil.copytree(tiny_model, folder)
     for name in ("chat_template.jinja",):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import accelerate
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, get_scheduler
@@ -354,8 +355,8 @@ def test_parameters_that_json_changes(folder):
 
 
 def test_another_format(saved, monkeypatch):
-    monkeypatch.setattr(module, "VERSION", 2)
-    with pytest.raises(UserError, match=r"of format 1, and this version of FGit reads format 2"):
+    monkeypatch.setattr(module, "VERSION", 3)
+    with pytest.raises(UserError, match=r"of format 2, and this version of FGit reads format 3"):
         loaded(saved)
 
 
@@ -363,6 +364,36 @@ def test_another_layout(saved, monkeypatch):
     monkeypatch.setattr(module, "layout", lambda accelerator: "several, DDP")
     with pytest.raises(UserError, match="launch: one → several, DDP"):
         loaded(saved)
+
+
+def test_samples_go_with_a_checkpoint(folder):
+    """A process that goes on has those that were noted before; without any it has none."""
+    training = Training()
+    noted = pl.DataFrame({"id": ["a"], "weight": [0.1]}, schema={"id": str, "weight": pl.Float32})
+    with State(folder, PARAMETERS) as state:
+        assert state.load(training.accelerator) is None
+        assert state.samples() is None
+        state.save(training.accelerator, training.progress(), samples=noted)
+    with State(folder, PARAMETERS) as state:
+        state.load(training.accelerator)
+        assert state.samples().equals(noted)
+        training.train(1)
+        state.save(training.accelerator, training.progress())
+        assert state.samples() is None
+
+
+def test_samples_that_do_not_fit_cost_the_checkpoint_only(folder, monkeypatch, caplog):
+    training = Training()
+    with State(folder, PARAMETERS) as state:
+        state.load(training.accelerator)
+
+        def full(path, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, "write_bytes", full)
+        state.save(training.accelerator, training.progress(), samples=pl.DataFrame({"id": ["a"]}))
+        assert "No space left on device" in caplog.text
+        assert checkpoints(folder) == []
 
 
 def test_differences():

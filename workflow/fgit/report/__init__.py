@@ -1,45 +1,105 @@
 """Report: the tables, one results file, and an HTML page that opens anywhere.
 
 Everything is read from the files that the other stages wrote; what is not there yet is shown as
-pending. The same inputs give the same bytes.
+pending or failed. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from fgit.config import Config
+from fgit.errors import UserError
 from fgit.files import existing, write_parquet, write_text
+from fgit.report.claims import claims_of, write_claims
+from fgit.report.curves import write_curve
+from fgit.report.formats import write_table
 from fgit.report.page import page
-from fgit.report.scores import read_evaluations, results_frame
-from fgit.report.tables import draw, to_csv, to_markdown
+from fgit.report.published import read_published
+from fgit.report.results import read_results, results_frame
+from fgit.report.scores import Evaluations, read_evaluations
+from fgit.report.tables import Drawn, draw
 from fgit.report.training import read_trainings
 from fgit.runs import all_runs, evaluations
 
-__all__ = ["report"]
+__all__ = ["redraw", "report"]
 
 log = logging.getLogger(__name__)
 
 
-def report(config: Config, results: Path) -> None:
+def report(config: Config, results: Path, *, table: str | None = None, ended: bool = False) -> None:
     """Draw the tables of ``config`` from what lies in the folder ``results``.
 
-    Writes there ``results.parquet`` (:data:`fgit.report.scores.SCHEMA`), ``tables/NAME.md`` and
-    ``tables/NAME.csv`` for every table, and ``report.html``.
+    Writes there ``results.parquet`` (:func:`fgit.report.results.results_frame`), for every table
+    ``tables/NAME`` in each form, the claims, and ``report.html``.
+
+    Args:
+        table: write the files of this table alone.
+        ended: nothing runs any more, so that what began and has not ended has failed.
 
     Raises:
-        UserError: naming the file, if one that is there cannot be read or lacks something.
+        UserError: naming the file, if one that is there cannot be read or lacks something; or if
+            there is no such table.
     """
     existing(results)
-    found = read_evaluations(config, results)
-    trainings = read_trainings(all_runs(config).values(), results)
-    tables = {name: draw(config, name, found, trainings) for name in config.tables}
-    html = page(config, results, tables, found, trainings)
-    write_parquet(results / "results.parquet", results_frame(config, found))
+    if table is not None and table not in config.tables:
+        raise UserError(f"no table is called {table!r}; known: {', '.join(config.tables)}")
+    names = list(config.tables) if table is None else [table]
+    published = read_published(config)
+    found = read_evaluations(config, results, names)
+    name_empty(config, names, found)
+    frame = results_frame(config, results, found, published, tables=names, ended=ended)
+    tables = {name: draw(config, name, frame) for name in names}
+    asked = len(evaluations(config, names))
+    if table is not None:
+        write_tables(config, tables, results / "tables")
+        place = results / "tables" / f"{table}.md"
+    else:
+        trainings = read_trainings(all_runs(config).values(), results)
+        html = page(config, results, tables, found, trainings)
+        write_parquet(results / "results.parquet", frame)
+        write_all(config, tables, results / "tables")
+        write_text(results / "report.html", html)
+        place = results / "report.html"
+    log.info("%d of %d evaluations are scored; see %s", len(found), asked, place)
+
+
+def redraw(config: Config, path: Path, out: Path) -> None:
+    """Draw the tables, figures and claims anew in the folder ``out``, from ``results.parquet``.
+
+    Raises:
+        UserError: if the file cannot be read, or is of an older layout or another config.
+    """
+    frame = read_results(path)
+    write_all(config, {name: draw(config, name, frame) for name in config.tables}, out)
+    log.info("Drew %d tables; see %s", len(config.tables), out)
+
+
+def write_all(config: Config, tables: Mapping[str, Drawn], folder: Path) -> None:
+    write_tables(config, tables, folder)
+    if config.claims:
+        write_claims(folder, claims_of(config, tables))
+
+
+def write_tables(config: Config, tables: Mapping[str, Drawn], folder: Path) -> None:
     for name, drawn in tables.items():
-        write_text(results / "tables" / f"{name}.md", to_markdown(drawn, config.note))
-        write_text(results / "tables" / f"{name}.csv", to_csv(drawn))
-    write_text(results / "report.html", html)
-    asked = len(evaluations(config, config.tables))
-    log.info("%d of %d evaluations are scored; see %s", len(found), asked, results / "report.html")
+        write_table(folder, name, drawn, config.note)
+        if drawn.table.figure:
+            write_curve(drawn, folder, name)
+
+
+def name_empty(config: Config, tables: list[str], found: Evaluations) -> None:
+    """Say which benchmarks have no result at all, and what makes them."""
+    scored = {benchmark for _, benchmark in found}
+    said: set[str] = set()
+    for name in tables:
+        for _, benchmark in evaluations(config, [name]):
+            if benchmark not in scored | said:
+                said.add(benchmark)
+                log.warning(
+                    "%s has no results yet: run `snakemake %s`, the first table that shows it",
+                    benchmark,
+                    name,
+                )

@@ -33,9 +33,9 @@ from fgit.failures import (
     summary,
 )
 from fgit.report.facts import Facts
+from fgit.report.formats import grid
 from fgit.report.scores import Evaluation, Evaluations
 from fgit.report.segments import Pair, code_lines, side_by_side
-from fgit.report.tables import grid
 from fgit.report.templates import environment
 from fgit.runs import BASE, Run, all_runs
 from fgit.workers import canonical_program

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ STYLE = {
 COLUMNS = 3
 WIDTH = 10.0  # inches
 FEW_STEPS = 40  # up to here each step is a dot too
+POINTS = 200  # of a curve; more cannot be told apart, and a page of many runs would be slow
 
 
 def style(salt: str) -> Any:
@@ -148,12 +150,18 @@ def weight_curves(trainings: Sequence[Training], names: Mapping[str, str]) -> Ma
 def draw(
     axes: Axes, points: tuple[list[float], list[float]], colour: str, label: str, line: str = "-"
 ) -> None:
-    """A curve over the steps; few steps are dots too."""
-    steps, values = points
+    """A curve over the steps; few steps are dots too, many are thinned out."""
+    steps, values = (thinned(series) for series in points)
     if steps:
         marker = "o" if len(steps) <= FEW_STEPS else ""
         axes.plot(steps, values, line, color=colour, marker=marker, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+
+
+def thinned(values: Sequence[float], most: int = POINTS) -> list[float]:
+    """The means of equally many values in a row, so that at most ``most`` are left."""
+    size = math.ceil(len(values) / most) or 1
+    return [statistics.fmean(values[i : i + size]) for i in range(0, len(values), size)]
 
 
 def legend(figure: Figure) -> None:

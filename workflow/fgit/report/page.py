@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
+import importlib.resources
 import itertools
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +19,15 @@ from fgit.annotate import SIDES
 from fgit.config import Config
 from fgit.errors import UserError
 from fgit.files import BadRow, read_objects, read_parquet
-from fgit.report import audit, failures, figures, templates
+from fgit.report import audit, chains, claims, curves, failures, figures, templates
+from fgit.report.chains import Chains
 from fgit.report.facts import Facts
+from fgit.report.formats import reading
 from fgit.report.scores import Evaluation, Evaluations, short_names
-from fgit.report.segments import Pair, code_lines, side_by_side
-from fgit.report.tables import Cell, Drawn, reading
+from fgit.report.segments import Pair, View, code_lines, side_by_side, view_of
+from fgit.report.tables import AVERAGE, Cell, Column, Drawn, Line
 from fgit.report.training import Training, median
-from fgit.runs import Run, all_runs, evaluations
+from fgit.runs import Run, all_runs, evaluations, runs_of
 from fgit.statistics import Comparison
 
 SOURCES = {"generate": "teacher", "mutate": "mutation"}
@@ -41,6 +47,8 @@ def page(
 ) -> str:
     """The page as HTML. Whatever comes from a model or from data is escaped.
 
+    It loads nothing, and runs one script, which is named by its digest in the page's policy.
+
     Raises:
         UserError: naming the file, if one that is there cannot be read or lacks something.
     """
@@ -48,33 +56,60 @@ def page(
     names = short_names(runs.values())
     done = list(trainings.values())
     environment = templates.environment()
-    environment.filters |= {"hint": hint, "spread": spread}
+    environment.filters |= {"hint": hint, "spread": spread, "asked": asked_of}
     sources = [
         (dataset, source, label) for dataset in config.datasets for source, label in SOURCES.items()
     ]
     records = list(read_provenance(config, results))
+    asked = evaluations(config, config.tables)
+    known = chains.chains_of(results, asked)
+    view = view_of(done, names, results)
+    shown = [
+        outcomes(benchmark, runs, names, found, results)
+        for benchmark in dict.fromkeys(benchmark for _, benchmark in found)
+    ]
+    data = known.data | {
+        "cells": {
+            f"{name}-{row}-{column}": cell_data(config, line, drawn.columns[column], cell, known)
+            for name, drawn in tables.items()
+            for row, line in enumerate(drawn.lines)
+            for column, cell in enumerate(line.cells)
+        },
+        "outcomes": [item["told"] for item in shown],
+        "segments": view.data if view else None,
+    }
+    script = script_text()
     return environment.get_template("report.html.jinja").render(
         config=config,
+        script=Markup(script),
+        script_digest=digest_of(script),
+        data=Markup(in_script(data)),
         scored=len(found),
-        asked=len(evaluations(config, config.tables)),
-        tables=[(drawn, reading(drawn)) for drawn in tables.values()],
+        asked=len(asked),
+        failed=sum(cell.status == "failed" for cell in cells_of(tables)),
+        tables=[(name, drawn, reading(drawn)) for name, drawn in tables.items()],
+        curves=[
+            (drawn.table.caption, curves.in_page(drawn))
+            for drawn in tables.values()
+            if drawn.table.figure
+        ],
+        claims=[claim_row(claim) for claim in claims.claims_of(config, tables)],
         trainings=[training_row(training, names) for training in done],
         untrained=[
             run.name
             for run in runs.values()
             if run.dataset is not None and run.name not in trainings
         ],
+        thinned=figures.POINTS if any(len(t.steps) > figures.POINTS for t in done) else None,
         loss_figure=figures.loss_curves(done, names) if done else None,
         weight_figure=figures.weight_curves(done, names),
         held_out_figure=figures.held_out_figure(done, names) if done else None,
         decontamination=each_there(decontamination, results, [(d,) for d in config.datasets]),
         variants=each_there(variants, results, sources),
         audit=audit.section(config, results),
-        segments=each_there(segments, results, sources),
-        outcomes=[
-            outcomes(benchmark, runs, names, found, results)
-            for benchmark in dict.fromkeys(benchmark for _, benchmark in found)
-        ],
+        view=view,
+        segments=each_there(segments, results, untrained_sources(config, sources, view, runs)),
+        outcomes=shown,
         failures=failures.section(config, found, names),
         environment=environment_of(records),
         provenance=records,
@@ -87,7 +122,51 @@ def each_there(make: Any, results: Path, places: Any) -> list[Any]:
     return [made for place in places if (made := make(results, *place)) is not None]
 
 
+# ------------------------------------------------------------------ the script and its data
+
+
+def script_text() -> str:
+    path = importlib.resources.files("fgit") / "report_templates" / "report.js"
+    return path.read_text(encoding="utf-8")
+
+
+def digest_of(script: str) -> str:
+    """How a page's policy names the one script that it allows."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def in_script(data: Any) -> str:
+    """JSON that can stand in a script element: nothing in it can end the element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
 # ------------------------------------------------------------------ cells of a table
+
+
+def cells_of(tables: Mapping[str, Drawn]) -> Iterator[Cell]:
+    """Every number of the tables, averages not among them."""
+    for drawn in tables.values():
+        for line in drawn.lines:
+            for column, cell in zip(drawn.columns, line.cells, strict=True):
+                if column.kind != AVERAGE:
+                    yield cell
+
+
+def cell_data(
+    config: Config, line: Line, column: Column, cell: Cell, known: Chains
+) -> dict[str, Any]:
+    """What the panel says of a number beyond its hint: JSON-like."""
+    return {
+        "text": cell.marked,
+        "value": cell.mean,
+        "published": cell.published,
+        "chains": [
+            (run.name, key)
+            for run in runs_of(config, line.row)
+            if (key := chains.key_of(run.name, column.benchmark)) in known.chains
+        ],
+    }
 
 
 def hint(cell: Cell) -> str:
@@ -103,13 +182,39 @@ def hint(cell: Cell) -> str:
     if cell.difference is not None:
         lines.append(f"against its base model: {in_points(cell.difference)}")
     lines += [f"against {name}: {in_points(found)}" for name, found in cell.others]
-    return "\n".join(lines) or "not scored yet"
+    if not cell.scores:
+        lines.append(without_scores(cell))
+    if cell.published is not None:
+        lines.append(f"published: {cell.published:.1f}{from_published(cell)}")
+    return "\n".join(lines)
+
+
+def from_published(cell: Cell) -> str:
+    """By how much ours differs from the published number."""
+    if cell.mean is None or cell.published is None:
+        return ""
+    return f"; ours is {cell.mean - cell.published:+.1f} points from it"
+
+
+def without_scores(cell: Cell) -> str:
+    """Why a cell has no scores of its own."""
+    if cell.mean is not None:
+        return "mean over the columns"
+    if cell.status == "failed":
+        return "failed" + (f": see {cell.log}" if cell.log else "")
+    return "quoted, not run" if cell.status == "quoted" else "not scored yet"
 
 
 def in_points(found: Comparison) -> str:
     """A difference with its 95 % interval, and the exact test's p."""
     low, high = (f"{100 * end:+.1f}" for end in (found.low, found.high))
     return f"{100 * found.difference:+.1f} points ({low} to {high}), p {found.p:.2g}"
+
+
+def asked_of(column: Column, drawn: Drawn) -> int | None:
+    """How many problems a column's scores are of; None while nothing is scored."""
+    found = (line.n.get(column.benchmark) for line in drawn.lines)
+    return next((n for n in found if n is not None), None)
 
 
 def spread(cell: Cell) -> str:
@@ -120,6 +225,16 @@ def spread(cell: Cell) -> str:
         return ""
     low, high = cell.scores[0][1].interval
     return f"{low:.1f} to {high:.1f}"
+
+
+def claim_row(claim: claims.Claimed) -> dict[str, str]:
+    return {
+        "label": claim.label,
+        "models": ", ".join(claim.models),
+        "ours": "pending" if claim.ours is None else f"{claim.ours:+.1f} %",
+        "quoted": "–" if claim.quoted is None else f"{claim.quoted:+.1f} %",
+        "published": "–" if claim.published is None else f"{claim.published:+.1f} %",
+    }
 
 
 # ------------------------------------------------------------------ training
@@ -301,6 +416,18 @@ def histogram(results: Path, dataset: str, source: str) -> Markup | None:
     return figures.similarity_histogram(values, f"{dataset} {source}") if values else None
 
 
+def untrained_sources(
+    config: Config,
+    sources: Collection[tuple[str, str, str]],
+    view: View | None,
+    runs: Mapping[str, Run],
+) -> list[tuple[str, str, str]]:
+    """The datasets and sources of which no training shows what it saw."""
+    shown = [runs[run["run"]] for run in view.data["runs"]] if view else []
+    trained = {(run.dataset, config.resolve(run.method).variants) for run in shown}
+    return [item for item in sources if item[:2] not in trained]
+
+
 def segments(results: Path, dataset: str, source: str, label: str) -> dict[str, Any] | None:
     frame = read_pairs(results, dataset, source)
     if frame is None or frame.is_empty():
@@ -330,14 +457,6 @@ def lines_of(row: Mapping[str, Any]) -> list[Pair]:
 # ------------------------------------------------------------------ outcomes
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A problem's outcome for a run: ``plus`` (passes everything), ``base`` or ``fail``."""
-
-    kind: str
-    hint: str
-
-
 def outcomes(
     benchmark: str,
     runs: Mapping[str, Run],
@@ -347,7 +466,8 @@ def outcomes(
 ) -> dict[str, Any]:
     """The matrix of problems and runs of one benchmark."""
     shown = {run: found[run, benchmark] for run in runs if (run, benchmark) in found}
-    columns = [outcomes_of(names[run], evaluation) for run, evaluation in shown.items()]
+    columns = [kinds(evaluation) for evaluation in shown.values()]
+    letters: dict[str, str] = {}
     tasks = next(iter(shown.values())).outcomes["task_id"].to_list()
     return {
         "benchmark": benchmark,
@@ -360,20 +480,34 @@ def outcomes(
         ],
         "scorers": distinct(scorer(evaluation.summary) for evaluation in shown.values()),
         "answers": answers(benchmark, shown, names, results),
+        "told": {
+            "runs": [statuses(evaluation, letters) for evaluation in shown.values()],
+            "letters": {letter: status for status, letter in letters.items()},
+        },
     }
 
 
-def outcomes_of(name: str, evaluation: Evaluation) -> list[Outcome]:
+def kinds(evaluation: Evaluation) -> list[str]:
+    """Each problem's outcome: ``plus`` (passes everything), ``base`` or ``fail``."""
     found = []
     for row in evaluation.outcomes.iter_rows(named=True):
         passed = {tests: row[f"{tests}_pass"] for tests in evaluation.scores}
-        kind = "plus" if all(passed.values()) else "base" if passed["base"] else "fail"
-        told = "; ".join(
-            f"{tests}: {row.get(f'{tests}_status') or ('pass' if value else 'fail')}"
-            for tests, value in passed.items()
-        )
-        found.append(Outcome(kind, f"{row['task_id']}, {name}: {told}"))
+        found.append("plus" if all(passed.values()) else "base" if passed["base"] else "fail")
     return found
+
+
+def statuses(evaluation: Evaluation, letters: dict[str, str]) -> dict[str, str]:
+    """Each problem's status by tests, a letter each; new statuses get the next letter."""
+    return {
+        tests: "".join(
+            letters.setdefault(
+                row.get(f"{tests}_status") or ("pass" if row[f"{tests}_pass"] else "fail"),
+                chr(ord("a") + len(letters)),
+            )
+            for row in evaluation.outcomes.iter_rows(named=True)
+        )
+        for tests in evaluation.scores
+    }
 
 
 def scorer(summary: Facts) -> str:

@@ -1,4 +1,4 @@
-"""What the runs scored: reading it, and ``results.parquet``."""
+"""What the runs scored, as the score stage wrote it."""
 
 from __future__ import annotations
 
@@ -15,26 +15,10 @@ from fgit.config import Config
 from fgit.errors import UserError
 from fgit.files import existing, read_parquet
 from fgit.report.facts import Facts
-from fgit.runs import Run, all_runs, evaluations
+from fgit.runs import Run, evaluations
 
 TESTS = ("base", "plus")
 STRONG = "bwrap"
-SCHEMA: dict[str, type[pl.DataType]] = {
-    "run": pl.String,
-    "model": pl.String,
-    "dataset": pl.String,
-    "method": pl.String,
-    "seed": pl.Int64,
-    "benchmark": pl.String,
-    "metric": pl.String,
-    "value": pl.Float64,
-    "n": pl.Int64,
-    "passed": pl.Int64,
-    "low": pl.Float64,
-    "high": pl.Float64,
-    "problems_sha256": pl.String,
-    "sandbox": pl.String,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +89,10 @@ class Evaluation:
 Evaluations = Mapping[tuple[str, str], Evaluation]  # by run name and benchmark
 
 
-def read_evaluations(config: Config, results: Path) -> dict[tuple[str, str], Evaluation]:
-    """Every evaluation that the config's tables ask for and that is scored.
+def read_evaluations(
+    config: Config, results: Path, tables: Iterable[str] | None = None
+) -> dict[tuple[str, str], Evaluation]:
+    """Every evaluation that tables ask for (None: all of the config's) and that is scored.
 
     Raises:
         UserError: naming the file, if it cannot be read, lacks something, or was scored on other
@@ -114,7 +100,7 @@ def read_evaluations(config: Config, results: Path) -> dict[tuple[str, str], Eva
     """
     found: dict[tuple[str, str], Evaluation] = {}
     first: dict[str, tuple[Path, Evaluation]] = {}
-    for run, benchmark in evaluations(config, config.tables):
+    for run, benchmark in evaluations(config, config.tables if tables is None else tables):
         folder = results / "score" / run / benchmark
         if not (folder / "summary.json").exists():
             continue
@@ -217,47 +203,6 @@ def text_of(facts: Facts, key: str) -> str:
     if not isinstance(value, str):
         raise facts.wrong(key, f"not text but {value!r:.60}")
     return value
-
-
-def results_frame(config: Config, found: Evaluations) -> pl.DataFrame:
-    """A row per run, benchmark and metric that is scored, in the order of the config's tables.
-
-    Columns: :data:`SCHEMA`; dataset and seed are null for base models. Metrics:
-
-    * ``pass@1 base`` and ``pass@1 plus``: value, low and high are percent, the latter two the 95 %
-      Wilson interval; followed by ``, one BOS`` for the second score of a model that EvalPlus asks
-      with two BOS tokens;
-    * ``preference``: the share of pairs whose correct side the model finds the more probable one,
-      likewise;
-    * ``gap``: by how much the mean probability of the correct side's marked tokens is the higher
-      one, with its 95 % interval; a difference of probabilities (-1 to 1), and no ``passed``.
-    """
-    runs = all_runs(config)
-    rows: list[dict[str, Any]] = []
-    for (name, benchmark), evaluation in found.items():
-        same = dataclasses.asdict(runs[name]) | {
-            "run": name,
-            "benchmark": benchmark,
-            "n": evaluation.outcomes.height,
-            "problems_sha256": evaluation.problems_sha256,
-            "sandbox": evaluation.sandbox,
-        }
-        for metric, score in metrics(evaluation):
-            low, high = score.interval
-            values = {"value": score.percent, "passed": score.passed, "low": low, "high": high}
-            rows.append(same | {"metric": metric} | values)
-        if gap := evaluation.gap:
-            values = {"value": gap.mean, "n": gap.n, "low": gap.low, "high": gap.high}
-            rows.append(same | {"metric": "gap", "passed": None} | values)
-    return pl.DataFrame(rows, schema=SCHEMA)
-
-
-def metrics(evaluation: Evaluation) -> list[tuple[str, Score]]:
-    """The scores by the name of their metric in ``results.parquet``."""
-    kind = evaluation.kind
-    found = [(metric_of(kind, tests), score) for tests, score in evaluation.scores.items()]
-    again = [(metric_of(kind, tests), score) for tests, score in evaluation.one_bos.items()]
-    return [*found, *((f"{metric}, one BOS", score) for metric, score in again)]
 
 
 def metric_of(kind: str, tests: str) -> str:

@@ -1,11 +1,22 @@
-"""The segment view: response and variant side by side, with what differs marked."""
+"""The segment view: response and variant side by side, with what differs marked.
+
+Of pairs that were trained on, their tokens with the masks and the weights that training gave them
+(:func:`view_of`); of others, their lines and characters (:func:`code_lines`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup, escape
+
+from fgit.annotate import SIDES
+from fgit.annotate import segments as changes
+from fgit.report.facts import Facts
+from fgit.report.training import Training
 
 Spans = Sequence[Sequence[int]]
 
@@ -96,3 +107,177 @@ def changed_run(lines: Sequence[CodeLine], start: int) -> Iterator[CodeLine]:
         if not line.changed:
             return
         yield line
+
+
+# ------------------------------------------------------------------ as training saw them
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenPair:
+    """A pair's tokens with their hybrid mask, for readers without the script."""
+
+    id: str
+    instruction: str
+    weights: str  # what training gave it, in words
+    lines: list[Pair]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """The viewer's data, and its first run as it stands in the page.
+
+    data: JSON-like, with what runs share once: ``texts`` (instruction, both sides' tokens, which
+        lines face each other), ``masks`` (text of digits, one for each token) and ``runs``, whose
+        samples refer to both by their place.
+    """
+
+    data: dict[str, Any]
+    name: str
+    first: list[TokenPair]
+
+
+def view_of(trainings: Iterable[Training], names: Mapping[str, str], results: Path) -> View | None:
+    """What the trainings left of their first pairs; None if none did.
+
+    Raises:
+        UserError: naming the file, if one that is there lacks something.
+    """
+    texts: dict[str, dict[str, Any]] = {}
+    masks: dict[str, int] = {}
+    runs: list[dict[str, Any]] = []
+    for training in trainings:
+        path = results / "train" / training.run.name / "segments.json"
+        if not path.exists():
+            continue
+        facts = Facts.read(path, "train")
+        samples = [trained_pair(sample, texts, masks) for sample in facts.parts("samples")]
+        if not samples:  # nothing is paired
+            continue
+        objective = str(facts.get("objective"))
+        constant = facts.number_or_none("weight")
+        for sample in samples:
+            for epoch in sample["epochs"]:
+                epoch["weight"] = constant if epoch["weight"] is None else epoch["weight"]
+        weights = [e["weight"] for s in samples for e in s["epochs"] if e["weight"] is not None]
+        runs.append(
+            {
+                "run": training.run.name,
+                "name": names[training.run.name],
+                "method": f"objective {objective}"
+                + (f", {facts.get('granularity')} mask" if objective != "dpo" else ""),
+                # The weight that has the full colour; None where none is above 1.
+                "scale": max(weights) if any(weight > 1 for weight in weights) else None,
+                "samples": samples,
+            }
+        )
+    if not runs:
+        return None
+    runs.sort(key=lambda run: run["scale"] is None)  # runs with a weight first
+    data: dict[str, Any] = {"texts": list(texts.values()), "masks": list(masks), "runs": runs}
+    first = [
+        still(sample, data["texts"][sample["text"]], data["masks"]) for sample in runs[0]["samples"]
+    ]
+    return View(data, runs[0]["name"], first)
+
+
+def trained_pair(
+    facts: Facts, texts: dict[str, dict[str, Any]], masks: dict[str, int]
+) -> dict[str, Any]:
+    """A sample of ``segments.json``, its texts and masks noted once for all runs."""
+    sides = [facts.part(side) for side in SIDES]
+    tokens = [[drawable(token) for token in strings(side, "tokens")] for side in sides]
+    instruction = drawable(str(facts.get("instruction")))
+    key = repr((instruction, tokens))
+    places = list(texts)
+    if key not in texts:
+        pairs = facing(*("".join(side) for side in tokens))
+        texts[key] = {"instruction": instruction, "tokens": tokens, "pairs": pairs}
+        places.append(key)
+    return {
+        "id": str(facts.get("id")),
+        "text": places.index(key),
+        "masks": [
+            [
+                masks.setdefault(digits(side, mask, len(texts)), len(masks))
+                for mask in ("line", "token", "marks")
+            ]
+            for side, texts in zip(sides, tokens, strict=True)
+        ],
+        "kept": [side.count("kept") for side in sides],
+        "epochs": [
+            {"epoch": epoch.count("epoch")}
+            | {key: epoch.number_or_none(key) for key in ("weight", "p_response", "p_variant")}
+            for epoch in facts.parts("epochs")
+        ],
+    }
+
+
+def strings(facts: Facts, key: str) -> list[str]:
+    value = facts.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise facts.wrong(key, f"not a list of texts but {value!r:.60}")
+    return value
+
+
+def digits(facts: Facts, key: str, length: int) -> str:
+    """A mask as text, a digit for each token."""
+    value = facts.get(key)
+    if not isinstance(value, list) or len(value) != length or not {*value} <= {0, 1, 2}:
+        raise facts.wrong(key, f"not {length} of 0, 1 and 2, one for each token, but {value!r:.60}")
+    return "".join(str(int(item)) for item in value)
+
+
+def drawable(text: str) -> str:
+    """Text without characters that a page cannot hold; the length stays."""
+    return text.translate(PICTURES)
+
+
+def facing(response: str, variant: str) -> list[list[int]]:
+    """The lines that stand beside each other, counted from 0; -1 where one side has none."""
+    found = changes(response, variant)
+    pairs = side_by_side(
+        code_lines(response, found.response_lines, ()),
+        code_lines(variant, found.variant_lines, ()),
+    )
+    return [[-1 if line is None else line.number - 1 for line in pair] for pair in pairs]
+
+
+def still(sample: Mapping[str, Any], text: Mapping[str, Any], masks: Sequence[str]) -> TokenPair:
+    """A sample with its hybrid mask, as the page shows it before any script runs."""
+    sides = []
+    for tokens, (line, token, _) in zip(text["tokens"], sample["masks"], strict=True):
+        hybrid = [int(a) + int(b) for a, b in zip(masks[line], masks[token], strict=True)]
+        sides.append(token_lines(tokens, hybrid))
+    lines: list[Pair] = []
+    for pair in text["pairs"]:
+        left, right = (
+            None if number < 0 else CodeLine(number + 1, False, side[number])
+            for number, side in zip(pair, sides, strict=True)
+        )
+        lines.append((left, right))
+    told = [
+        f"epoch {epoch['epoch']}: w {epoch['weight']:.3f}"
+        + (
+            f", p̄ {epoch['p_response']:.3f}, p̄′ {epoch['p_variant']:.3f}"
+            if epoch["p_response"] is not None and epoch["p_variant"] is not None
+            else ""
+        )
+        for epoch in sample["epochs"]
+        if epoch["weight"] is not None
+    ]
+    return TokenPair(sample["id"], text["instruction"], "; ".join(told), lines)
+
+
+def token_lines(tokens: Sequence[str], mask: Sequence[int]) -> list[Markup]:
+    """A side's lines, escaped, marked tokens in <mark>; one over a line break is on both lines."""
+    lines = [Markup()]
+    for token, value in zip(tokens, mask, strict=True):
+        pieces = token.split("\n")
+        for number, piece in enumerate(pieces):
+            if number:
+                lines.append(Markup())
+            text = piece + ("↵" if value and number < len(pieces) - 1 else "")
+            if text:
+                html = Markup('<mark class="m{}">{}</mark>').format(value, text)
+                lines[-1] += html if value else escape(text)
+    return lines

@@ -1,33 +1,37 @@
-"""The config's tables: their cells, and as Markdown and CSV."""
+"""The config's tables, drawn from the results: their cells, and what stands beside what."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 
-from fgit.config import Config, Row, Table
+from fgit.config import BASE, Config, Row, Table
 from fgit.errors import UserError
-from fgit.fetch import RELEASE_PREFIX
-from fgit.report.scores import STRONG, Evaluation, Evaluations, Score
-from fgit.report.training import Training
-from fgit.runs import BASE, runs_of
-from fgit.statistics import LEVEL, Comparison, over_seeds, paired
+from fgit.report.results import run_name, shown_runs
+from fgit.report.scores import STRONG, Score, metric_of
+from fgit.statistics import Comparison, over_seeds, paired
 
 PENDING = "pending"
+AVERAGE = "average"  # the kind of the column that is the mean over the others
 NOTHING = "–"
 SIGNIFICANT = "*"
 
-Seeds = Sequence[tuple[int | None, Evaluation]]  # the evaluations of a row on a benchmark, by seed
+State = Literal["scored", "pending", "failed", "quoted"]
+Seeds = Sequence[Mapping[str, Any]]  # the results of a table's row in a column, by seed
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A column of a table: a benchmark's base tests, or its base and plus tests."""
+    """A column of a table: a benchmark's base tests, or its base and plus tests; or the average.
+
+    The average has the kind ``average``, and neither a benchmark nor tests (both empty).
+    """
 
     heading: str
     benchmark: str
@@ -37,25 +41,35 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """The scores of a row's seeds in one column; those not scored yet are left out."""
+    """What a row shows in one column: ours, what was published, and how ours compares.
 
-    scores: list[tuple[int | None, Score]]  # by seed; None for a base model
-    difference: Comparison | None  # from the row that this one builds on (:func:`reference`)
-    others: list[tuple[str, Comparison]]  # from the table's other trained rows of the same model
+    ``scores`` are by seed (None for a base model), without those that are not scored yet; the cells
+    of an average have none. ``mean`` and ``deviation`` are over the seeds, in percent and points;
+    an average is None while one of its columns is.
 
-    @property
-    def mean(self) -> float | None:
-        """Mean pass@1 over the seeds, in percent."""
-        return over_seeds([s.percent for _, s in self.scores])[0] if self.scores else None
+    A cell is ``scored`` once one seed is. ``log`` is that of the first seed that failed, relative
+    to the results folder, also where another seed is scored.
+    """
 
-    @property
-    def deviation(self) -> float | None:
-        """Standard deviation over the seeds (n - 1), in points; None for fewer than two."""
-        return over_seeds([s.percent for _, s in self.scores])[1] if self.scores else None
+    mean: float | None = None
+    deviation: float | None = None  # n - 1; None for fewer than two seeds
+    scores: list[tuple[int | None, Score]] = dataclasses.field(default_factory=list)
+    published: float | None = None  # as this table prints it, in percent
+    status: State = "pending"
+    log: str | None = None
+    best: bool = False  # the highest of its column among the rows of its model, as printed
+    published_best: bool = False  # likewise of the published numbers
+    difference: Comparison | None = None  # from the row that this one builds on (:func:`reference`)
+    # From the table's other trained rows of the same model.
+    others: list[tuple[str, Comparison]] = dataclasses.field(default_factory=list)
+    provenance: list[str] = dataclasses.field(default_factory=list)  # an id for each seed scored
 
     @property
     def text(self) -> str:
-        return PENDING if self.mean is None else f"{self.mean:.1f}"
+        """The mean, or why there is none."""
+        if self.mean is not None:
+            return f"{self.mean:.1f}"
+        return NOTHING if self.status == "quoted" else self.status
 
     @property
     def marked(self) -> str:
@@ -73,11 +87,10 @@ class Line:
     cells: list[Cell]  # by column
     n: dict[str, int | None]  # problems by benchmark
     seeds: str  # how many were scored, "1 of 2" while some are missing; empty for a base model
-    held_out: dict[str, float | None]  # mean loss per token on the held-out samples
 
     @property
     def method(self) -> str:
-        return self.row.label or self.row.method
+        return self.row.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +110,7 @@ class Drawn:
 
     @property
     def benchmarks(self) -> list[str]:
-        return list(dict.fromkeys(column.benchmark for column in self.columns))
+        return list(dict.fromkeys(c.benchmark for c in self.columns if c.kind != AVERAGE))
 
     @property
     def compared(self) -> bool:
@@ -106,7 +119,18 @@ class Drawn:
 
     @property
     def pending(self) -> bool:
-        return any(cell.mean is None for line in self.lines for cell in line.cells)
+        return any(cell.status == "pending" for line in self.lines for cell in line.cells)
+
+    @property
+    def failed(self) -> list[str]:
+        """The logs of what failed, in the order of the cells, each once."""
+        logs = [cell.log for line in self.lines for cell in line.cells if cell.log]
+        return list(dict.fromkeys(logs))
+
+    @property
+    def quotes(self) -> bool:
+        """Whether a published number stands beside ours."""
+        return any(cell.published is not None for line in self.lines for cell in line.cells)
 
 
 def reference(table: Table, row: Row) -> Row | None:
@@ -137,88 +161,96 @@ def columns_of(config: Config, table: Table) -> list[Column]:
     ]
 
 
-def draw(config: Config, name: str, found: Evaluations, trainings: Mapping[str, Training]) -> Drawn:
-    """Fill a table of the config from the scores.
+def draw(config: Config, name: str, frame: pl.DataFrame) -> Drawn:
+    """Fill a table of the config from the results, and from them alone.
+
+    Args:
+        frame: as :func:`fgit.report.results.results_frame` gives it; the rows of other runs do not
+            matter.
 
     Raises:
-        UserError: if a score that a column needs is not among a run's scores.
+        UserError: if the results are of another config, and do not know what the table shows.
     """
     table = config.tables[name]
     columns = columns_of(config, table)
-    cells = [column_of(config, name, column, found) for column in columns]
+    rows_runs = [[run_name(run) for run in shown_runs(config, row)] for row in table.rows]
+    shown = list(dict.fromkeys(itertools.chain.from_iterable(rows_runs)))
+    benchmarks = list(dict.fromkeys(column.benchmark for column in columns))
+    frame = frame.filter(pl.col("run").is_in(shown), pl.col("benchmark").is_in(benchmarks))
+    places = {
+        (row["run"], row["benchmark"], row["metric"]): row for row in frame.iter_rows(named=True)
+    }
+    drawn: list[list[Cell]] = []
+    for column in columns:
+        metric = metric_of(column.kind, column.tests)
+        seeds: list[Seeds] = []
+        for runs in rows_runs:
+            for run in runs:
+                if (run, column.benchmark, metric) not in places:
+                    raise UserError(
+                        f"tables.{name}: the results know nothing of {run} on {column.benchmark} "
+                        f"({metric}); they are of another config: run `fgit report` with this one"
+                    )
+            seeds.append([places[run, column.benchmark, metric] for run in runs])
+        drawn.append(column_of(table, name, seeds))
+    if table.average:
+        drawn.append(bests(table, [average(cells) for cells in zip(*drawn, strict=True)]))
+        columns = [*columns, Column("avg", "", "", AVERAGE)]
     lines: list[Line] = []
     group = ""
-    for index, row in enumerate(table.rows):
+    for row, runs, cells in zip(table.rows, rows_runs, zip(*drawn, strict=True), strict=True):
         group = row.group if row.group is not None else group
-        runs = runs_of(config, row)
-        mine = [column_cells[index] for column_cells in cells]
         problems: dict[str, int | None] = {}
-        for column, cell in zip(columns, mine, strict=True):
-            problems[column.benchmark] = cell.scores[0][1].n if cell.scores else None
-        scored = min(len(cell.scores) for cell in mine)
-        seeds = str(scored) if scored == len(runs) else f"{scored} of {len(runs)}"
-        trained = [trainings[run.name] for run in runs if run.name in trainings]
-        held_out = {
-            f"held_out_nll_{when}": mean([getattr(training, when).nll for training in trained])
-            for when in ("before", "after")
-        }
-        seeds = "" if row.dataset is None else seeds
-        lines.append(Line(group, row, mine, problems, seeds, held_out))
-    names = dict.fromkeys(column.benchmark for column in columns)
-    shown = [
-        (benchmark, evaluation)
-        for benchmark in names
-        for row in table.rows
-        for run in runs_of(config, row)
-        if (evaluation := found.get((run.name, benchmark)))
+        for column, cell in zip(columns, cells, strict=True):
+            if column.kind != AVERAGE:
+                problems[column.benchmark] = cell.scores[0][1].n if cell.scores else None
+        measured = zip(columns, cells, strict=True)
+        scored = min(len(cell.scores) for column, cell in measured if column.kind != AVERAGE)
+        seeds_text = str(scored) if scored == len(runs) else f"{scored} of {len(runs)}"
+        lines.append(
+            Line(group, row, list(cells), problems, "" if row.dataset is None else seeds_text)
+        )
+    # In the table's order, whatever that of the frame.
+    by_benchmark = [
+        row
+        for benchmark in benchmarks
+        for run in shown
+        for (this, on, _), row in places.items()
+        if (this, on) == (run, benchmark)
     ]
-    problem_files = {
-        benchmark: f"{benchmark}{release(config, benchmark)} "
-        f"sha256 {evaluation.problems_sha256[:8]}…"
-        for benchmark, evaluation in shown
-    }
+    problem_files = {row["benchmark"]: row["problems"] for row in by_benchmark if row["problems"]}
     weak = {
-        f"{benchmark} ({evaluation.sandbox})": None
-        for benchmark, evaluation in shown
-        if evaluation.sandbox not in (STRONG, None)
+        f"{row['benchmark']} ({row['sandbox']})": None
+        for row in by_benchmark
+        if row["sandbox"] not in (STRONG, None)
     }
     several = len(config.seeds) > 1
     return Drawn(table, columns, lines, several, list(problem_files.values()), list(weak))
 
 
-def column_of(config: Config, name: str, column: Column, found: Evaluations) -> list[Cell]:
-    """The cells of a column, by row, each compared with the other rows of its model."""
-    table = config.tables[name]
-    seeds: list[Seeds] = []
-    for row in table.rows:
-        scored = [
-            (run.seed, evaluation)
-            for run in runs_of(config, row)
-            if (evaluation := found.get((run.name, column.benchmark)))
-        ]
-        for _, evaluation in scored:
-            if column.tests not in evaluation.scores:
-                raise UserError(
-                    f"{evaluation.summary.path}: no score on the {column.tests} tests, "
-                    f"which table {name} shows; run the score stage again"
-                )
-        seeds.append(scored)
+def column_of(table: Table, name: str, seeds: Sequence[Seeds]) -> list[Cell]:
+    """The cells of a column, by row, each compared with the other rows of its model.
+
+    Args:
+        seeds: for each row of the table, the results of its runs in this column.
+    """
+    solved = [
+        [row["solved"] for row in rows if row["status"] == "scored" and row["solved"] is not None]
+        for rows in seeds
+    ]
     compared: dict[tuple[int, int], Comparison] = {}
     for i, row in enumerate(table.rows):
         for j, other in enumerate(table.rows[:i]):
-            if row.model == other.model and seeds[i] and seeds[j]:
-                a, b = (
-                    np.array([evaluation.solved(column.tests) for _, evaluation in seeds[k]])
-                    for k in (i, j)
-                )
+            if row.model == other.model and solved[i] and solved[j]:
+                a, b = (np.array(solved[k], dtype=np.float64) for k in (i, j))
                 compared[i, j] = paired(a, b)
                 compared[j, i] = compared[i, j].reversed
     cells: list[Cell] = []
     for i, row in enumerate(table.rows):
         on = reference(table, row)
         cells.append(
-            Cell(
-                scores=[(seed, found.scores[column.tests]) for seed, found in seeds[i]],
+            dataclasses.replace(
+                cell_of(name, seeds[i]),
                 difference=None if on is None else compared.get((i, table.rows.index(on))),
                 others=[
                     (other.label or f"{other.method} on {other.dataset}", compared[i, j])
@@ -227,153 +259,86 @@ def column_of(config: Config, name: str, column: Column, found: Evaluations) -> 
                 ],
             )
         )
-    return cells
+    return bests(table, cells)
 
 
-def release(config: Config, benchmark: str) -> str:
-    """The release that a benchmark's problems are fetched from; empty for a file."""
-    problems = config.benchmarks[benchmark].problems
-    if not problems.startswith(RELEASE_PREFIX):
-        return ""
-    return f" {problems.removeprefix(RELEASE_PREFIX)}"
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean; None if there is nothing, or if one is missing."""
-    present = [value for value in values if value is not None]
-    return statistics.fmean(present) if present and len(present) == len(values) else None
-
-
-# ------------------------------------------------------------------ Markdown and CSV
-
-
-def reading(drawn: Drawn) -> str:
-    """One line on how to read a table."""
-    solving = [column for column in drawn.columns if column.kind != "pairs"]
-    pairs = [column for column in drawn.columns if column.kind == "pairs"]
-    if drawn.columns[0].heading == "base":
-        tests = "base: base tests, plus: base and plus tests"
-    elif any(column.tests == "plus" for column in drawn.columns):
-        tests = "NAME: base tests, NAME+: base and plus tests"
-    else:
-        tests = "base tests"
-    order = f" ({' / '.join(drawn.benchmarks)})" if len(drawn.benchmarks) > 1 else ""
-    parts = [
-        *(["pass@1 in percent, greedy decoding", tests] if solving else []),
-        *(
-            f"{column.heading}: share of pairs, in percent, whose correct side the model finds "
-            "the more probable one, not pass@1"
-            for column in pairs
-        ),
-        f"n: {'problems' if solving else 'pairs'}{' or pairs' if solving and pairs else ''}{order}",
-        *(["mean over the seeds"] if drawn.several_seeds else []),
-        *([f"{PENDING}: not scored yet"] if drawn.pending else []),
-        *([marks(drawn)] if drawn.compared else []),
-        "95 % intervals: results.parquet",
-        *([f"problems: {', '.join(drawn.problems)}"] if drawn.problems else []),
-        *([f"scored without a strong sandbox: {', '.join(drawn.weak)}"] if drawn.weak else []),
-    ]
-    return "; ".join(parts) + "."
-
-
-def marks(drawn: Drawn) -> str:
-    """What the mark of a significant difference means."""
-    test = "McNemar test"
-    if drawn.several_seeds:
-        test = "sign-flip test of the problems' means over the seeds"
-    return (
-        f"{SIGNIFICANT}: differs from the base row of its model at 95 % (exact {test}, "
-        f"p < {LEVEL}; not corrected for the number of comparisons)"
+def cell_of(name: str, rows: Seeds) -> Cell:
+    """What the results say of a row's seeds in a column of the table of this name."""
+    scored = [row for row in rows if row["status"] == "scored"]
+    mean, deviation = over_seeds([row["value"] for row in scored]) if scored else (None, None)
+    printed = {entry["table"]: entry["value"] for entry in rows[0]["printed"] or ()}
+    logs = [row["log"] for row in rows if row["log"] is not None]
+    return Cell(
+        mean=mean,
+        deviation=deviation,
+        scores=[(row["seed"], score_of(row)) for row in scored],
+        published=printed.get(name),
+        status=overall([row["status"] for row in rows]),
+        log=logs[0] if logs else None,
+        provenance=[row["provenance"] for row in scored if row["provenance"] is not None],
     )
 
 
-def to_markdown(drawn: Drawn, note: str | None) -> str:
-    """Caption, note, the table with its columns aligned, and how to read it."""
-    heading = ["group"] * drawn.grouped + ["model", "dataset", "method"]
-    texts = len(heading)
-    heading += [column.heading for column in drawn.columns]
-    heading += ["n"] + ["seeds"] * drawn.several_seeds
-    rows = []
-    group = ""
-    for line in drawn.lines:
-        new = line.group if line.group != group else ""
-        group = line.group
-        rows.append(
-            [
-                *([new] * drawn.grouped),
-                line.row.model,
-                line.row.dataset or NOTHING,
-                line.method,
-                *(cell.marked for cell in line.cells),
-                " / ".join(NOTHING if n is None else str(n) for n in line.n.values()),
-                *([line.seeds or NOTHING] * drawn.several_seeds),
-            ]
-        )
-    parts = [one_line(drawn.table.caption), *([one_line(note)] if note else [])]
-    return "\n\n".join([*parts, grid(heading, rows, texts), reading(drawn)]) + "\n"
+def score_of(row: Mapping[str, Any]) -> Score:
+    return Score(row["n"], row["passed"], row["low"] / 100, row["high"] / 100)
 
 
-def grid(heading: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
-    """A Markdown table; the columns after the first ``texts`` are set to the right."""
-    cells = [[one_line(text).replace("|", "\\|") for text in row] for row in [heading, *rows]]
-    widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(heading))]
-
-    def drawn(row: Sequence[str]) -> str:
-        aligned = [
-            text.ljust(width) if i < texts else text.rjust(width)
-            for i, (text, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        return f"| {' | '.join(aligned)} |"
-
-    rule = ["-" * width if i < texts else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    return "\n".join([drawn(cells[0]), drawn(rule), *(drawn(row) for row in cells[1:])])
+def overall(states: Sequence[State]) -> State:
+    """The state of several seeds: scored once one is, failed if none is and one failed."""
+    order: list[State] = ["scored", "failed", "pending", "quoted"]
+    return min(states, key=order.index)
 
 
-def one_line(text: str) -> str:
-    return " ".join(text.split())
+def average(cells: Sequence[Cell]) -> Cell:
+    """The cell of a row's average: the mean over its columns, each counting the same.
+
+    Ours is there once all columns are, the published one if all are printed. The deviation is that
+    of the seeds' averages. Nothing is compared: the columns share problems.
+    """
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    printed = [cell.published for cell in cells if cell.published is not None]
+    whole = len(means) == len(cells)
+    seeds = [dict(cell.scores) for cell in cells]
+    averages = [
+        statistics.fmean(scores[seed].percent for scores in seeds)
+        for seed in seeds[0]
+        if all(seed in scores for scores in seeds)
+    ]
+    missing = [cell.status for cell in cells if cell.status != "scored"]
+    logs = [cell.log for cell in cells if cell.log is not None]
+    ids = [identity for cell in cells for identity in cell.provenance]
+    return Cell(
+        mean=statistics.fmean(means) if whole else None,
+        deviation=over_seeds(averages)[1] if whole and averages else None,
+        published=statistics.fmean(printed) if len(printed) == len(cells) else None,
+        status=overall(missing) if missing else "scored",
+        log=logs[0] if logs else None,
+        provenance=list(dict.fromkeys(ids)),
+    )
 
 
-def to_csv(drawn: Drawn) -> str:
-    """One row per line; what Markdown leaves out for width is here too."""
-    several = len(drawn.benchmarks) > 1
-    trained = any(value is not None for line in drawn.lines for value in line.held_out.values())
-    rows = []
-    for line in drawn.lines:
-        row: dict[str, str] = {"group": line.group} if drawn.grouped else {}
-        row |= {"model": line.row.model, "dataset": line.row.dataset or "", "method": line.method}
-        for column, cell in zip(drawn.columns, line.cells, strict=True):
-            row[column.heading] = cell.text
-            if drawn.several_seeds:
-                row[f"{column.heading} sd"] = number(cell.deviation, 2)
-            if drawn.compared:
-                row |= {
-                    f"{column.heading} {what}": text
-                    for what, text in difference_of(cell.difference).items()
-                }
-        for benchmark, n in line.n.items():
-            row[f"n {benchmark}" if several else "n"] = "" if n is None else str(n)
-        if drawn.several_seeds:
-            row["seeds"] = line.seeds
-        if trained:
-            row |= {name: number(value, 4) for name, value in line.held_out.items()}
-        rows.append(row)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+def bests(table: Table, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of a column, by row, with the highest of each model's rows marked.
+
+    All rows that print the same highest number are marked; where all print the same, there is no
+    best.
+    """
+    ours = highest(table, [cell.mean for cell in cells])
+    published = highest(table, [cell.published for cell in cells])
+    return [
+        dataclasses.replace(cell, best=best, published_best=published_best)
+        for cell, best, published_best in zip(cells, ours, published, strict=True)
+    ]
 
 
-def difference_of(found: Comparison | None) -> dict[str, str]:
-    """A difference from the row built on: points and 95 % interval, and the test's p."""
-    if found is None:
-        return dict.fromkeys(("difference", "low", "high", "p"), "")
-    points = {"difference": found.difference, "low": found.low, "high": found.high}
-    return {
-        **{what: f"{100 * value:.2f}" for what, value in points.items()},
-        "p": f"{found.p:.4g}",
-    }
-
-
-def number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def highest(table: Table, values: Sequence[float | None]) -> list[bool]:
+    """For each row of the table, whether its value is the highest of its model's, as printed."""
+    printed = [None if value is None else round(float(f"{value:.1f}"), 1) for value in values]
+    by_model: dict[str, list[float]] = {}
+    for row, value in zip(table.rows, printed, strict=True):
+        if value is not None:
+            by_model.setdefault(row.model, []).append(value)
+    return [
+        value is not None and min(by_model[row.model]) < value == max(by_model[row.model])
+        for row, value in zip(table.rows, printed, strict=True)
+    ]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import accelerate
+import polars as pl
 import torch
 from torch import Tensor
 from transformers import get_scheduler
@@ -23,6 +24,7 @@ from fgit.progress import bar
 from fgit.train.engine import Engine, StepOutput, check_exact
 from fgit.train.examples import Example
 from fgit.train.flops import peak_flops, step_flops
+from fgit.train.record import SCHEMA, samples_of, values_of
 from fgit.train.rows import Row, lay_out, length, pack
 from fgit.train.state import Sigterm, State, anywhere
 
@@ -92,9 +94,14 @@ class Sums:
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a training gave. model: the trained model (under FSDP2, on the main process only)."""
+    """What a training gave.
+
+    model: the trained model (under FSDP2, on the main process only).
+    samples: a row for each sample and epoch (:data:`fgit.train.record.SCHEMA`).
+    """
 
     model: Any
+    samples: pl.DataFrame
     history: list[dict[str, Any]]
     held_out_before: dict[str, Any]
     held_out_after: dict[str, Any]
@@ -220,6 +227,9 @@ def train_loop(
         if state and reference:
             state.save(accelerator, done)  # a pass over all samples: not to be lost
     history: list[dict[str, Any]] = done["history"]
+    samples = [pl.DataFrame(schema=SCHEMA)]
+    if state and (before_this := state.samples()) is not None:
+        samples.append(before_this)
     # A step more or less does not move the clock's start: the time of a killed step is not counted.
     started = time.monotonic() - done["seconds"]
     progress = bar(description="train", total=len(examples) * settings.epochs, unit="sample")
@@ -228,11 +238,16 @@ def train_loop(
         for step, batch in enumerate(batches(examples, settings), start=1):
             if step <= done["step"]:
                 continue
-            entry = {"step": step, "epoch": (step - 1) // per_epoch + 1}
-            entry |= optimizer_step(
-                accelerator, engine, optimizer, scheduler, batch, settings, step, done["reference"]
+            epoch = (step - 1) // per_epoch + 1
+            figures, found = optimizer_step(
+                *(accelerator, engine, optimizer, scheduler, batch, settings),
+                step=step,
+                epoch=epoch,
+                reference=done["reference"],
             )
+            entry = {"step": step, "epoch": epoch} | figures
             history.append(entry)
+            samples.append(found)
             if processes.is_first():
                 progress.write(shown(entry, steps), file=sys.stderr)
             progress.update(len(batch))
@@ -241,7 +256,7 @@ def train_loop(
             stop = anywhere(sigterm.requested)
             if stop or (step < steps and state.due(settings.checkpoint_minutes)):
                 now = {"step": step, "seconds": time.monotonic() - started}
-                state.save(accelerator, done | now, required=stop)
+                state.save(accelerator, done | now, samples=pl.concat(samples), required=stop)
                 if stop:
                     progress.close()
                     raise Stopped(f"step {step} of {steps}")
@@ -255,7 +270,7 @@ def train_loop(
             model, adapted = unsharded(model, weights, settings)
     if adapted is not None:
         model = adapted.merge_and_unload()
-    return Trained(model, history, done["before"], after, seconds)
+    return Trained(model, pl.concat(samples), history, done["before"], after, seconds)
 
 
 def optimizer_step(
@@ -265,10 +280,16 @@ def optimizer_step(
     scheduler: Any,
     batch: Sequence[Example],
     settings: TrainSettings,
+    *,
     step: int,
+    epoch: int,
     reference: dict[str, float],
-) -> dict[str, Any]:
-    """Forward and backward over the rows of a step, then one update; the step's figures."""
+) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Forward and backward over the rows of a step, then one update.
+
+    Returns:
+        The step's figures, and each sample's (:func:`fgit.train.record.samples_of`).
+    """
     started = time.perf_counter()
     objective, device = settings.objective, accelerator.device
     tokens = sum(len(example.response) for example in batch)
@@ -276,6 +297,7 @@ def optimizer_step(
     # DDP and FSDP2 take the mean of the processes' gradients; the sum is wanted.
     scale = accelerator.num_processes / (len(batch) if per_pair else tokens)
     sums = Sums(device)
+    found = []
     parts = own_rows(accelerator, batch, settings, objective)
     for number, samples in enumerate(parts, start=1):
         row = lay_out(samples or batch[:1], objective).to(device)
@@ -291,6 +313,7 @@ def optimizer_step(
             accelerator.backward(loss if samples else loss * 0.0)
         if samples:
             sums.add(output)
+            found.append((row.names, values_of(output)))
     with out_of_memory(settings):
         norm = float(accelerator.clip_grad_norm_(engine.parameters(), settings.max_grad_norm))
     if not math.isfinite(norm):
@@ -318,7 +341,7 @@ def optimizer_step(
     if peak:
         work = step_flops(model, batch, objective) / seconds
         entry["mfu"] = work / (peak * accelerator.num_processes)
-    return entry
+    return entry, samples_of(accelerator, batch, found, step=step, epoch=epoch)
 
 
 def shown(entry: dict[str, Any], steps: int) -> str:

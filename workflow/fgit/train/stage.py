@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 from pathlib import Path
@@ -13,7 +14,15 @@ import yaml
 from fgit import processes
 from fgit.config import SPEED_ONLY, TrainSettings
 from fgit.errors import UserError
-from fgit.files import read_parquet, remove, replacing, sha256, write_json, write_jsonl, write_text
+from fgit.files import (
+    read_parquet,
+    replacing,
+    sha256,
+    write_json,
+    write_jsonl,
+    write_parquet,
+    write_text,
+)
 from fgit.models import (
     device,
     load_model,
@@ -21,8 +30,10 @@ from fgit.models import (
     require_chat_template,
     seed_everything,
 )
+from fgit.train.card import Training, model_card
 from fgit.train.examples import examples, split_held_out
 from fgit.train.loop import Trained, train_loop
+from fgit.train.segments import segments_of
 from fgit.train.state import State
 
 log = logging.getLogger(__name__)
@@ -36,13 +47,19 @@ def train(
     *,
     revision: str | None = None,
     template: str = "own",
+    licence: str | None = None,
 ) -> None:
     """Train one run; one that was stopped goes on from its last checkpoint.
 
-    Writes into the folder ``out``: ``model/`` (safetensors, tokenizer, chat template),
-    ``steps.jsonl`` (one line a step), ``metrics.json`` (held-out figures before and after, what
-    was counted, tokens, seconds, peak memory) and ``run.yaml`` (every parameter). Until these are
-    there, checkpoints lie in ``state/``.
+    Writes into the folder ``out``: ``model/`` (safetensors, tokenizer, chat template, and its card
+    ``README.md``), ``steps.jsonl`` (one line a step), ``samples.parquet`` (a row for each sample
+    and epoch, :data:`fgit.train.record.SCHEMA`), ``segments.json`` (some pairs token by token,
+    :func:`fgit.train.segments.segments_of`), ``metrics.json`` (held-out figures before and after,
+    what was counted, tokens, seconds, peak memory) and ``run.yaml`` (every parameter). Until these
+    are there, checkpoints lie in ``state/``.
+
+    Args:
+        licence: of the base model's weights, for the card; by default what its own card says.
     """
     frame = read_parquet(spans)
     if "response_characters" not in frame.columns:
@@ -78,7 +95,25 @@ def train(
                 "counts": dict(sorted(counts.items())),
                 "held_out_counts": dict(sorted(held_out_counts.items())),
             }
-            save(out, trained, tokenizer, parameters, settings, counted)
+            card = Training(
+                model,
+                revision,
+                template,
+                licence,
+                settings,
+                spans,
+                **counted,
+                before=trained.held_out_before,
+                after=trained.held_out_after,
+            )
+            save(
+                out, trained, tokenizer, parameters, settings, counted, model_card(card, tokenizer)
+            )
+            write_parquet(out / "samples.parquet", trained.samples)
+            shown = segments_of(kept, training, tokenizer, trained.samples, settings)
+            write_text(
+                out / "segments.json", json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+            )
         state.remove()
 
 
@@ -89,21 +124,22 @@ def save(
     parameters: dict[str, Any],
     settings: TrainSettings,
     counted: dict[str, Any],
+    card: str,
 ) -> None:
     """Write what a training gave. Peak memory is that of the process that ended it."""
     model, revision, dtype = parameters["model"], parameters["revision"], settings.save_dtype
     trained.model.to(getattr(torch, dtype))
-    with replacing(out / "model") as folder:
-        trained.model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
     changed, update = weight_changes(trained.model, model, revision, dtype)
     if not changed:
-        remove(out / "model")
         raise UserError(
             f"{model}: training left every weight as it was, rounded to {dtype}; "
             f"set save_dtype: float32, or raise the learning rate ({settings.learning_rate}) and "
             f"delete {out / 'state'}, if there is one"
         )
+    with replacing(out / "model") as folder:
+        trained.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_text(folder / "README.md", card)
     write_text(
         out / "run.yaml",
         yaml.safe_dump(parameters | {"train": settings.model_dump()}, sort_keys=False),

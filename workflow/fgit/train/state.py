@@ -1,8 +1,9 @@
 """Checkpoints of one training, so that a killed run goes on when it is started again.
 
 A checkpoint is a folder ``step-000012`` in the state folder: what ``accelerator.save_state`` wrote
-(model, optimizer, scheduler, and the random states of each process) and ``manifest.json`` with the
-parameters of the training, its progress, and the size and SHA-256 of every file. It is written
+(model, optimizer, scheduler, and the random states of each process), ``samples.parquet`` (what was
+noted of each sample so far) and ``manifest.json`` with the parameters of the training, its
+progress, and the size and SHA-256 of every file. It is written
 under a hidden name, put on disk file by file, the manifest last, and renamed; so a kill or a full
 disk at any moment leaves the checkpoints that were there before. The newest two are kept.
 
@@ -20,6 +21,7 @@ import datetime
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import os
@@ -37,6 +39,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import accelerate
+import polars as pl
 import torch
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from safetensors import SafetensorError
@@ -49,9 +52,10 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-VERSION = 1
+VERSION = 2
 KEPT = 2
 MANIFEST = "manifest.json"
+SAMPLES = "samples.parquet"
 TIMEOUT = datetime.timedelta(hours=2)
 NAME = re.compile(r"step-\d+")
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
@@ -145,6 +149,11 @@ class State:
         self.saved = time.monotonic()
         return progress
 
+    def samples(self) -> pl.DataFrame | None:
+        """The samples that were saved with the newest checkpoint; None if none were."""
+        path = self.newest / SAMPLES if self.newest else None
+        return pl.read_parquet(path) if path and path.exists() else None
+
     def find(
         self, accelerator: accelerate.Accelerator
     ) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
@@ -197,6 +206,7 @@ class State:
         accelerator: accelerate.Accelerator,
         progress: dict[str, Any],
         *,
+        samples: pl.DataFrame | None = None,
         required: bool = False,
     ) -> None:
         """Write a checkpoint; the state must be as it is between two optimizer steps.
@@ -207,6 +217,7 @@ class State:
         Args:
             progress: what ``load`` is to return, as JSON; ``step`` (int) is the number of optimizer
                 steps that were taken.
+            samples: what :meth:`samples` is to return.
             required: whether the process ends after this, so that a failure has to be an error.
 
         Raises:
@@ -233,7 +244,7 @@ class State:
             "processes": accelerator.num_processes,
             "progress": progress,
         }
-        failure = from_main(lambda: failure or self.publish(temporary, target, manifest))
+        failure = from_main(lambda: failure or self.publish(temporary, target, manifest, samples))
         self.saved = time.monotonic()
         if failure is None:
             self.newest = target
@@ -252,13 +263,23 @@ class State:
         free = shutil.disk_usage(self.folder).free / 1e9
         return f"{self.folder}: no checkpoint of {moment} ({failure}; {free:.1f} GB are free)"
 
-    def publish(self, temporary: Path, target: Path, manifest: Mapping[str, Any]) -> str | None:
+    def publish(
+        self,
+        temporary: Path,
+        target: Path,
+        manifest: Mapping[str, Any],
+        samples: pl.DataFrame | None = None,
+    ) -> str | None:
         """Make a checkpoint of what was written, and remove those that it supersedes.
 
         Returns:
             None, or why it could not be written.
         """
         try:
+            if samples is not None:
+                content = io.BytesIO()  # so that a full disk is an OSError, whatever polars makes
+                samples.write_parquet(content)
+                (temporary / SAMPLES).write_bytes(content.getvalue())
             files = members(temporary)
             for file in files:
                 settle(file)

@@ -1,0 +1,254 @@
+"""results.parquet: every number that the tables ask for, and all that they are drawn from."""
+
+import json
+
+import polars as pl
+import pytest
+
+from fgit.errors import UserError
+from fgit.explain import identity
+from fgit.files import write_json, write_parquet
+from fgit.report import redraw, report
+from fgit.report.results import SCHEMA, read_results
+from fgit.statistics import wilson
+from tests.results_folder import SHA256, Folder, N, first, make_config
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "results", make_config())
+
+
+def frame_of(folder):
+    report(folder.config, folder.root)
+    return read_results(folder.path("results.parquet"))
+
+
+def write_published(path, *rows):
+    path.write_text("\n".join(["table,model,dataset,method,column,value", *rows, ""]), "utf-8")
+    return str(path)
+
+
+def test_a_row_for_each_run_benchmark_and_metric(folder):
+    frame = frame_of(folder)
+    assert dict(frame.schema) == SCHEMA
+    low, high = (100 * end for end in wilson(4, N))
+    assert frame.row(0, named=True) == {
+        "run": "tiny/base",
+        "model": "tiny",
+        "dataset": None,
+        "method": "base",
+        "seed": None,
+        "benchmark": "easy",
+        "metric": "pass@1 base",
+        "status": "scored",
+        "log": None,
+        "value": 40.0,
+        "n": N,
+        "passed": 4,
+        "low": low,
+        "high": high,
+        "published": None,
+        "difference": None,
+        "printed": [],
+        "solved": first(4),
+        "problems": "easy sha256 1a2b3c4d…",
+        "problems_sha256": SHA256,
+        "sandbox": "bwrap",
+        "provenance": identity(folder.root, "tiny/base", "easy"),
+    }
+    assert frame.row(3, named=True)["run"] == "tiny/tasks/sft/seed-0"
+    assert frame["metric"].to_list() == ["pass@1 base", "pass@1 plus"] * 5
+
+
+def test_what_is_not_scored_is_a_row_too(folder):
+    name = "tiny/tasks/fgit/seed-0"
+    folder.path("score", name, "easy", "summary.json").unlink()
+    folder.path("evaluate", name, "easy", "samples.jsonl").unlink()
+    log = folder.path("logs", "evaluate", name, "easy.log")
+    log.parent.mkdir(parents=True)
+    log.write_text("fgit evaluate: error: the disk is full\n", "utf-8")
+    frame = frame_of(folder)
+    assert frame.height == 5 * 2
+    assert frame.filter(run=name).select("metric", "status", "log", "value").rows() == [
+        ("pass@1 base", "failed", f"logs/evaluate/{name}/easy.log", None),
+        ("pass@1 plus", "failed", f"logs/evaluate/{name}/easy.log", None),
+    ]
+
+
+def test_published_numbers_stand_beside_ours(tmp_path):
+    config = make_config()
+    rows = [row.model_dump() for row in config.tables["main"].rows]
+    table = config.tables["main"].model_dump()
+    quoted = {"label": "Huge", "model": "huge", "method": "published"}
+    config = make_config(
+        published=write_published(
+            tmp_path / "published.csv",
+            "main,tiny,tasks,fgit,easy,50.5",
+            "again,tiny,tasks,fgit,easy,49.0",
+            "main,huge,,published,easy+,88.0",
+        ),
+        tables={"main": table | {"rows": [*rows, quoted]}, "again": table},
+    )
+    frame = frame_of(Folder(tmp_path / "results", config))
+    fgit = frame.filter(method="fgit", metric="pass@1 base").row(0, named=True)
+    assert (fgit["value"], fgit["published"], fgit["difference"]) == (60.0, 50.5, 9.5)
+    assert fgit["printed"] == [{"table": "main", "value": 50.5}, {"table": "again", "value": 49.0}]
+    found = frame.filter(model="huge").select("run", "metric", "status", "value", "published")
+    assert found.rows() == [
+        ("huge/published", "pass@1 base", "quoted", None, None),
+        ("huge/published", "pass@1 plus", "quoted", None, 88.0),
+    ]
+
+
+def test_a_second_score_with_one_bos_is_among_the_results(folder):
+    again = {"pass@1": {"base": 0.5, "plus": 0.2}}
+    again["interval"] = {"base": wilson(5, N), "plus": wilson(2, N)}
+    folder.score("tiny/base", "easy", first(4), one_bos=again)
+    frame = frame_of(folder).filter(method="base")
+    assert dict(frame.select("metric", "value").iter_rows()) == {
+        "pass@1 base": 40.0,
+        "pass@1 plus": 30.0,
+        "pass@1 base, one BOS": 50.0,
+        "pass@1 plus, one BOS": 20.0,
+    }
+
+
+def with_pairs():
+    table = make_config().tables["main"].model_dump() | {"columns": ["sides"]}
+    benchmarks = {
+        "easy": {"kind": "humaneval", "problems": "easy.jsonl"},
+        "sides": {"kind": "pairs", "problems": "sides.jsonl"},
+    }
+    return make_config(benchmarks=benchmarks, tables={"main": table})
+
+
+def test_pairs_are_a_preference_and_a_gap(tmp_path):
+    base = frame_of(Folder(tmp_path / "results", with_pairs())).filter(method="base")
+    low, high = (100 * end for end in wilson(4, N))
+    assert base.select("metric", "value", "n", "passed", "low", "high", "sandbox").rows() == [
+        ("preference", 40.0, N, 4, low, high, None),
+        ("gap", 0.125, N - 1, None, -0.0625, 0.25, None),
+    ]
+
+
+def test_pairs_that_could_not_be_compared_have_no_gap(tmp_path):
+    folder = Folder(tmp_path / "results", with_pairs())
+    folder.score("tiny/base", "sides", first(0), gap=None)
+    assert frame_of(folder).filter(method="base")["metric"].to_list() == ["preference"]
+
+
+def test_an_empty_folder_gives_pending_rows(tmp_path):
+    report(make_config(), tmp_path)
+    frame = read_results(tmp_path / "results.parquet")
+    assert frame["status"].to_list() == ["pending"] * 10
+
+
+def test_a_benchmark_without_results_is_named(tmp_path, caplog):
+    report(make_config(), tmp_path)
+    assert "easy has no results yet: run `snakemake main`" in caplog.text
+
+
+def test_one_table_alone(folder, tmp_path):
+    report(folder.config, folder.root, table="main")
+    written = {path.name for path in folder.path("tables").iterdir()}
+    assert written == {f"main.{kind}" for kind in ("md", "csv", "tex", "html")}
+    assert not folder.path("results.parquet").exists()
+    with pytest.raises(UserError, match="no table is called 'mian'; known: main"):
+        report(folder.config, folder.root, table="mian")
+
+
+def test_the_tables_come_from_the_file_alone(folder, tmp_path):
+    report(folder.config, folder.root)
+    redraw(folder.config, folder.path("results.parquet"), tmp_path / "again")
+    for path in folder.path("tables").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_same_inputs_give_the_same_bytes(folder):
+    def contents():
+        report(folder.config, folder.root)
+        paths = [folder.path("results.parquet"), *folder.path("tables").iterdir()]
+        return {path.name: path.read_bytes() for path in paths}
+
+    assert contents() == contents()
+
+
+# ------------------------------------------------------------------ bad input
+
+
+def test_results_of_an_older_layout_are_refused(folder):
+    frame = frame_of(folder)
+    path = folder.path("results.parquet")
+    write_parquet(path, frame.drop("status", "solved"))
+    with pytest.raises(UserError, match=r"parquet: an older layout.*status, solved; run `fgit rep"):
+        read_results(path)
+    write_parquet(path, frame.with_columns(pl.col("value").cast(pl.String)))
+    with pytest.raises(UserError, match=r"another layout: the column value"):
+        read_results(path)
+
+
+def test_results_of_another_config_are_refused(folder, tmp_path):
+    report(folder.config, folder.root)
+    row = {"model": "tiny", "dataset": "tasks", "method": "more"}
+    config = make_config(
+        methods={"more": {"epochs": 2}},
+        tables={"main": {"caption": "c", "columns": ["easy"], "rows": [row]}},
+    )
+    with pytest.raises(UserError, match=r"tables\.main.*nothing of tiny/tasks/more/seed-0 on easy"):
+        redraw(config, folder.path("results.parquet"), tmp_path / "again")
+
+
+def test_runs_scored_on_other_problems_are_refused(folder):
+    path = folder.path("score", "tiny/tasks/dpo/seed-0", "easy", "outcomes.parquet")
+    frame = pl.read_parquet(path)
+    write_parquet(path, frame.with_columns(task_id=pl.lit("Other/") + pl.col("task_id")))
+    with pytest.raises(UserError, match=r"dpo.*not the problems"):
+        report(folder.config, folder.root)
+
+
+def test_runs_scored_on_other_problem_files_are_refused(folder):
+    folder.score("tiny/tasks/dpo/seed-0", "easy", first(4), problems_sha256="0" * 64)
+    with pytest.raises(UserError, match=r"dpo.*not the problems"):
+        report(folder.config, folder.root)
+
+
+def test_a_missing_results_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere"):
+        report(make_config(), tmp_path / "nowhere")
+
+
+def write_summary(folder, **changes):
+    path = folder.path("score", "tiny/base", "easy", "summary.json")
+    values = json.loads(path.read_text("utf-8")) | changes
+    write_json(path, {key: value for key, value in values.items() if value is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pass@1": None}, "key 'pass@1': missing"),
+        ({"n": None}, "key 'n': missing"),
+        ({"n": "ten"}, "key 'n': not a count but 'ten'"),
+        ({"n": 0}, "key 'n': no problem was scored"),
+        ({"n": 11}, "key 'pass@1.base': 0.4 is not a share of 11 problems"),
+        ({"interval": None}, "key 'interval': missing"),
+        ({"interval": {"base": [0.1, 0.7]}}, "key 'interval.plus': missing"),
+        ({"interval": {"base": 0.1}}, "key 'interval.base': not a low and a high end but 0.1"),
+        ({"problems_sha256": None}, "key 'problems_sha256': missing"),
+        ({"sandbox": 1}, "key 'sandbox': not text but 1"),
+        ({"benchmark": "mbpp"}, "'mbpp', but the config says that easy is 'humaneval'"),
+        ({"pass@1": {"base": 0.4}}, "key 'pass@1.plus': missing"),
+        ({"pass@1": {"base": 0.4, "plus": None}}, "no pass@1 plus, which a table of the config"),
+        ({"pass@1": {"base": "many", "plus": 0.3}}, "key 'pass@1.base': not a number"),
+        ({"pass@1": {"base": 0.5, "plus": 0.3}}, "says 5 of 10"),
+    ],
+)
+def test_a_broken_summary_is_named(folder, changes, message):
+    for run in ("sft", "fgit", "dpo", "mutation"):  # alone, so that nothing disagrees with it
+        folder.path("score", f"tiny/tasks/{run}/seed-0", "easy", "summary.json").unlink()
+    write_summary(folder, **changes)
+    with pytest.raises(UserError, match=r"summary\.json") as caught:
+        report(folder.config, folder.root)
+    assert message in str(caught.value)
+    assert not folder.path("report.html").exists() and not folder.path("tables").exists()

@@ -1,0 +1,133 @@
+"""What has become of a number that is not there."""
+
+import pytest
+
+from fgit.report.status import status_of
+from fgit.runs import Run
+from tests.results_folder import make_config
+
+BASE = Run("tiny", None, "base", None)
+FGIT = Run("tiny", "tasks", "fgit", 0)
+ON_THE_WAY = [  # outputs and logs of FGIT's stages, in order
+    ("decontaminate/tasks/records.parquet", "decontaminate/tasks"),
+    ("generate/tasks/variants.parquet", "generate/tasks"),
+    ("select/tasks/generate/pairs.parquet", "select/tasks.generate"),
+    ("annotate/tasks/generate/spans.parquet", "annotate/tasks.generate"),
+    (f"train/{FGIT.name}/metrics.json", f"train/{FGIT.name}"),
+    (f"evaluate/{FGIT.name}/easy/samples.jsonl", f"evaluate/{FGIT.name}/easy"),
+    (f"score/{FGIT.name}/easy/summary.json", f"score/{FGIT.name}/easy"),
+]
+ERROR = "fgit generate: error: the endpoint does not answer\n"
+
+
+def put(root, place, text=""):
+    path = root / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def state(root, run=FGIT, config=None, **options):
+    found = status_of(config or make_config(), root, run, "easy", **options)
+    return found.state, found.log
+
+
+def test_a_score_is_scored(tmp_path):
+    put(tmp_path, ON_THE_WAY[-1][0])
+    assert state(tmp_path) == ("scored", None)
+
+
+@pytest.mark.parametrize("number", range(len(ON_THE_WAY)))
+def test_the_first_stage_without_its_output_decides(tmp_path, number):
+    for output, log in ON_THE_WAY[:number]:
+        put(tmp_path, output)
+        put(tmp_path, f"logs/{log}.log", ERROR)  # of an earlier try
+    assert state(tmp_path, ended=True) == ("pending", None)
+    log = f"logs/{ON_THE_WAY[number][1]}.log"
+    put(tmp_path, log, f"working\n{ERROR}")
+    assert state(tmp_path) == ("failed", log)
+
+
+def test_what_earlier_stages_wrote_may_be_gone(tmp_path):
+    put(tmp_path, "logs/generate/tasks.log", ERROR)
+    put(tmp_path, f"train/{FGIT.name}/metrics.json")
+    assert state(tmp_path) == ("pending", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ERROR,
+        "fgit audit variants: error: no\n",
+        'Traceback (most recent call last):\n  File "x"\ntorch.OutOfMemoryError: CUDA out of mem\n',
+        "deep\n" * 10_000 + "torch.OutOfMemoryError: CUDA out of memory\n",
+        "  5%|#   | 1/20\r 10%|##  | 2/20\r/bin/bash: line 1: 12345 Killed   python\n",
+        "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2024 DUE TO TIME LIMIT ***\n",
+    ],
+)
+def test_a_log_that_ends_with_an_error(tmp_path, text):
+    put(tmp_path, "logs/decontaminate/tasks.log", text)
+    assert state(tmp_path) == ("failed", "logs/decontaminate/tasks.log")
+
+
+def test_a_log_without_an_error_is_of_what_runs_until_all_has_ended(tmp_path):
+    put(tmp_path, "logs/decontaminate/tasks.log", "Reading; 3 bad rows, error rate 0.1\n")
+    assert state(tmp_path) == ("pending", None)
+    assert state(tmp_path, ended=True) == ("failed", "logs/decontaminate/tasks.log")
+
+
+@pytest.mark.parametrize("why", ["stopped by SIGTERM in step 3; start it again", "interrupted"])
+def test_what_was_told_to_end_goes_on_later(tmp_path, why):
+    put(tmp_path, "logs/decontaminate/tasks.log", f"fgit train: error: {why}\n")
+    assert state(tmp_path, ended=True) == ("pending", None)
+
+
+def test_a_base_model_needs_no_data(tmp_path):
+    put(tmp_path, "logs/decontaminate/tasks.log", ERROR)
+    assert state(tmp_path, BASE) == ("pending", None)
+    put(tmp_path, "logs/evaluate/tiny/base/easy.log", ERROR)
+    assert state(tmp_path, BASE) == ("failed", "logs/evaluate/tiny/base/easy.log")
+
+
+def test_ones_own_samples_need_no_evaluation(tmp_path):
+    config = make_config(models={"tiny": {"path": "a/tiny", "samples": {"easy": "s.jsonl"}}})
+    put(tmp_path, "logs/evaluate/tiny/base/easy.log", ERROR)
+    assert state(tmp_path, BASE, config) == ("pending", None)
+
+
+def test_mutants_and_verified_variants_have_ways_of_their_own(tmp_path):
+    config = make_config(select={"verified_variants": True})
+    put(tmp_path, "decontaminate/tasks/records.parquet")
+    put(tmp_path, "mutate/tasks/variants.parquet")
+    put(tmp_path, "logs/verify/tasks.mutate.log", ERROR)
+    run = Run("tiny", "tasks", "mutation", 0)
+    assert state(tmp_path, run, config) == ("failed", "logs/verify/tasks.mutate.log")
+    assert state(tmp_path, FGIT, config) == ("pending", None)
+
+
+def test_what_is_fetched_first(tmp_path):
+    problems = {"kind": "humaneval", "problems": "release:v0.1.10", "limit": 5}
+    config = make_config(
+        benchmarks={"easy": problems}, models={"tiny": {"path": "package:x/y.gguf"}}
+    )
+    for output, log in [
+        ("fetch/benchmarks/easy.jsonl", "logs/fetch/benchmarks/easy.log"),
+        ("fetch/benchmarks/easy.first-5.jsonl", "logs/fetch/benchmarks/easy.first-5.log"),
+        ("fetch/models/tiny", "logs/fetch/models/tiny.log"),
+    ]:
+        put(tmp_path, log, ERROR)
+        assert state(tmp_path, BASE, config) == ("failed", log)
+        put(tmp_path, output)
+    assert state(tmp_path, BASE, config) == ("pending", None)
+
+
+def test_the_canonical_solutions_and_the_whole_benchmark_come_first(tmp_path):
+    benchmarks = {
+        "big": {"kind": "bigcodebench", "problems": "big.jsonl"},
+        "easy": {"kind": "bigcodebench", "problems": "hard.jsonl", "part_of": "big"},
+    }
+    table = make_config().tables["main"].model_dump() | {"columns": ["easy"]}
+    config = make_config(benchmarks=benchmarks, tables={"main": table})
+    put(tmp_path, "logs/score/canonical/big.log", ERROR)
+    assert state(tmp_path, BASE, config) == ("failed", "logs/score/canonical/big.log")
+    put(tmp_path, "score/tiny/base/big/summary.json")
+    assert state(tmp_path, BASE, config) == ("pending", None)

@@ -1,0 +1,240 @@
+"""What leaves the workflow: pairs and masks for other trainers, a trained model to publish."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from fgit.annotate import SIDES
+from fgit.errors import UserError
+from fgit.files import existing, read_json, read_parquet, replacing, write_jsonl, write_text
+from fgit.progress import bar
+
+log = logging.getLogger(__name__)
+
+SPANS = tuple(f"{side}_{kind}" for side in SIDES for kind in ("lines", "characters"))
+
+
+# ------------------------------------------------------------------ pairs
+
+
+def export_pairs(
+    spans: Path,
+    out: Path,
+    tokenizer: str | None = None,
+    *,
+    revision: str | None = None,
+    template: str = "own",
+) -> None:
+    """Write annotated pairs as JSONL, in the form that TRL calls conversational preferences.
+
+    Keys of a row: id; prompt, chosen and rejected, each a list of messages; and response_lines,
+    response_characters, variant_lines, variant_characters: [start, end) in characters of the
+    answers. With a tokenizer also prompt_ids, response_ids and variant_ids, as training feeds them
+    (the answers end in the end-of-turn token), and for each side ``_line``, ``_token`` and
+    ``_hybrid``, as long as its ids. Nothing is cut. Samples without a variant are left out.
+
+    Raises:
+        UserError: if the file has no spans or no pairs, or ``out`` is not named as JSONL.
+    """
+    frame = read_parquet(spans)
+    missing = {"id", "instruction", *SIDES, *SPANS} - set(frame.columns)
+    if missing:
+        raise UserError(
+            f"{spans}: no column {', '.join(sorted(missing))}; it should be what fgit annotate "
+            "wrote"
+        )
+    if not out.name.endswith((".jsonl", ".jsonl.gz")):
+        raise UserError(f"{out}: pairs are written as JSONL; name it so (.jsonl, .jsonl.gz)")
+    pairs = frame.filter(pl.col("variant").is_not_null())
+    if pairs.is_empty():
+        raise UserError(f"{spans}: none of its {frame.height} samples has a variant")
+    loaded = None
+    if tokenizer is not None:
+        from fgit.models import load_tokenizer, require_chat_template
+
+        loaded = load_tokenizer(tokenizer, revision, template)
+        require_chat_template(loaded, tokenizer)
+    write_jsonl(out, preferences(pairs, loaded))
+    log.info("%d pairs; %d samples have none", pairs.height, frame.height - pairs.height)
+
+
+def preferences(pairs: pl.DataFrame, tokenizer: Any | None) -> Iterator[dict[str, Any]]:
+    """The rows of :func:`export_pairs`."""
+    for row in bar(
+        pairs.iter_rows(named=True), description="export", total=pairs.height, unit="pair"
+    ):
+        yield {
+            "id": row["id"],
+            "prompt": [{"role": "user", "content": row["instruction"]}],
+            "chosen": [{"role": "assistant", "content": row["response"]}],
+            "rejected": [{"role": "assistant", "content": row["variant"]}],
+            **{name: row[name] for name in SPANS},
+            **(tokens_of(row, tokenizer) if tokenizer else {}),
+        }
+
+
+def tokens_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, list[int]]:
+    """Ids and masks of a pair; lists of one side are of equal length."""
+    from fgit.masks import GRANULARITIES
+    from fgit.models import prompt_ids, prompt_text
+    from fgit.train.examples import end_of_turn, masks_of
+
+    end = end_of_turn(tokenizer)
+    found = {"prompt_ids": prompt_ids(tokenizer, prompt_text(tokenizer, row["instruction"]))}
+    for side, masks in zip(SIDES, masks_of(tokenizer, row), strict=True):
+        if masks is not None:
+            found[f"{side}_ids"] = [*masks.tokens.tolist(), end]
+            for granularity in GRANULARITIES:
+                found[f"{side}_{granularity}"] = [*masks.of(granularity).tolist(), 0]
+    return found
+
+
+# ------------------------------------------------------------------ a model
+
+
+def export_model(results: Path, run: str, out: Path) -> None:
+    """Make a folder to publish: a run's weights, its tokenizer, and its card with the scores.
+
+    Files are linked where the file system can (they share their space with those in ``results``),
+    else copied.
+
+    Raises:
+        UserError: if there is no such run, it has no weights, or ``out`` is there already.
+    """
+    from fgit.train.card import with_scores
+
+    existing(results)
+    if out.exists():
+        raise UserError(f"{out}: is there already, and is left as it is; name a new folder")
+    trained = results / "train" / run
+    if not (trained / "run.yaml").is_file():
+        known = trained_runs(results)
+        raise UserError(
+            f"{run}: no such trained run in {results}; "
+            + (f"there are: {', '.join(known)}" if known else "nothing was trained there yet")
+        )
+    model = trained / "model"
+    if not (model / "config.json").is_file():
+        raise UserError(
+            f"{model}: the weights of {run} are not there; with keep_models the config says whose "
+            "weights stay. Name its method there, and run the workflow again"
+        )
+    scores = score_table(results, run)
+    card = model / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {run}\n"
+    with replacing(out) as folder:
+        for file in sorted(path for path in model.rglob("*") if path.is_file()):
+            if file != card and not file.name.startswith(".") and file.name != "provenance.json":
+                link(file, folder / file.relative_to(model))
+        write_text(folder / "README.md", with_scores(text, scores))
+    log.info("%s: weights, tokenizer and card of %s", out, run)
+
+
+def trained_runs(results: Path) -> list[str]:
+    """The names of the runs that were trained, in order."""
+    folder = results / "train"
+    return sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("run.yaml"))
+
+
+def link(source: Path, target: Path) -> None:
+    """Link a file to another place, or copy it: over file systems, or if it is someone else's."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_uid == os.geteuid():
+        try:
+            os.link(source.resolve(), target)
+        except OSError:
+            pass
+        else:
+            return
+    shutil.copyfile(source, target)
+
+
+# ------------------------------------------------------------------ its scores
+
+
+def score_table(results: Path, run: str) -> str:
+    """Every score of a run, its base model's beside it, as Markdown."""
+    names = scored(results, run)
+    if not names:
+        return f"Not evaluated yet: there is no {results.name}/score/{run}."
+    config = results / "config.yaml"
+    said = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    benchmarks = (said or {}).get("benchmarks") or {}
+    base = f"{run.split('/')[0]}/base"
+    lines = [
+        "pass@1 in percent, greedy, with its 95 % interval, and of how many problems.",
+        "",
+        "| benchmark | this model | base model | problems | provenance |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in names:
+        ours = summary_of(results, run, name)
+        theirs = summary_of(results, base, name) if name in scored(results, base) else None
+        if theirs and theirs["problems_sha256"] != ours["problems_sha256"]:
+            theirs = None
+        of = benchmarks.get(name) or {}
+        problems = release(ours, of)
+        for tests, label in (("base", name), ("plus", f"{name}+")):
+            if ours["pass@1"].get(tests) is None:
+                continue
+            cells = [
+                label if ours["benchmark"] != "pairs" else f"{name} (preference)",
+                percent(ours, tests),
+                percent(theirs, tests) if theirs else "–",
+                problems,
+                identity(results, run, name),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def scored(results: Path, run: str) -> list[str]:
+    """The benchmarks on which a run is scored."""
+    return sorted(path.parent.name for path in (results / "score" / run).glob("*/summary.json"))
+
+
+def summary_of(results: Path, run: str, benchmark: str) -> dict[str, Any]:
+    """A score's summary.
+
+    Raises:
+        UserError: naming file and key, if something is missing.
+    """
+    path = results / "score" / run / benchmark / "summary.json"
+    summary = read_json(path)
+    for key in ("benchmark", "n", "pass@1", "interval", "problems", "problems_sha256"):
+        if not isinstance(summary, dict) or key not in summary:
+            raise UserError(f"{path}, {key}: missing; run the score stage again")
+    return summary
+
+
+def percent(summary: Mapping[str, Any], tests: str) -> str:
+    value = summary["pass@1"].get(tests)
+    if value is None:
+        return "–"
+    low, high = (100 * end for end in summary["interval"][tests])
+    return f"{100 * value:.1f} ({low:.1f} to {high:.1f}) of {summary['n']}"
+
+
+def release(summary: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
+    """Which problems: as the config names them, and their digest."""
+    name = benchmark.get("problems") or Path(summary["problems"]).name
+    if "/" in name and not name.startswith(("release:", "package:")):
+        name = Path(name).name
+    limit = benchmark.get("limit")
+    first = f", the first {limit}" if limit else ""
+    return f"{name}{first}, SHA-256 {summary['problems_sha256'][:12]}"
+
+
+def identity(results: Path, run: str, benchmark: str) -> str:
+    """What identifies a number's whole provenance."""
+    from fgit import explain
+
+    return explain.identity(results, run, benchmark) or "–"

@@ -1,0 +1,138 @@
+"""The claims that tables should yield: relative improvements, ours and published."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fgit.config import BASE, Claim, Config
+from fgit.files import write_text
+from fgit.report.formats import csv_of, escape_markdown, grid, number
+from fgit.report.tables import AVERAGE, NOTHING, PENDING, Drawn, Line
+
+
+@dataclasses.dataclass(frozen=True)
+class Claimed:
+    """A claim of the config, and what the tables say; figures in percent."""
+
+    claim: Claim
+    models: list[str]  # those counted: of the tables, with both rows
+    ours: float | None  # None while a number is missing
+    quoted: float | None  # the same, from the published numbers
+
+    @property
+    def label(self) -> str:
+        return self.claim.label
+
+    @property
+    def published(self) -> float | None:
+        """The figure that was published."""
+        return self.claim.published
+
+
+def relative_improvement(values_of: Sequence[float], values_over: Sequence[float]) -> float:
+    """The change of the mean over the columns, relative to ``values_over``, in percent.
+
+    Raises:
+        ZeroDivisionError: if the mean of ``values_over`` is 0.
+    """
+    return 100 * (statistics.fmean(values_of) / statistics.fmean(values_over) - 1)
+
+
+def claims_of(config: Config, tables: Mapping[str, Drawn]) -> list[Claimed]:
+    """What the tables say to each claim of which all tables are drawn."""
+    return [
+        claimed(claim, [tables[name] for name in claim.tables])
+        for claim in config.claims
+        if all(name in tables for name in claim.tables)
+    ]
+
+
+def claimed(claim: Claim, tables: Sequence[Drawn]) -> Claimed:
+    """The mean of the relative improvements over the models, each model and dataset once."""
+    found: dict[tuple[str, str | None], tuple[float | None, float | None]] = {}
+    for drawn in tables:
+        for of in drawn.lines:
+            if of.row.method != claim.of or (claim.models and of.row.model not in claim.models):
+                continue
+            over = next((line for line in drawn.lines if builds_on(claim, of, line)), None)
+            if over is not None:
+                key = of.row.model, of.row.dataset
+                found.setdefault(
+                    key, (change(drawn, of, over, "mean"), change(drawn, of, over, "published"))
+                )
+    models = list(dict.fromkeys(model for model, _ in found))
+    ours, quoted = (mean([values[side] for values in found.values()]) for side in (0, 1))
+    return Claimed(claim, models, ours, quoted)
+
+
+def builds_on(claim: Claim, of: Line, over: Line) -> bool:
+    """Whether ``over`` is the row that ``of`` is compared with: of its model, and its dataset."""
+    same = over.row.method == BASE or over.row.dataset == of.row.dataset
+    return over.row.method == claim.over and over.row.model == of.row.model and same
+
+
+def change(drawn: Drawn, of: Line, over: Line, what: str) -> float | None:
+    """The relative improvement of one row; None while a number is missing, or over 0."""
+    sides = [
+        [
+            getattr(cell, what)
+            for column, cell in zip(drawn.columns, line.cells, strict=True)
+            if column.kind != AVERAGE
+        ]
+        for line in (of, over)
+    ]
+    if any(value is None for values in sides for value in values) or not any(sides[1]):
+        return None
+    return relative_improvement(*sides)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present and len(present) == len(values) else None
+
+
+def write_claims(folder: Path, claims: Sequence[Claimed]) -> None:
+    """Write ``claims.md`` and ``claims.csv``; nothing without claims."""
+    if claims:
+        write_text(folder / "claims.md", to_markdown(claims))
+        write_text(folder / "claims.csv", to_csv(claims))
+
+
+def to_markdown(claims: Sequence[Claimed]) -> str:
+    heading = ["claim", "tables", "models", "ours", "from the published numbers", "published"]
+    rows = [
+        [
+            escape_markdown(item.label),
+            ", ".join(item.claim.tables),
+            ", ".join(item.models) or NOTHING,
+            PENDING if item.ours is None else f"{item.ours:.1f}",
+            number(item.quoted, 2) or NOTHING,
+            number(item.published, 1) or NOTHING,
+        ]
+        for item in claims
+    ]
+    how = (
+        "Relative change, in percent, of the mean over a table's columns; the mean over the models."
+    )
+    return f"Claims\n\n{grid(heading, rows, 3)}\n\n{how}\n"
+
+
+def to_csv(claims: Sequence[Claimed]) -> str:
+    return csv_of(
+        [
+            {
+                "claim": item.label,
+                "tables": " ".join(item.claim.tables),
+                "of": item.claim.of,
+                "over": item.claim.over,
+                "models": " ".join(item.models),
+                "ours": number(item.ours, 4),
+                "from published numbers": number(item.quoted, 4),
+                "published": number(item.published, 1),
+            }
+            for item in claims
+        ]
+    )

@@ -1,0 +1,113 @@
+"""The published numbers that stand beside ours: what a paper or a leaderboard prints."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from fgit.config import PUBLISHED, Config, Row
+from fgit.errors import UserError
+from fgit.files import existing, resolve
+
+COLUMNS = ("table", "model", "dataset", "method", "column", "value")
+
+AVERAGE = "average"  # the column of a printed average, of tables that have one
+
+Key = tuple[str, str | None, str]  # of a row of a table: model, dataset, method
+Published = dict[tuple[str, Key, str], float]  # by table, row and column, in percent
+
+
+def read_published(config: Config) -> Published:
+    """What the config's file of published numbers says; empty if the config names none.
+
+    The file is CSV with the columns :data:`COLUMNS`: the config's names, an empty dataset for rows
+    that have none, and the value in percent as it is printed. Of tables with an average, a printed
+    one may be there too (column ``average``); the tables show the mean of the printed columns.
+
+    Raises:
+        UserError: naming file, row and value, if the file cannot be read, if a number belongs to no
+            cell of the config's tables, is no percentage, or is there twice, or if a row that is
+            only quoted has no number.
+    """
+    if config.published is None:
+        return {}
+    path = existing(resolve(config.published))
+    found: Published = {}
+    rows: dict[tuple[str, Key, str], int] = {}
+    for number, values in read_rows(path):
+        cell, value = read_row(config, f"{path}, row {number}", values)
+        if cell in rows:
+            where, key, column = cell
+            raise UserError(
+                f"{path}, row {number}: a second number for {column} of {called(key)} in {where}; "
+                f"the first is in row {rows[cell]}; remove one of the two"
+            )
+        rows[cell] = number
+        found[cell] = value
+    for name, table in config.tables.items():
+        for row in table.rows:
+            quoted = any((name, row.key, column) in found for column in table.columns)
+            if row.method == PUBLISHED and not quoted:
+                raise UserError(
+                    f"{path}: no number for the row {row.name!r} of {name}, which is only quoted; "
+                    f"add rows that begin with {name},{row.model},,{PUBLISHED}, or remove the row "
+                    "from the config's table"
+                )
+    return found
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows by column, with their numbers in the file; blank ones are passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    reader = csv.DictReader(lines)
+    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+        raise UserError(
+            f"{path}, row 1: no column {', '.join(missing)}; the first row names the columns: "
+            f"{','.join(COLUMNS)}"
+        )
+    for row in reader:
+        if missing := [name for name in COLUMNS if row[name] is None]:
+            raise UserError(
+                f"{path}, row {reader.line_num}: nothing for {', '.join(missing)}; give a value "
+                f"for each of {','.join(COLUMNS)}"
+            )
+        yield reader.line_num, {name: row[name].strip() for name in COLUMNS}
+
+
+def read_row(config: Config, where: str, row: dict[str, str]) -> tuple[tuple[str, Key, str], float]:
+    """The cell that a row of the file is for, and its value."""
+    name, column, text = row["table"], row["column"], row["value"]
+    if name not in config.tables:
+        raise UserError(f"{where}: no table is called {name!r}; known: {', '.join(config.tables)}")
+    table = config.tables[name]
+    key = (row["model"], row["dataset"] or None, row["method"])
+    if key not in {other.key for other in table.rows}:
+        raise UserError(
+            f"{where}: {name} has no row {called(key)}; it has: {known(table.rows)}; mend the row, "
+            "or add it to the config's table"
+        )
+    known_columns = [*table.columns, *(["average"] if table.average else [])]
+    if column not in known_columns:
+        raise UserError(
+            f"{where}: {name} has no column {column!r}; it has: {', '.join(known_columns)}"
+        )
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 100:
+        raise UserError(f"{where}: the value {text!r} is no percentage; give a number, 0 to 100")
+    return (name, key, column), value
+
+
+def called(key: Key) -> str:
+    return " / ".join(part for part in key if part is not None)
+
+
+def known(rows: list[Row]) -> str:
+    return "; ".join(called(row.key) for row in rows)

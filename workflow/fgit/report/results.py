@@ -1,0 +1,222 @@
+"""``results.parquet``: every number that the tables ask for, scored or not; for the tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fgit.config import PUBLISHED, Config, Row
+from fgit.errors import UserError
+from fgit.explain import identity
+from fgit.fetch import RELEASE_PREFIX
+from fgit.files import read_parquet
+from fgit.report.published import Published
+from fgit.report.scores import Evaluation, Evaluations, Score, metric_of
+from fgit.report.status import status_of
+from fgit.runs import Run, runs_of
+
+SCHEMA: dict[str, pl.DataType] = {
+    "run": pl.String(),
+    "model": pl.String(),
+    "dataset": pl.String(),
+    "method": pl.String(),
+    "seed": pl.Int64(),
+    "benchmark": pl.String(),
+    "metric": pl.String(),
+    "status": pl.String(),
+    "log": pl.String(),
+    "value": pl.Float64(),
+    "n": pl.Int64(),
+    "passed": pl.Int64(),
+    "low": pl.Float64(),
+    "high": pl.Float64(),
+    "published": pl.Float64(),
+    "difference": pl.Float64(),
+    "printed": pl.List(pl.Struct({"table": pl.String(), "value": pl.Float64()})),
+    "solved": pl.List(pl.Boolean()),
+    "problems": pl.String(),
+    "problems_sha256": pl.String(),
+    "sandbox": pl.String(),
+    "provenance": pl.String(),
+}
+
+
+@dataclasses.dataclass
+class Wanted:
+    """What tables ask of a run on a benchmark: by metric, what each table prints for it."""
+
+    run: Run
+    metrics: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+
+
+def run_name(run: Run) -> str:
+    """The run's name; ``MODEL/published`` for numbers that are only quoted."""
+    return f"{run.model}/{PUBLISHED}" if run.method == PUBLISHED else run.name
+
+
+def shown_runs(config: Config, row: Row) -> list[Run]:
+    """What a row of a table shows: its runs, or what stands for published numbers."""
+    if row.method == PUBLISHED:
+        return [Run(row.model, None, PUBLISHED, None)]
+    return runs_of(config, row)
+
+
+def wanted(
+    config: Config, tables: Iterable[str], published: Published
+) -> dict[tuple[str, str], Wanted]:
+    """What tables ask for, by run name and benchmark, in the tables' order.
+
+    The published values are those of all of the config's tables that show the same.
+    """
+    tables = set(tables)
+    found: dict[tuple[str, str], Wanted] = {}
+    shown: set[tuple[str, str]] = set()
+    for name, table in config.tables.items():
+        for row in table.rows:
+            for run in shown_runs(config, row):
+                for column in table.columns:
+                    benchmark = column.removesuffix("+")
+                    place = run_name(run), benchmark
+                    tests = "plus" if column.endswith("+") else "base"
+                    metric = metric_of(config.benchmarks[benchmark].kind, tests)
+                    entry = found.setdefault(place, Wanted(run))
+                    printed = entry.metrics.setdefault(metric, [])
+                    value = published.get((name, row.key, column))
+                    if value is not None:
+                        printed.append({"table": name, "value": value})
+                    if name in tables:
+                        shown.add(place)
+    return {place: entry for place, entry in found.items() if place in shown}
+
+
+def results_frame(
+    config: Config,
+    results: Path,
+    found: Evaluations,
+    published: Published,
+    *,
+    tables: Iterable[str] | None = None,
+    ended: bool = False,
+) -> pl.DataFrame:
+    """A row for each run, benchmark, metric and seed that tables ask for, scored or not.
+
+    Columns (:data:`SCHEMA`):
+
+    * ``run``, ``model``, ``dataset``, ``method``, ``seed``: dataset and seed are null for base
+      models; numbers that are only quoted are rows too, of method ``published``;
+    * ``benchmark``; ``metric``: ``pass@1 base``, ``pass@1 plus`` (followed by ``, one BOS`` for the
+      second score of a model that EvalPlus asks with two BOS tokens), ``preference`` (the share of
+      pairs whose correct side the model finds the more probable one), or ``gap`` (by how much the
+      mean probability of the correct side's marked tokens is the higher one, -1 to 1);
+    * ``status``: scored, pending, failed (``log``: relative to the results folder) or quoted;
+    * ``value``, ``low``, ``high``: percent (a gap: a difference), with the 95 % interval, which is
+      Wilson's for shares; ``n`` problems, ``passed`` of them;
+    * ``published``: what the first table that shows it prints; ``difference``: value less that;
+      ``printed``: what each table prints, since they may differ;
+    * ``solved``: each problem's outcome, in the order of the problems, for comparisons;
+    * ``problems``: the benchmark's release and digest, in words; ``problems_sha256``; ``sandbox``;
+    * ``provenance``: the id of all that determined the value (:func:`fgit.explain.identity`).
+
+    Args:
+        found: the evaluations that are scored.
+        tables: names of the tables; None for all.
+        ended: nothing runs any more (:func:`fgit.report.status.status_of`).
+
+    Raises:
+        UserError: if a score that a table shows is not among a run's scores.
+    """
+    rows: list[dict[str, Any]] = []
+    names = config.tables if tables is None else tables
+    for (name, benchmark), entry in wanted(config, names, published).items():
+        same = dataclasses.asdict(entry.run) | {"run": name, "benchmark": benchmark}
+        evaluation = found.get((name, benchmark))
+        if evaluation is not None:
+            shared = same | origin(config, results, name, benchmark, evaluation)
+            scored = scored_rows(evaluation)
+            if missing := [metric for metric in entry.metrics if metric not in scored]:
+                raise UserError(
+                    f"{evaluation.summary.path}: no {missing[0]}, which a table of the config "
+                    "shows; run the score stage again"
+                )
+        elif entry.run.method == PUBLISHED:
+            shared = same | {"status": "quoted"}
+            scored = {metric: {} for metric in entry.metrics}
+        else:
+            status = status_of(config, results, entry.run, benchmark, ended=ended)
+            shared = same | {"status": status.state, "log": status.log}
+            scored = {metric: {} for metric in entry.metrics}
+        for metric, values in scored.items():
+            printed = entry.metrics.get(metric, [])
+            compared = beside(values.get("value"), printed)
+            rows.append(shared | {"metric": metric, "printed": printed} | compared | values)
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def beside(value: float | None, printed: list[dict[str, Any]]) -> dict[str, float]:
+    """The first table's published value, and how far ours is from it."""
+    if not printed:
+        return {}
+    published = printed[0]["value"]
+    return {"published": published} | ({} if value is None else {"difference": value - published})
+
+
+def origin(
+    config: Config, results: Path, name: str, benchmark: str, evaluation: Evaluation
+) -> dict[str, Any]:
+    """What the metrics of an evaluation share."""
+    return {
+        "status": "scored",
+        "problems": f"{benchmark}{release(config, benchmark)} "
+        f"sha256 {evaluation.problems_sha256[:8]}…",
+        "problems_sha256": evaluation.problems_sha256,
+        "sandbox": evaluation.sandbox,
+        "provenance": identity(results, name, benchmark) or None,
+    }
+
+
+def scored_rows(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """What each metric of an evaluation says."""
+    kind = evaluation.kind
+    found: dict[str, dict[str, Any]] = {}
+    for tests, score in evaluation.scores.items():
+        solved = evaluation.solved(tests).astype(bool).tolist()
+        found[metric_of(kind, tests)] = of_score(score) | {"solved": solved}
+    for tests, score in evaluation.one_bos.items():
+        found[f"{metric_of(kind, tests)}, one BOS"] = of_score(score)
+    if gap := evaluation.gap:
+        found["gap"] = {"value": gap.mean, "n": gap.n, "low": gap.low, "high": gap.high}
+    return found
+
+
+def of_score(score: Score) -> dict[str, Any]:
+    low, high = score.interval
+    values = {"value": score.percent, "low": low, "high": high}
+    return values | {"n": score.n, "passed": score.passed}
+
+
+def release(config: Config, benchmark: str) -> str:
+    """The release that a benchmark's problems are fetched from; empty for a file."""
+    problems = config.benchmarks[benchmark].problems
+    if not problems.startswith(RELEASE_PREFIX):
+        return ""
+    return f" {problems.removeprefix(RELEASE_PREFIX)}"
+
+
+def read_results(path: Path) -> pl.DataFrame:
+    """A file that :func:`results_frame` gave.
+
+    Raises:
+        UserError: naming the file, if it cannot be read or is of another layout.
+    """
+    frame = read_parquet(path)
+    if missing := [name for name in SCHEMA if name not in frame.columns]:
+        reason = f"an older layout, without the column {', '.join(missing)}"
+    elif wrong := [name for name, kind in SCHEMA.items() if frame.schema[name] != kind]:
+        reason = f"another layout: the column {', '.join(wrong)} is of another type"
+    else:
+        return frame.select(list(SCHEMA))
+    raise UserError(f"{path}: {reason}; run `fgit report` again, which makes it anew")

@@ -1,0 +1,126 @@
+"""What training saw of a few pairs, token by token: ``segments.json``, for the report's viewer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+
+from fgit.annotate import SIDES
+from fgit.config import TrainSettings
+from fgit.masks import TokenMasks, whole_offsets
+from fgit.train.examples import Example, end_of_turn, masks_of
+from fgit.train.rows import sides
+
+SHOWN = 8  # samples: enough to see what the masks do, and small in a report of many trainings
+
+
+def segments_of(
+    frame: pl.DataFrame,
+    trained_on: Sequence[Example],
+    tokenizer: Any,
+    samples: pl.DataFrame,
+    settings: TrainSettings,
+    count: int = SHOWN,
+) -> dict[str, Any]:
+    """The first paired samples as training saw them.
+
+    Args:
+        frame: annotated pairs.
+        trained_on: their examples, in the order of the frame.
+        samples: what was noted of each (:data:`fgit.train.record.SCHEMA`).
+
+    Returns:
+        objective, granularity, and weight (constant; None where it is dynamic or there is none);
+        ``samples``, a list of: id, instruction, response and variant (:class:`Side`), and
+        ``epochs``, a list of: epoch, step, weight, p_response, p_variant (None for objectives
+        without a dynamic weight).
+    """
+    chosen = [example for example in trained_on if example.paired][:count]
+    names = [example.id for example in chosen]
+    rows = {row["id"]: row for row in frame.filter(pl.col("id").is_in(names)).iter_rows(named=True)}
+    noted: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    wanted = ("epoch", "step", "weight", "p_response", "p_variant")
+    for row in samples.filter(pl.col("id").is_in(names)).iter_rows(named=True):
+        noted[row["id"]].append({name: row[name] for name in wanted})
+    end = end_of_turn(tokenizer)
+    return {
+        "objective": settings.objective,
+        "granularity": settings.granularity,
+        "weight": settings.weight if settings.objective == "fixed" else None,
+        "samples": [
+            {
+                "id": example.id,
+                "instruction": rows[example.id]["instruction"],
+                **sides_of(rows[example.id], example, tokenizer, end, settings.objective),
+                "epochs": noted[example.id],
+            }
+            for example in chosen
+        ],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One side of a pair; the lists are of equal length, and the last token ends the turn.
+
+    tokens: the text of each; together, the text of the side. Of tokens that share a character (its
+        bytes) the first has it, the others have no text.
+    line, token: the masks, 0 or 1; the hybrid mask is their sum.
+    marks: h as trained: with the token at the fork where it stands for an empty side, and 0 behind
+        the cut. For DPO, 1 from the fork on.
+    kept: how many tokens were trained on. cut: whether that is not all of them.
+    """
+
+    tokens: list[str]
+    line: list[int]
+    token: list[int]
+    marks: list[int]
+    kept: int
+    cut: bool
+
+
+def sides_of(
+    row: Mapping[str, Any], example: Example, tokenizer: Any, end: int, objective: str
+) -> dict[str, dict[str, Any]]:
+    """Both sides of a pair, by name."""
+    marks = [example.response_marks, example.variant_marks]
+    if objective == "dpo":
+        needed = sides(example, objective)
+        marks = [needed.response_marks, needed.variant_marks]
+    found = {}
+    known = cast("tuple[TokenMasks, TokenMasks]", masks_of(tokenizer, row))  # it is paired
+    for name, masks, h in zip(SIDES, known, marks, strict=True):
+        side = side_of(row[name], masks, h, tokenizer, tokenizer.decode([end]))
+        found[name] = dataclasses.asdict(side)
+    return found
+
+
+def side_of(text: str, masks: TokenMasks, marks: np.ndarray, tokenizer: Any, end: str) -> Side:
+    """One side; ``marks`` are those of the tokens that were kept."""
+    count = len(masks.tokens) + 1
+    return Side(
+        tokens=[*token_texts(tokenizer, text), end],
+        line=[*masks.line.tolist(), 0],
+        token=[*masks.token.tolist(), 0],
+        marks=[*marks.astype(int).tolist(), *[0] * (count - len(marks))],
+        kept=len(marks),
+        cut=len(marks) < count,
+    )
+
+
+def token_texts(tokenizer: Any, text: str) -> list[str]:
+    """What each token of a text stands for; concatenated they are the text.
+
+    Characters for which a tokenizer has no token (some drop control characters) stand with the
+    token behind them, or the last; a text without any token has no texts.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets = whole_offsets(np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2))
+    ends = np.maximum.accumulate(offsets[:, 1])
+    ends[-1:] = len(text)
+    starts = np.concatenate([[0], ends])[:-1]
+    return [text[start:stop] for start, stop in zip(starts, ends, strict=True)]
