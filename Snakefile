@@ -4,7 +4,7 @@
 #   snakemake --profile slurm all     the paper, on GPU nodes
 #   snakemake --profile slurm pilot   the same road on little data, before the rest is spent
 #   snakemake --profile slurm table_2 what one table of the config needs
-#   snakemake plan                    what all of it would cost: jobs, tokens, GPU-hours, disk
+#   snakemake -c1 plan                what all of it would cost: jobs, tokens, GPU-hours, disk
 #   snakemake -n                      what would run, and why
 
 import re
@@ -14,9 +14,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from fgit.config import SPEED_ONLY, TrainSettings, parse_config
+from fgit.config import SPEED_ONLY, Model, TrainSettings, parse_config
 from fgit.errors import UserError
 from fgit.files import resolve
+from fgit.published import read_published
 from fgit.runs import (
     all_runs,
     check_packages,
@@ -49,6 +50,7 @@ try:
     CONFIG = parse_config(config, "config")
     check_packages(CONFIG)
     LAUNCHER = launcher(CONFIG.launch)
+    read_published(CONFIG)  # now, and not when the tables are drawn
 except UserError as error:
     raise WorkflowError(str(error))
 

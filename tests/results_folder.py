@@ -295,12 +295,17 @@ class Folder:
         self.provenance(written, "evaluate", **model)
         self.provenance(folder, "score", samples=written)
 
+    def drawn(self, *parts: str) -> Path:
+        """A file of the report, which stands in ``partial`` while something is missing."""
+        partial = self.root / "partial"
+        return (partial if partial.exists() else self.root).joinpath(*parts)
+
     def path(self, *parts):
         return self.root.joinpath(*parts)
 
     def table(self, name="main"):
-        text = self.path("tables", f"{name}.csv").read_text(encoding="utf-8")
+        text = self.drawn("tables", f"{name}.csv").read_text(encoding="utf-8")
         return list(csv.DictReader(text.splitlines()))
 
     def html(self):
-        return self.path("report.html").read_text(encoding="utf-8")
+        return self.drawn("report.html").read_text(encoding="utf-8")

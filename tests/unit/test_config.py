@@ -264,6 +264,20 @@ def test_every_section_was_tried():
     assert named <= {place[0] for place in PLACES if place}
 
 
+def test_a_benchmark_is_not_called_as_a_column_of_every_table():
+    values = changed(("benchmarks", "n"), {"kind": "humaneval", "problems": "p"})
+    values["tables"]["t"]["columns"] = ["b", "n"]
+    assert refusal(values) == (
+        "tables.t.columns: 'n' is a column of every table; give the benchmark another name"
+    )
+
+
+def test_solutions_are_named_for_the_whole_benchmark():
+    values = changed(("models", "m", "samples"), {"part": "s.jsonl"})
+    values["benchmarks"]["part"] = {"kind": "bigcodebench", "problems": "p", "part_of": "big"}
+    assert refusal(values).startswith("models.m.samples: 'part' is scored as a part of 'big'")
+
+
 def test_several_mistakes_are_all_told():
     values = changed(("generate", "x"), 1)
     values["score"] = {"y": 2}
@@ -352,6 +366,14 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
     (("tables", "pilot"), "a target"): (
         {"caption": "c", "columns": ["b"], "rows": [{"model": "m", "method": "base"}]},
         "tables.pilot: `snakemake pilot` is something else; choose another name",
+    ),
+    (("tables", "t", "figure"), "without x"): (
+        {"x": "alpha"},
+        "tables.t.figure: no row has an x, so there is no curve",
+    ),
+    (("tables", "t", "rows", 1, "x"), "without a figure"): (
+        2.0,
+        "tables.t.rows: a row has an x, but the table has no figure",
     ),
     (("claims",), "missing table"): (
         [{"label": "l", "tables": ["u"], "of": "fgit", "over": "base"}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 
@@ -244,8 +245,10 @@ def test_trust_remote_code_is_off_in_every_call(monkeypatch):
     calls = 0
     for source in sorted(package.rglob("*.py")):
         text = source.read_text(encoding="utf-8")
-        calls += text.count(".from_pretrained(")
-        assert text.count("trust_remote_code=False") >= text.count(".from_pretrained("), source
+        for call in ast.walk(ast.parse(text)):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "from_pretrained":
+                calls += 1
+                assert "trust_remote_code=False" in ast.unparse(call), (source, call.lineno)
         assert "trust_remote_code=True" not in text, source
     assert calls >= 3
     asked = []

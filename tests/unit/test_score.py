@@ -346,6 +346,15 @@ def test_bad_samples_are_named(tmp_path, rows, message):
         read_solutions("humaneval", problems, write(tmp_path / "s.jsonl", rows))
 
 
+def test_samples_of_more_problems_than_were_cut_out(tmp_path):
+    rows = [{"task_id": f"T/{n}", "solution": f"x{n}"} for n in (1, 0, 2)]
+    samples = write(tmp_path / "s.jsonl", rows)
+    problems = {f"T/{n}": problem(f"T/{n}") for n in range(2)}
+    assert read_solutions("humaneval", problems, samples, others=True) == {"T/0": "x0", "T/1": "x1"}
+    with pytest.raises(UserError, match="there is no problem 'T/2'"):
+        read_solutions("humaneval", problems, samples)
+
+
 def test_completions_follow_the_prompt_of_their_benchmark(tmp_path):
     samples = write(tmp_path / "s.jsonl", [{"task_id": "B/0", "completion": "    return 1\n"}])
     found = read_solutions("bigcodebench", {"B/0": bigcodebench_problem("B/0")}, samples)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from fgit.config import read_config
-from fgit.report.published import read_published
+from fgit.published import read_published
 from fgit.runs import all_runs, evaluations
 from tests.conftest import REPOSITORY
 from tests.project import Project, problem, running_teacher

@@ -351,15 +351,17 @@ def test_when_jobs_fail_the_rest_goes_on_and_the_tables_say_so(project, teacher)
     try:
         code, _ = project.snakemake("--keep-going", check=False)
         assert code != 0
-        table = (results / "tables/tiny.md").read_text()
+        table = (results / "partial/tables/tiny.md").read_text()
         rows = {line.split("|")[3].strip(): line for line in table.splitlines() if "| tiny" in line}
         assert rows["fgit"].count("failed") == rows["sft"].count("failed") == 2
         assert "failed" not in rows["base"] + rows["mutation"]
         assert "logs/generate/tiny.log" in table
-        assert "logs/generate/tiny.log" in (results / "report.html").read_text()
+        assert "logs/generate/tiny.log" in (results / "partial/report.html").read_text()
+        assert not (results / "tables/tiny.md").exists()  # under its own name it would be whole
         teacher.garbage = False
         project.snakemake("--keep-going")
         assert "failed" not in (results / "tables/tiny.md").read_text()
+        assert not (results / "partial").exists()
     finally:
         teacher.garbage = False
         project.write_config()
@@ -371,6 +373,7 @@ def test_when_jobs_fail_the_rest_goes_on_and_the_tables_say_so(project, teacher)
         ({"tabels": {}}, "unknown key 'tabels'"),
         ({"methods": {"fgit": {"alpha": 0.5}}}, "alpha"),
         ({"models": {"other": {"path": "x/y"}}}, "no model is called 'tiny'"),
+        ({"published": "nowhere.csv"}, "nowhere.csv: no such file"),
     ],
 )
 def test_a_bad_config_is_refused_before_the_dag(project, changes, message):

@@ -211,13 +211,18 @@ def check_inputs(kind: BenchmarkKind, where: str, field: str, row: dict[str, Any
 
 
 def read_samples(
-    problems: Mapping[str, Any], samples: str | os.PathLike[str], *, or_none: bool = False
+    problems: Mapping[str, Any],
+    samples: str | os.PathLike[str],
+    *,
+    or_none: bool = False,
+    others: bool = False,
 ) -> dict[str, tuple[str, dict[str, Any]]]:
     """What a model gave for every problem, by task_id in the problems' order: (file and row, row).
 
     Args:
         samples: JSONL, one row a problem with its ``task_id``.
         or_none: whether a file without a single row is good too.
+        others: whether rows of other problems are left out, where the problems were cut.
 
     Raises:
         UserError: naming file, row and task_id, for a bad row, an unknown problem or a second
@@ -232,6 +237,8 @@ def read_samples(
         task_id = row.get("task_id")
         if not isinstance(task_id, str):
             raise UserError(f"{where}: 'task_id' is {task_id!r}, not text")
+        if task_id not in problems and others:
+            continue
         if task_id not in problems:
             raise UserError(
                 f"{where}: there is no problem {task_id!r} (the benchmark has "

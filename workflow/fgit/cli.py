@@ -512,6 +512,11 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
         help="summary.json of --samples canonical (BigCodeBench; made first if not given)",
     )
     parser.add_argument(
+        "--leave-out-others",
+        action="store_true",
+        help="samples may be of more problems than the file has, if it was cut",
+    )
+    parser.add_argument(
         "--worker-python",
         metavar="PYTHON",
         help="interpreter of the environment in which the programs run (default: this one)",
@@ -551,6 +556,7 @@ def score(arguments: Arguments, settings: Any) -> None:
         threads=arguments.threads,
         python=arguments.worker_python,
         sha256=arguments.sha256,
+        leave_out_others=arguments.leave_out_others,
     )
 
 
@@ -579,7 +585,8 @@ def report_arguments(parser: argparse.ArgumentParser) -> None:
 @command(
     "draw the tables and the report from the scores",
     "Writes results.parquet, report.html and, in tables/, each table as Markdown, CSV, LaTeX and "
-    "HTML, figures as SVG and PNG, and the claims, into the results folder.",
+    "HTML, figures as SVG and PNG, and the claims, into the results folder; while something is "
+    "pending or failed, into its folder partial.",
     report_arguments,
     inputs=("config", "frame"),
 )
@@ -597,9 +604,7 @@ def report(arguments: Arguments, settings: Any) -> None:
         return
     if arguments.out is not None:
         raise UserError("--out goes with --from; --results is where the report is written")
-    report(found, arguments.results, table=arguments.table, ended=arguments.ended)
-    name = "report.html" if arguments.table is None else f"tables/{arguments.table}.csv"
-    arguments.out = arguments.results / name
+    arguments.out = report(found, arguments.results, table=arguments.table, ended=arguments.ended)
 
 
 # ------------------------------------------------------------------ tools beside the road
@@ -1039,7 +1044,9 @@ def named_models(arguments: Arguments, settings: Any) -> dict[str, Path]:
 def further_flags(arguments: Arguments, command: Command) -> dict[str, Any]:
     """The flags that provenance records as they were given: no settings, no files, no speed."""
     settings = command.settings.model_fields if command.settings else {}
-    known = {*settings, *command.inputs, *command.outputs, "command", "threads", "worker_python"}
+    # A licence is for the model's card; it changes no number.
+    known = {*settings, *command.inputs, *command.outputs}
+    known |= {"command", "threads", "worker_python", "licence"}
     return {
         name: value
         for name, value in vars(arguments).items()

@@ -29,6 +29,7 @@ OnBadRow = Literal["fail", "skip"]
 WITHOUT_PLUS = ("bigcodebench", "tests", "pairs")  # kinds of which NAME+ is no column
 AUDITED = ("humaneval", "mbpp", "tests")  # kinds whose canonical solutions get variants
 LAUNCHERS = ("ddp", "fsdp2")  # each a file of workflow/launchers/
+COLUMNS = ("avg", "dataset", "group", "method", "model", "n", "seeds")  # no names for benchmarks
 TARGETS = ("all", "claims", "pilot", "plan")  # no names for tables
 BASE = "base"  # the method of a row that shows a model as it is
 PUBLISHED = "published"  # the method of a row that is only quoted
@@ -649,6 +650,11 @@ class Config(Settings):
         for name, model in self.models.items():
             for benchmark in model.samples:
                 must(benchmark, self.benchmarks, f"models.{name}.samples", "benchmark")
+                if (larger := self.benchmarks[benchmark].part_of) is not None:
+                    raise ValueError(
+                        f"models.{name}.samples: {benchmark!r} is scored as a part of {larger!r}; "
+                        "name solutions of that"
+                    )
         for benchmark in self.decontaminate.against:
             must(benchmark, self.benchmarks, "decontaminate.against", "benchmark")
         for benchmark in self.audit.benchmarks:
@@ -716,6 +722,16 @@ class Config(Settings):
                 raise ValueError(
                     f"tables.{name}: `snakemake {name}` is something else; choose another name"
                 )
+            for column in table.columns:
+                if column in COLUMNS:
+                    raise ValueError(
+                        f"tables.{name}.columns: {column!r} is a column of every table; give the "
+                        "benchmark another name"
+                    )
+            if table.figure and all(row.x is None for row in table.rows):
+                raise ValueError(f"tables.{name}.figure: no row has an x, so there is no curve")
+            if not table.figure and any(row.x is not None for row in table.rows):
+                raise ValueError(f"tables.{name}.rows: a row has an x, but the table has no figure")
             seen: dict[Any, int] = {}
             group = None
             for number, row in enumerate(table.rows, start=1):

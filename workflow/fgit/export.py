@@ -145,9 +145,12 @@ def trained_runs(results: Path) -> list[str]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Link a file to another place, or copy it: over file systems, or if it is someone else's."""
+    """Link weights to another place, or copy them: over file systems, or if they are another's.
+
+    All else is copied: what is published may be edited, and must not change what was scored.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.stat().st_uid == os.geteuid():
+    if source.suffix == ".safetensors" and source.stat().st_uid == os.geteuid():
         try:
             os.link(source.resolve(), target)
         except OSError:

@@ -677,8 +677,8 @@ def measured_teacher(config: Config, source: Config, folder: Path) -> Measured:
 def measured_evaluation(config: Config, folder: Path) -> Measured:
     """Rates of evaluations from the lengths of solutions and the seconds of the jobs.
 
-    The seconds hold the loading too, so the rate is the slope of seconds over tokens where several
-    jobs allow it, and their quotient otherwise, which is too slow.
+    The seconds hold the loading too, which the plan counts by itself, so the rate is the slope of
+    seconds over tokens; where the jobs do not allow that, none is given.
     """
     runs = all_runs(config)
     points: list[tuple[float, float]] = []
@@ -705,15 +705,11 @@ def measured_evaluation(config: Config, folder: Path) -> Measured:
     found = {"solution_tokens": (tokens / solutions, f"{solutions:.0f} solutions")}
     if chat_problems:
         found["askings"] = chat_solutions / chat_problems, f"{chat_problems:.0f} problems"
-    work, seconds = (sum(values) for values in zip(*points, strict=True)) if points else (0, 0)
-    if not (work and seconds):
-        return found
-    rate, note = work / seconds, f"{len(points)} jobs, loading included"
-    if len(points) > 2 and len({x for x, _ in points}) > 2:
+    if len({work for work, _ in points}) > 2:
         line = statistics.linear_regression(*zip(*points, strict=True))
         if line.slope > 0 and line.intercept >= 0:
-            rate, note = 1 / line.slope, f"{len(points)} jobs, without loading"
-    found["evaluation_tokens_per_second"] = rate, note
+            note = f"{len(points)} jobs, without loading"
+            found["evaluation_tokens_per_second"] = 1 / line.slope, note
     return found
 
 
@@ -727,6 +723,7 @@ def measured_scoring(config: Config, folder: Path) -> Measured:
         if (
             benchmark is None
             or benchmark.kind == "pairs"
+            or "part_of" in summary  # it has the whole's seconds
             or not {"seconds", "threads", "n"} <= summary.keys()
         ):
             continue

@@ -73,6 +73,7 @@ def score(
     threads: int | None = None,
     python: str | None = None,
     sha256: str | None = None,
+    leave_out_others: bool = False,
 ) -> None:
     """Score one solution per problem. Started again after it died, it goes on.
 
@@ -99,6 +100,7 @@ def score(
         threads: worker processes; by default, the CPUs that this process may use.
         python: the interpreter of the workers, if the benchmark has an environment of its own.
         sha256: the digest that the problem file must have.
+        leave_out_others: whether samples may be of more problems than the file has.
 
     Raises:
         UserError: if the samples do not name each problem exactly once, a canonical solution
@@ -120,7 +122,7 @@ def score(
         more: dict[str, str] = {}
         truth = None
     else:
-        solutions = read_solutions(kind, by_id, samples)
+        solutions = read_solutions(kind, by_id, samples, others=leave_out_others)
         more = {} if one_bos is None else read_solutions(kind, by_id, one_bos, or_none=True)
         truth = check_ground_truth(
             *(kind, problems, out, settings, conditions, ground_truth, threads, python)
@@ -226,15 +228,20 @@ def read_solutions(
     samples: str | os.PathLike[str],
     *,
     or_none: bool = False,
+    others: bool = False,
 ) -> dict[str, str]:
     """The solution of every problem, in the problems' order; with ``or_none``, or no solution.
+
+    Args:
+        others: whether samples of other problems are left out.
 
     Raises:
         UserError: as :func:`fgit.benchmarks.read_samples`, and for a solution that is not text.
     """
     prompt = "complete_prompt" if kind == "bigcodebench" else "prompt"
     found: dict[str, str] = {}
-    for task_id, (where, row) in read_samples(problems, samples, or_none=or_none).items():
+    found_rows = read_samples(problems, samples, or_none=or_none, others=others)
+    for task_id, (where, row) in found_rows.items():
         field = "solution" if "solution" in row else "completion"
         if not isinstance(text := row.get(field), str):
             raise UserError(

@@ -49,10 +49,10 @@ def base_model_folder(w, model):
     return [path] if fetched or Path(path).is_dir() else []
 
 
-def model_flags(w, model, leave_out=()):
-    """--model, --revision, --template and --licence of a base model."""
+def model_flags(w, model):
+    """--model, --revision and --template of a base model."""
     entry = CONFIG.models[model].model_copy(update={"path": base_model(w, model)})
-    leave_out = ["mode", "samples", *leave_out]
+    leave_out = ["mode", "samples", "licence"]
     return flags(entry, rename={"path": "model"}, leave_out=leave_out)
 
 
@@ -83,6 +83,12 @@ KEPT = [name for name, run in RUNS.items() if keeps_model(CONFIG, run)]
 def whole_of(w):
     """The larger benchmark whose outcomes are taken; None for a benchmark that is scored itself."""
     return conf(w).benchmarks[w.benchmark].part_of
+
+
+def teacher_python(given):
+    """The interpreter of the teacher's environment; variants that are there already need none."""
+    vllm = CONFIG.generate.backend == "vllm" and not given
+    return CONFIG.python.vllm if vllm else CONFIG.python.main
 
 
 def own_samples(w):
@@ -121,6 +127,8 @@ def scored_flags(w, input):
         for name, file in given.items()
         if file
     ]
+    if own_samples(w) and conf(w).benchmarks[w.benchmark].limit:
+        parts.append("--leave-out-others")
     return " ".join([*parts, worker_python(w)])
 
 

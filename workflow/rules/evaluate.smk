@@ -23,7 +23,7 @@ rule evaluate:
         python=CONFIG.python.main,
         # A checkpoint carries its template; the mode is its base model's.
         model=lambda w, input: (
-            model_flags(w, RUNS[w.run].model, leave_out=["licence"])
+            model_flags(w, RUNS[w.run].model)
             if RUNS[w.run].dataset is None
             else f"--model {shlex.quote(str(input.model))}"
         ),

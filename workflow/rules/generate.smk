@@ -16,9 +16,7 @@ rule generate:
         mem_mb=6000,
         runtime=1440,
     params:
-        python=getattr(
-            CONFIG.python, "vllm" if CONFIG.generate.backend == "vllm" else "main"
-        ),
+        python=lambda w, input: teacher_python(bool(input.given)),
         flags=flags(CONFIG.generate),
         given=lambda w, input: (
             f"--given {shlex.quote(str(input.given))}" if input.given else ""

@@ -29,10 +29,14 @@ rule train:
             train_settings(CONFIG, RUNS[w.run]), leave_out=["variants", *SPEED_ONLY]
         ),
         # Snakemake does not compare params that depend on threads with those of the last run, so
-        # that what changes the speed only trains nothing again.
+        # that what changes the speed only, or the card's licence, trains nothing again.
         speed=lambda w, threads: flags(
             train_settings(CONFIG, RUNS[w.run]),
             leave_out=TrainSettings.model_fields.keys() - SPEED_ONLY,
+        ),
+        licence=lambda w, threads: flags(
+            CONFIG.models[RUNS[w.run].model],
+            leave_out=Model.model_fields.keys() - {"licence"},
         ),
         launcher=lambda w, threads: LAUNCHER,
         out=subpath(output.metrics, parent=True),
@@ -44,7 +48,7 @@ rule train:
     shell:
         "trap : TERM; export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=180; "
         "{params.python} {params.launcher} -m fgit train {params.model} --spans {input.spans:q} "
-        "{params.flags} {params.speed} --threads {threads} --out {params.out:q} 2>&1 "
+        "{params.flags} {params.speed} {params.licence} --threads {threads} --out {params.out:q} 2>&1 "
         "| (trap '' TERM; exec tee {log:q})"
 
 

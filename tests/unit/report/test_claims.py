@@ -1,7 +1,9 @@
 """Claims: relative improvements that tables yield."""
 
 import csv
+import dataclasses
 import io
+import math
 import types
 
 import pytest
@@ -103,13 +105,26 @@ def test_a_missing_number_leaves_ours_open_and_the_published_there(row):
     assert found.models == ["a", "b"]
 
 
-def test_nothing_published_or_all_zero_is_open_too():
+def test_nothing_published_is_open_and_over_zero_it_is_undefined():
     rows = [
         ("a", None, "base", (0.0, 0.0), (None, 1.0)),
         ("a", "d", "fgit", (1.0, 1.0), (2.0, 2.0)),
     ]
     found = claims.claimed(CLAIM, [drawn(rows)])
-    assert (found.ours, found.quoted) == (None, None)
+    assert found.quoted is None and math.isnan(found.ours)
+    assert "undefined" in claims.to_markdown([found]) and "undefined" in claims.to_csv([found])
+
+
+def test_a_claim_waits_for_every_seed():
+    rows = [
+        ("a", None, "base", (40.0, 40.0), (40.0, 40.0)),
+        ("a", "d", "fgit", (50.0, 50.0), (50.0, 50.0)),
+    ]
+    shown = drawn(rows)
+    assert claims.claimed(CLAIM, [shown]).ours == pytest.approx(25)
+    shown.lines[1] = dataclasses.replace(shown.lines[1], seeds="1 of 2")
+    found = claims.claimed(CLAIM, [shown])
+    assert (found.ours, found.quoted) == (None, pytest.approx(25))
 
 
 def test_a_claim_that_no_model_yields_is_open():

@@ -101,6 +101,14 @@ def test_rows_without_x_are_level_lines_with_their_label(weights):
     ]
 
 
+def test_level_lines_of_a_column_are_told_apart_by_their_dashes():
+    cells = [scored(70.0), scored(60.0)]
+    figure = curves.curve_of(table([("a", 1, cells), ("b", None, cells), ("c", None, cells)]))
+    lines = {str(entry.get_label()): entry for entry in figure.legends[0].get_lines()}
+    dashes = {label: str(entry._dash_pattern) for label, entry in lines.items() if ", " in label}
+    assert dashes["base, b"] == dashes["plus, b"] != dashes["base, c"] == dashes["plus, c"]
+
+
 def test_the_published_optimum_is_a_line(weights):
     assert parts(curves.curve_of(weights))[2] == [2.0]
     without = table([("a", 1, [scored(70.0), scored(65.0)])], optimum=None)

@@ -228,7 +228,7 @@ def test_claims_and_figures_are_shown(tmp_path):
     report(folder.config, folder.root)
     html = folder.html()
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in html.split("<tr>")]
-    assert ["better", "tiny", "+25.0 %", "–", "+4.8 %"] in rows
+    assert ["better", "tiny", "25.0", "–", "4.8"] in rows
     assert ["unknown", "tiny", "pending", "–", "–"] in rows
     assert 'aria-label="A sweep"' in html and "<figcaption>A sweep</figcaption>" in html
     checked(html)

@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from fgit.config import BASE, PUBLISHED, read_config
+from fgit.published import read_published
 from fgit.report.claims import claims_of
-from fgit.report.published import read_published
 from fgit.report.results import SCHEMA, results_frame
 from fgit.report.tables import draw
 from tests.conftest import REPOSITORY

@@ -21,7 +21,7 @@ def folder(tmp_path):
 
 def frame_of(folder):
     report(folder.config, folder.root)
-    return read_results(folder.path("results.parquet"))
+    return read_results(folder.drawn("results.parquet"))
 
 
 def write_published(path, *rows):
@@ -140,7 +140,7 @@ def test_pairs_that_could_not_be_compared_have_no_gap(tmp_path):
 
 def test_an_empty_folder_gives_pending_rows(tmp_path):
     report(make_config(), tmp_path)
-    frame = read_results(tmp_path / "results.parquet")
+    frame = read_results(tmp_path / "partial/results.parquet")
     assert frame["status"].to_list() == ["pending"] * 10
 
 
@@ -151,24 +151,24 @@ def test_a_benchmark_without_results_is_named(tmp_path, caplog):
 
 def test_one_table_alone(folder, tmp_path):
     report(folder.config, folder.root, table="main")
-    written = {path.name for path in folder.path("tables").iterdir()}
+    written = {path.name for path in folder.drawn("tables").iterdir()}
     assert written == {f"main.{kind}" for kind in ("md", "csv", "tex", "html")}
-    assert not folder.path("results.parquet").exists()
+    assert not folder.drawn("results.parquet").exists()
     with pytest.raises(UserError, match="no table is called 'mian'; known: main"):
         report(folder.config, folder.root, table="mian")
 
 
 def test_the_tables_come_from_the_file_alone(folder, tmp_path):
     report(folder.config, folder.root)
-    redraw(folder.config, folder.path("results.parquet"), tmp_path / "again")
-    for path in folder.path("tables").iterdir():
+    redraw(folder.config, folder.drawn("results.parquet"), tmp_path / "again")
+    for path in folder.drawn("tables").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 
 
 def test_same_inputs_give_the_same_bytes(folder):
     def contents():
         report(folder.config, folder.root)
-        paths = [folder.path("results.parquet"), *folder.path("tables").iterdir()]
+        paths = [folder.drawn("results.parquet"), *folder.drawn("tables").iterdir()]
         return {path.name: path.read_bytes() for path in paths}
 
     assert contents() == contents()
@@ -179,7 +179,7 @@ def test_same_inputs_give_the_same_bytes(folder):
 
 def test_results_of_an_older_layout_are_refused(folder):
     frame = frame_of(folder)
-    path = folder.path("results.parquet")
+    path = folder.drawn("results.parquet")
     write_parquet(path, frame.drop("status", "solved"))
     with pytest.raises(UserError, match=r"parquet: an older layout.*status, solved; run `fgit rep"):
         read_results(path)
@@ -196,7 +196,7 @@ def test_results_of_another_config_are_refused(folder, tmp_path):
         tables={"main": {"caption": "c", "columns": ["easy"], "rows": [row]}},
     )
     with pytest.raises(UserError, match=r"tables\.main.*nothing of tiny/tasks/more/seed-0 on easy"):
-        redraw(config, folder.path("results.parquet"), tmp_path / "again")
+        redraw(config, folder.drawn("results.parquet"), tmp_path / "again")
 
 
 def test_runs_scored_on_other_problems_are_refused(folder):
@@ -251,4 +251,4 @@ def test_a_broken_summary_is_named(folder, changes, message):
     with pytest.raises(UserError, match=r"summary\.json") as caught:
         report(folder.config, folder.root)
     assert message in str(caught.value)
-    assert not folder.path("report.html").exists() and not folder.path("tables").exists()
+    assert not folder.drawn("report.html").exists() and not folder.drawn("tables").exists()

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from fgit.published import read_published
 from fgit.report import report
-from fgit.report.published import read_published
 from fgit.report.results import read_results, results_frame
 from fgit.report.tables import draw
 from fgit.runs import all_runs
@@ -38,7 +38,7 @@ def test_one_benchmark_gives_columns_base_and_plus(folder):
 
 def test_markdown_has_caption_note_table_and_reading(folder):
     report(folder.config, folder.root)
-    parts = folder.path("tables", "main.md").read_text(encoding="utf-8").split("\n\n")
+    parts = folder.drawn("tables", "main.md").read_text(encoding="utf-8").split("\n\n")
     assert parts[:2] == ["All methods", "Stand-ins throughout."]
     lines = parts[2].splitlines()
     assert re.split(r"\s*\|\s*", lines[0])[1:-1] == [
@@ -61,7 +61,7 @@ def test_two_seeds_give_mean_and_standard_deviation(tmp_path):
     assert (base["seeds"], base["base sd"]) == ("", "")
     assert (sft["base"], sft["base sd"], sft["seeds"]) == ("50.0", "14.14", "2")
     assert (dpo["seeds"], dpo["base sd"]) == ("1 of 2", "")
-    assert read_results(folder.path("results.parquet"))["seed"].unique().to_list()
+    assert read_results(folder.drawn("results.parquet"))["seed"].unique().to_list()
     html = folder.html()
     assert "± 14.1" in html
     assert "seed 1: 4 of 10 problems; 95 % interval 16.8 to 68.7" in html
@@ -91,9 +91,9 @@ def test_several_benchmarks_keep_their_names_and_groups_their_headings(tmp_path)
         *("group", "model", "dataset", "method", "easy", "easy+", "hard", "n easy", "n hard")
     ]
     assert [row["group"] for row in rows] == ["Tiny", "Tiny"]
-    lines = folder.path("tables", "wide.md").read_text("utf-8").splitlines()
+    lines = folder.drawn("tables", "wide.md").read_text("utf-8").splitlines()
     assert "10 / 10" in lines[6] and lines[7].startswith("|       |")
-    metrics = read_results(folder.path("results.parquet")).filter(benchmark="hard")["metric"]
+    metrics = read_results(folder.drawn("results.parquet")).filter(benchmark="hard")["metric"]
     assert metrics.unique().to_list() == ["pass@1 base"]
 
 
@@ -129,8 +129,8 @@ def test_a_run_is_compared_with_its_base_model(better):
 
 def test_a_significant_difference_is_marked(better):
     report(better.config, better.root)
-    text = better.path("tables", "main.md").read_text("utf-8")
-    drawn = draw(better.config, "main", read_results(better.path("results.parquet")))
+    text = better.drawn("tables", "main.md").read_text("utf-8")
+    drawn = draw(better.config, "main", read_results(better.drawn("results.parquet")))
     assert [cell.marked for cell in drawn.lines[2].cells] == ["45.0*", "40.0*"]
     assert [cell.marked for cell in drawn.lines[1].cells] == ["10.0", "5.0"]
     assert "*: differs from the base row of its model at 95 %" in text
@@ -159,8 +159,8 @@ def test_several_seeds_are_compared_by_their_mean(tmp_path):
     fgit = folder.table()[2]
     p = f"{paired([AFTER, first(11, 20)], [BEFORE]).p:.4g}"
     assert (fgit["base"], fgit["base difference"], fgit["base p"]) == ("50.0", "40.00", p)
-    text = folder.path("tables", "main.md").read_text("utf-8")
-    drawn = draw(config, "main", read_results(folder.path("results.parquet")))
+    text = folder.drawn("tables", "main.md").read_text("utf-8")
+    drawn = draw(config, "main", read_results(folder.drawn("results.parquet")))
     assert drawn.lines[2].cells[0].marked == "50.0*"
     assert "exact sign-flip test of the problems' means over the seeds, p < 0.05" in text
     assert f"p {paired([AFTER, first(11, 20)], [BEFORE, BEFORE]).p:.2g}" in folder.html()
@@ -172,7 +172,7 @@ def test_a_table_without_base_rows_compares_nothing(tmp_path):
     folder = Folder(tmp_path / "results", config)
     report(config, folder.root)
     assert "easy difference" not in folder.table()[0]
-    assert "*: differs" not in folder.path("tables", "main.md").read_text("utf-8")
+    assert "*: differs" not in folder.drawn("tables", "main.md").read_text("utf-8")
     assert "against fgit on tasks" in folder.html()  # the pairs of rows are there all the same
 
 
@@ -193,7 +193,7 @@ def test_another_models_base_row_is_no_reference(tmp_path):
 
 def reading_of(folder, name="main"):
     report(folder.config, folder.root)
-    return folder.path("tables", f"{name}.md").read_text("utf-8").split("\n\n")[-1]
+    return folder.drawn("tables", f"{name}.md").read_text("utf-8").split("\n\n")[-1]
 
 
 def test_the_problems_are_named_with_release_and_digest(tmp_path, folder):
@@ -210,7 +210,7 @@ def test_a_weak_sandbox_is_said(folder):
     assert "sandbox" not in reading_of(folder)
     folder.score("tiny/tasks/dpo/seed-0", "easy", first(4), sandbox="rlimits")
     assert reading_of(folder).endswith("; scored without a strong sandbox: easy (rlimits).\n")
-    frame = read_results(folder.path("results.parquet"))
+    frame = read_results(folder.drawn("results.parquet"))
     assert frame.filter(sandbox="rlimits")["method"].unique().to_list() == ["dpo"]
 
 
@@ -231,7 +231,7 @@ def with_numbers(tmp_path, *numbers, scored=(), average=True):
             folder.path("score", run, "easy", "summary.json").unlink()
             folder.path("evaluate", run, "easy", "samples.jsonl").unlink()
     report(config, folder.root)
-    frame = read_results(folder.path("results.parquet"))
+    frame = read_results(folder.drawn("results.parquet"))
     return draw(config, "main", frame)
 
 
@@ -284,7 +284,7 @@ def test_an_average_has_the_deviation_of_the_seeds_averages(tmp_path):
     for seed, passed in [(1, 4), (2, 6)]:  # 40 and 30 percent, 60 and 50
         folder.score(f"tiny/tasks/sft/seed-{seed}", "easy", first(passed))
     report(folder.config, folder.root)
-    frame = read_results(folder.path("results.parquet"))
+    frame = read_results(folder.drawn("results.parquet"))
     sft = draw(folder.config, "main", frame).lines[1]
     assert sft.cells[-1].text == "45.0" and sft.seeds == "2"
     assert sft.cells[-1].deviation == pytest.approx(14.142, abs=1e-3)
@@ -300,7 +300,7 @@ def test_a_failed_seed_is_named_beside_one_that_is_scored(tmp_path):
     found = results_frame(folder.config, folder.root, {}, read_published(folder.config))
     assert found.filter(run=run)["status"].to_list() == ["failed"] * 2
     report(folder.config, folder.root)
-    drawn = draw(folder.config, "main", read_results(folder.path("results.parquet")))
+    drawn = draw(folder.config, "main", read_results(folder.drawn("results.parquet")))
     cell = drawn.lines[3].cells[0]
     assert (cell.status, cell.log) == ("scored", f"logs/score/{run}/easy.log")
     assert drawn.lines[3].seeds == "1 of 2" and drawn.failed == [cell.log]

@@ -1,7 +1,8 @@
 """Report: the tables, one results file, and an HTML page that opens anywhere.
 
 Everything is read from the files that the other stages wrote; what is not there yet is shown as
-pending or failed. The same inputs give the same bytes.
+pending or failed. While something is, all of it is drawn in the folder ``partial``: a file under
+its own name is whole, and Snakemake would take it for that. The same inputs give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,32 +13,39 @@ from pathlib import Path
 
 from fgit.config import Config
 from fgit.errors import UserError
-from fgit.files import existing, write_parquet, write_text
+from fgit.files import existing, remove, write_parquet, write_text
+from fgit.published import read_published
 from fgit.report.claims import claims_of, write_claims
 from fgit.report.curves import write_curve
 from fgit.report.formats import write_table
 from fgit.report.page import page
-from fgit.report.published import read_published
 from fgit.report.results import read_results, results_frame
 from fgit.report.scores import Evaluations, read_evaluations
 from fgit.report.tables import Drawn, draw
 from fgit.report.training import read_trainings
-from fgit.runs import all_runs, evaluations
+from fgit.runs import all_runs, evaluations, sheets_of
 
 __all__ = ["redraw", "report"]
 
 log = logging.getLogger(__name__)
 
 
-def report(config: Config, results: Path, *, table: str | None = None, ended: bool = False) -> None:
+PARTIAL = "partial"
+
+
+def report(config: Config, results: Path, *, table: str | None = None, ended: bool = False) -> Path:
     """Draw the tables of ``config`` from what lies in the folder ``results``.
 
-    Writes there ``results.parquet`` (:func:`fgit.report.results.results_frame`), for every table
-    ``tables/NAME`` in each form, the claims, and ``report.html``.
+    Writes there, or in its folder ``partial`` while something is missing, ``results.parquet``
+    (:func:`fgit.report.results.results_frame`), for every table ``tables/NAME`` in each form, the
+    claims, and ``report.html``.
 
     Args:
         table: write the files of this table alone.
         ended: nothing runs any more, so that what began and has not ended has failed.
+
+    Returns:
+        The report, or the table as CSV.
 
     Raises:
         UserError: naming the file, if one that is there cannot be read or lacks something; or if
@@ -54,16 +62,31 @@ def report(config: Config, results: Path, *, table: str | None = None, ended: bo
     tables = {name: draw(config, name, frame) for name in names}
     asked = len(evaluations(config, names))
     if table is not None:
-        write_tables(config, tables, results / "tables")
-        place = results / "tables" / f"{table}.md"
+        out = results if len(found) == asked else results / PARTIAL
+        write_tables(config, tables, out / "tables")
+        place = out / "tables" / f"{table}.csv"
     else:
+        whole = len(found) == asked and audited(config, results)
+        out = results if whole else results / PARTIAL
         trainings = read_trainings(all_runs(config).values(), results)
         html = page(config, results, tables, found, trainings)
-        write_parquet(results / "results.parquet", frame)
-        write_all(config, tables, results / "tables")
-        write_text(results / "report.html", html)
-        place = results / "report.html"
+        write_parquet(out / "results.parquet", frame)
+        write_all(config, tables, out / "tables")
+        write_text(out / "report.html", html)
+        place = out / "report.html"
+        if whole:
+            remove(results / PARTIAL)
     log.info("%d of %d evaluations are scored; see %s", len(found), asked, place)
+    return place
+
+
+def audited(config: Config, results: Path) -> bool:
+    """Whether the audit that the config asks for is there."""
+    folder = results / "audit"
+    tested = [folder / name / "audit.json" for name in config.audit.benchmarks]
+    sheets = sheets_of(config, all_runs(config).values())
+    drawn = [folder / "sheets" / dataset / "sheet.json" for dataset in sheets]
+    return all(path.exists() for path in [*tested, *drawn])
 
 
 def redraw(config: Config, path: Path, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ class Claimed:
 
     claim: Claim
     models: list[str]  # those counted: of the tables, with both rows
-    ours: float | None  # None while a number is missing
+    ours: float | None  # None while a number is missing; NaN over a mean of 0
     quoted: float | None  # the same, from the published numbers
 
     @property
@@ -75,7 +76,12 @@ def builds_on(claim: Claim, of: Line, over: Line) -> bool:
 
 
 def change(drawn: Drawn, of: Line, over: Line, what: str) -> float | None:
-    """The relative improvement of one row; None while a number is missing, or over 0."""
+    """The relative improvement of one row.
+
+    None while a number is missing, of one of the seeds too; NaN over a mean of 0.
+    """
+    if what == "mean" and any(" of " in line.seeds for line in (of, over)):
+        return None
     sides = [
         [
             getattr(cell, what)
@@ -84,8 +90,10 @@ def change(drawn: Drawn, of: Line, over: Line, what: str) -> float | None:
         ]
         for line in (of, over)
     ]
-    if any(value is None for values in sides for value in values) or not any(sides[1]):
+    if any(value is None for values in sides for value in values):
         return None
+    if not any(sides[1]):
+        return math.nan
     return relative_improvement(*sides)
 
 
@@ -108,8 +116,8 @@ def to_markdown(claims: Sequence[Claimed]) -> str:
             escape_markdown(item.label),
             ", ".join(item.claim.tables),
             ", ".join(item.models) or NOTHING,
-            PENDING if item.ours is None else f"{item.ours:.1f}",
-            number(item.quoted, 2) or NOTHING,
+            percent(item.ours, PENDING),
+            percent(item.quoted, NOTHING, 2),
             number(item.published, 1) or NOTHING,
         ]
         for item in claims
@@ -118,6 +126,13 @@ def to_markdown(claims: Sequence[Claimed]) -> str:
         "Relative change, in percent, of the mean over a table's columns; the mean over the models."
     )
     return f"Claims\n\n{grid(heading, rows, 3)}\n\n{how}\n"
+
+
+def percent(value: float | None, missing: str, digits: int = 1) -> str:
+    """A relative improvement; ``missing`` if it is None, and ``undefined`` over a mean of 0."""
+    if value is None:
+        return missing
+    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def to_csv(claims: Sequence[Claimed]) -> str:
@@ -129,8 +144,8 @@ def to_csv(claims: Sequence[Claimed]) -> str:
                 "of": item.claim.of,
                 "over": item.claim.over,
                 "models": " ".join(item.models),
-                "ours": number(item.ours, 4),
-                "from published numbers": number(item.quoted, 4),
+                "ours": percent(item.ours, "", 4),
+                "from published numbers": percent(item.quoted, "", 4),
                 "published": number(item.published, 1),
             }
             for item in claims

@@ -55,6 +55,7 @@ def curve_of(drawn: Drawn, colours: Mapping[str, str] | None = None) -> Figure:
     colours = LIGHT if colours is None else colours
     told = drawn.table.figure
     assert told is not None, "the table has no figure"
+    flat = [line.row for line in drawn.lines if line.row.x is None]
     positions = sorted({line.row.x for line in drawn.lines if line.row.x is not None})
     shown = [
         (number, column) for number, column in enumerate(drawn.columns) if column.kind != AVERAGE
@@ -74,7 +75,7 @@ def curve_of(drawn: Drawn, colours: Mapping[str, str] | None = None) -> Figure:
                     continue
                 if line.row.x is None:
                     label = f"{column.heading}, {line.method}"
-                    dashes = (0, LEVELS[len(levels) // len(shown) % len(LEVELS)])
+                    dashes = (0, LEVELS[flat.index(line.row) % len(LEVELS)])
                     levels.append(
                         axes.axhline(cell.mean, color=colour, linestyle=dashes, label=label)
                     )

@@ -231,9 +231,9 @@ def claim_row(claim: claims.Claimed) -> dict[str, str]:
     return {
         "label": claim.label,
         "models": ", ".join(claim.models),
-        "ours": "pending" if claim.ours is None else f"{claim.ours:+.1f} %",
-        "quoted": "–" if claim.quoted is None else f"{claim.quoted:+.1f} %",
-        "published": "–" if claim.published is None else f"{claim.published:+.1f} %",
+        "ours": claims.percent(claim.ours, "pending"),
+        "quoted": claims.percent(claim.quoted, "–"),
+        "published": claims.percent(claim.published, "–"),
     }
 
 
@@ -569,11 +569,16 @@ def provenance_places(config: Config) -> Iterator[tuple[str, str]]:
         yield "fetch", f"models/{name}/provenance.json"
     for name in config.benchmarks:
         yield "fetch", f"benchmarks/{name}.jsonl.provenance.json"
+        yield "fetch", f"benchmarks/{name}.first-*.jsonl.provenance.json"
     for stage in ("decontaminate", "generate", "mutate"):
         yield from ((stage, f"{dataset}/*.provenance.json") for dataset in config.datasets)
     for name in config.audit.benchmarks:
         yield "audit", f"{name}/*provenance.json"
         yield "audit", f"{name}/generate/*.provenance.json"
+    for name in config.datasets:
+        yield "audit", f"sheets/{name}/*provenance.json"
+    for name in config.benchmarks:
+        yield "score", f"canonical/{name}/provenance.json"
     for stage in ("verify", "select", "annotate"):
         for dataset, source in itertools.product(config.datasets, SOURCES):
             yield stage, f"{dataset}/{source}/*.provenance.json"

@@ -14,7 +14,7 @@ from fgit.errors import UserError
 from fgit.explain import identity
 from fgit.fetch import RELEASE_PREFIX
 from fgit.files import read_parquet
-from fgit.report.published import Published
+from fgit.published import Published
 from fgit.report.scores import Evaluation, Evaluations, Score, metric_of
 from fgit.report.status import status_of
 from fgit.runs import Run, runs_of

@@ -292,8 +292,9 @@ def overall(states: Sequence[State]) -> State:
 def average(cells: Sequence[Cell]) -> Cell:
     """The cell of a row's average: the mean over its columns, each counting the same.
 
-    Ours is there once all columns are, the published one if all are printed. The deviation is that
-    of the seeds' averages. Nothing is compared: the columns share problems.
+    Ours is there once all columns are, over the seeds that all of them have; the published one if
+    all are printed. The deviation is that of the seeds' averages. Nothing is compared: the columns
+    share problems.
     """
     means = [cell.mean for cell in cells if cell.mean is not None]
     printed = [cell.published for cell in cells if cell.published is not None]
@@ -304,11 +305,12 @@ def average(cells: Sequence[Cell]) -> Cell:
         for seed in seeds[0]
         if all(seed in scores for scores in seeds)
     ]
+    alone = not any(cell.scores for cell in cells)
     missing = [cell.status for cell in cells if cell.status != "scored"]
     logs = [cell.log for cell in cells if cell.log is not None]
     ids = [identity for cell in cells for identity in cell.provenance]
     return Cell(
-        mean=statistics.fmean(means) if whole else None,
+        mean=statistics.fmean(averages or means) if whole and (averages or alone) else None,
         deviation=over_seeds(averages)[1] if whole and averages else None,
         published=statistics.fmean(printed) if len(printed) == len(cells) else None,
         status=overall(missing) if missing else "scored",

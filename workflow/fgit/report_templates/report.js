@@ -380,7 +380,12 @@
 
   // report.html#cell=TABLE-ROW-COLUMN opens that number.
   function follow() {
-    const key = decodeURIComponent(location.hash).match(/^#cell=(.+)$/)?.[1];
+    let key;
+    try {
+      key = decodeURIComponent(location.hash).match(/^#cell=(.+)$/)?.[1];
+    } catch {
+      return; // not one of ours: a stray % in it
+    }
     const cell = key && document.querySelector(`td[data-cell="${CSS.escape(key)}"]`);
     if (!cell) return;
     cell.scrollIntoView({ block: "center" });

@@ -4,7 +4,7 @@ import pytest
 
 from fgit.config import read_config
 from fgit.errors import UserError
-from fgit.report.published import read_published
+from fgit.published import read_published
 from tests.conftest import REPOSITORY
 from tests.results_folder import make_config
 
