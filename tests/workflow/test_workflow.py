@@ -90,6 +90,13 @@ def test_a_second_run_does_nothing(project):
     assert "Nothing to be done" in output
 
 
+def test_snakemakes_own_report_is_made_without_a_network(project):
+    """With the tables and the report, which its rule marks for it."""
+    _, output = project.snakemake("--report", "snakemake.html")
+    assert "Report created" in output and "Missing metadata" not in output
+    assert "report.html" in (project.folder / "snakemake.html").read_text()
+
+
 def test_an_edit_of_a_comment_retrains_nothing(project):
     source = project.folder / "workflow/fgit/train/loop.py"
     text = source.read_text()
