@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,18 @@ def annotated(folder: Path, rows: list[dict[str, str | None]]) -> Path:
     pl.DataFrame(rows).write_parquet(folder / "pairs.parquet")
     annotate(folder / "pairs.parquet", folder / "spans.parquet", folder / "report.json")
     return folder / "spans.parquet"
+
+
+def run_twice(program: str, folder: Path) -> None:
+    """Run a program in two processes that hash differently, on ``folder/1`` and ``folder/2``."""
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "workflow")])
+    for seed in "12":
+        subprocess.run(
+            [sys.executable, "-c", program, str(folder / seed)],
+            check=True,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": seed},
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,12 @@
 """Tables drawn as curves."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from fgit.config import Figure, Row, Table
 from fgit.report import curves
 from fgit.report.scores import Score
 from fgit.report.tables import Cell, Column, Drawn, Line
-from tests.conftest import REPOSITORY
+from tests.conftest import run_twice
 
 COLUMNS = [
     Column("base", "humaneval", "base", "evalplus"),
@@ -182,14 +178,7 @@ def test_two_processes_write_the_same_bytes(tmp_path):
         "curves.write_curve(drawn, Path(sys.argv[1]), 'f')\n"
         "(Path(sys.argv[1]) / 'page.svg').write_text(curves.in_page(drawn), encoding='utf-8')\n"
     )
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "workflow")])
-    for seed in "12":
-        subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path / seed)],
-            check=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": seed},
-        )
+    run_twice(program, tmp_path)
     for name in ("f.svg", "f.png", "page.svg"):
         first, second = ((tmp_path / seed / name).read_bytes() for seed in "12")
         assert first == second

@@ -4,10 +4,7 @@ import csv
 import dataclasses
 import html
 import io
-import os
 import re
-import subprocess
-import sys
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -18,7 +15,7 @@ from fgit.report import formats
 from fgit.report.scores import Score
 from fgit.report.tables import Cell, Column, Drawn, Line
 from fgit.statistics import Comparison
-from tests.conftest import REPOSITORY
+from tests.conftest import run_twice
 
 AWKWARD = r"a & b_c 100% #1 {x} {{y}} \z <b>no</b> p|q $5 ~t ^u *v* _w_ `k` &lt; [l](m)"
 COLUMNS = [
@@ -380,14 +377,7 @@ def test_two_processes_write_the_same_bytes(tmp_path):
         "rows = [t.line(cells, label=x, group=g) for x, g in ('ab', 'cb', 'dc')]\n"
         "write_table(Path(sys.argv[1]), 't', t.drawn(rows), 'A note')\n"
     )
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "workflow")])
-    for seed in "12":
-        subprocess.run(
-            [sys.executable, "-c", program, str(tmp_path / seed)],
-            check=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": seed},
-        )
+    run_twice(program, tmp_path)
     for form in ("md", "csv", "tex", "html"):
         first, second = ((tmp_path / seed / f"t.{form}").read_bytes() for seed in "12")
         assert first == second
