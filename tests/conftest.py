@@ -24,6 +24,19 @@ def annotated(folder: Path, rows: list[dict[str, str | None]]) -> Path:
     return folder / "spans.parquet"
 
 
+def sums(count: int, lines: int, alone: int) -> list[dict[str, str | None]]:
+    """Pairs of one to ``lines`` lines; every ``alone``-th sample has no variant."""
+    return [
+        {
+            "id": f"s{i}",
+            "instruction": f"Add {i}.",
+            "response": f"x + {i}\n" * (1 + i % lines),
+            "variant": f"x - {i}\n" * (1 + i % lines) if i % alone else None,
+        }
+        for i in range(count)
+    ]
+
+
 def run_twice(program: str, folder: Path) -> None:
     """Run a program in two processes that hash differently, on ``folder/1`` and ``folder/2``."""
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "workflow")])

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import yaml
 
@@ -91,7 +92,9 @@ class Teacher(http.server.BaseHTTPRequestHandler):
                 }
             ],
         }
-        if self.server.garbage:
+        self.server.prompts.append(prompt)
+        time.sleep(self.server.delay)
+        if self.server.garbage is not None and re.search(self.server.garbage, prompt):
             reply["choices"][0]["message"]["content"] = "I would rather not."
         data = json.dumps(reply).encode()
         self.send_response(200)
@@ -104,12 +107,31 @@ class Teacher(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Endpoint(http.server.ThreadingHTTPServer):
+    """Where the teacher answers.
+
+    garbage: a pattern; prompts that hold it get an answer without code. delay: seconds before an
+    answer. prompts: what it was asked.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Teacher)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        self.reset()
+
+    def reset(self):
+        self.garbage = None
+        self.delay = 0.0
+        self.prompts = []
+
+    def asked(self, name):
+        """How often it was asked about a function."""
+        return sum(f"def {name}(" in prompt for prompt in self.prompts)
+
+
 @contextlib.contextmanager
 def running_teacher():
-    """The endpoint; ``garbage`` has it answer without code, ``url`` is where it is."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Teacher)
-    server.garbage = False
-    server.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server = Endpoint()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()

@@ -200,19 +200,21 @@ def test_which_weights_stay_comes_back_from_yaml(keep):
         {"accelerate": "fsdp2", "processes": 1},
         {"accelerate": "my.yaml"},
         {"accelerate": "my.yaml", "processes": 4},
+        {"accelerate": "fsdp2", "processes": 8, "nodes": 4},
     ],
 )
 def test_ways_to_launch(launch):
     config = parse_config(changed(("launch",), launch))
-    assert config.launch.model_dump(exclude_none=True) == launch
+    assert config.launch.model_dump(exclude_none=True) == {"nodes": 1} | launch
+    assert config.launch.gpus == launch.get("processes", 1) * launch.get("nodes", 1)
 
 
 def test_the_papers_trainings_have_the_gpus_that_the_cluster_is_asked_for():
     config = read_config(REPOSITORY / "config.yaml")
-    asked = yaml.safe_load((REPOSITORY / "slurm/config.yaml").read_text())["set-resources"]
+    site = yaml.safe_load((REPOSITORY / "slurm/config.yaml").read_text())["__variables__"]
     assert (config.launch.accelerate, config.launch.processes) == ("fsdp2", 8)
-    assert asked["train"]["gpu"] == config.launch.processes
-    assert asked["train_temporary"] == asked["train"]
+    assert site["training_gpus"] == config.launch.processes
+    assert site["training_nodes"] == config.launch.nodes
 
 
 def test_what_changes_the_speed_only_is_named():
@@ -224,7 +226,7 @@ def test_what_changes_the_speed_only_is_named():
 PLACES: dict[tuple[str | int, ...], set[str]] = {
     (): set(Config.model_fields),
     ("python",): {"main", "vllm", "bigcodebench"},
-    ("launch",): {"accelerate", "processes"},
+    ("launch",): {"accelerate", "processes", "nodes"},
     ("models", "m"): set(config_module.Model.model_fields),
     ("datasets", "d"): set(config_module.Dataset.model_fields),
     ("benchmarks", "b"): set(config_module.Benchmark.model_fields),
@@ -477,9 +479,13 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
         8,
         "launch: 8 processes need a launcher: set accelerate to ddp or fsdp2",
     ),
+    (("launch",), "nodes without a launcher"): (
+        {"nodes": 2},
+        "launch: 2 nodes need a launcher: set accelerate to ddp or fsdp2",
+    ),
     (("launch",), "no processes"): (
         {"accelerate": "fsdp2"},
-        "launch: fsdp2 needs processes, the number of GPUs",
+        "launch: fsdp2 needs processes, the number of GPUs of a node",
     ),
     (("launch", "processes"), "none"): (
         0,

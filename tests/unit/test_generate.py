@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fgit import teachers, variants
 from fgit.config import GenerateSettings
-from fgit.errors import UserError
+from fgit.errors import Stopped, UserError
+from fgit.gather import gather
 from fgit.generate import generate, read_answer, teacher_prompt
 from fgit.markdown import code_blocks, parses
 
@@ -166,7 +167,7 @@ def teacher(monkeypatch):
     """A teacher that gives the listed texts, the last request first."""
 
     def install(texts, refused=None):
-        def answers(requests, settings):
+        def answers(requests, settings, spent=0.0):
             teacher.requests = requests
             assert len(requests) == len(texts)
             return (
@@ -210,7 +211,9 @@ def test_every_answer_gets_a_row_in_the_records_order(tmp_path, teacher):
         "tokens": 40,
         "teacher": "Qwen/Qwen2.5-Coder-32B-Instruct",
         "backend": "openai",
-        "batch_dependent": True,
+        "same_text": "none",
+        "shards": 1,
+        "shard": 1,
     }
     assert {key: report[key] for key in expected} == expected
     requests = teacher.requests
@@ -269,3 +272,207 @@ def test_seeds_differ_and_never_change():
     )
     assert max(seeds.values()) == 1
     assert variants.seed_of(0, "a", 0) == 1386323084  # a change would change every answer
+
+
+# ------------------------------------------------------------------ shards, kills
+
+
+class Deaf(Exception):
+    """What ends the teacher below."""
+
+
+class Echo:
+    """A teacher whose answer follows from the request, and which may end after some answers."""
+
+    def __init__(self, monkeypatch):
+        self.asked = []  # (id, k), over all calls
+        self.spent = []
+        self.patience = 10**9
+        self.error = Deaf
+        self.wrong = WRONG
+        monkeypatch.setattr(teachers, "answers", self.answers)
+
+    def answers(self, requests, settings, spent=0.0):
+        self.spent.append(spent)
+        for index, request in reversed(list(enumerate(requests))):
+            if self.patience == 0:
+                raise self.error
+            self.patience -= 1
+            self.asked.append((request.id, request.k))
+            text = fenced(f"{self.wrong}  # {request.seed}")
+            yield teachers.Answer(index, text, 7, cost=0.25)
+
+
+@pytest.fixture
+def echo(monkeypatch):
+    return Echo(monkeypatch)
+
+
+ASKED = GenerateSettings(backend="openai", variants=2)
+
+
+def written(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Deaf, Stopped, OSError(28, "No space left on device")],
+    ids=["kill", "SIGTERM", "disk"],
+)
+def test_a_generation_that_ends_early_asks_for_the_rest_later(tmp_path, echo, error):
+    records = write_records(tmp_path / "records.parquet", [CODE] * 5)
+    out = [tmp_path / "1.parquet", tmp_path / "1.json"]
+    echo.patience, echo.error = 4, error
+    with pytest.raises(error if isinstance(error, type) else type(error)) as raised:
+        generate(records, *out, ASKED)
+    if error is Stopped:
+        assert raised.value.where == "answer 4 of 10"
+    assert written(tmp_path) == ["records.parquet", "state/1/answers.jsonl"]
+    echo.patience = 10**9
+    generate(records, *out, ASKED)
+    assert len(echo.asked) == len(set(echo.asked)) == 10
+    assert echo.spent == [0, 1.0]
+    assert written(tmp_path) == ["1.json", "1.parquet", "records.parquet"]
+
+    whole = [tmp_path / "whole.parquet", tmp_path / "whole.json"]
+    generate(records, *whole, ASKED)
+    assert pl.read_parquet(out[0]).equals(pl.read_parquet(whole[0]))
+    counts = [json.loads(path.read_text()) for path in (out[1], whole[1])]
+    for one in counts:
+        for name in ("seconds", "load_seconds", "tokens_per_second"):
+            del one[name]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"temperature": 0.5}, 0),
+        ({"max_new_tokens": 9}, 0),
+        ({"teacher": "another"}, 0),
+        ({"seed": 1}, 0),
+        ({"variants": 3}, 0),
+        ({"url": "http://elsewhere/v1"}, 3),
+        ({"min_similarity": 0.1}, 3),
+        ({"max_spend": 9.0, "price_per_million_input": 1.0}, 3),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_answers_that_are_there_count_if_they_would_be_given_again(tmp_path, echo, changes, kept):
+    records = write_records(tmp_path / "records.parquet", [CODE] * 2)
+    out = [tmp_path / "1.parquet", tmp_path / "1.json"]
+    echo.patience = 3
+    with pytest.raises(Deaf):
+        generate(records, *out, ASKED)
+    echo.patience, echo.asked = 10**9, []
+    changed = GenerateSettings(**{**ASKED.model_dump(exclude_unset=True), **changes})
+    generate(records, *out, changed)
+    assert len(echo.asked) == 2 * changed.variants - kept
+
+
+def test_an_answer_that_no_code_is_in_is_asked_for_again_when_all_are_so(tmp_path, echo):
+    records = write_records(tmp_path / "records.parquet", [CODE] * 2)
+    out = [tmp_path / "1.parquet", tmp_path / "1.json"]
+    echo.wrong = "def"
+    with pytest.raises(UserError, match="does_not_parse: 4"):
+        generate(records, *out, ASKED)
+    assert written(tmp_path) == ["records.parquet", "state/1/answers.jsonl"]  # what they cost
+    echo.wrong = WRONG
+    generate(records, *out, ASKED)
+    assert len(echo.asked) == 8 and echo.spent == [0, 1.0]
+    assert written(tmp_path) == ["1.json", "1.parquet", "records.parquet"]
+
+
+@pytest.mark.parametrize(("count", "refused"), [(5, False), (6, True)])
+def test_a_small_shard_may_have_no_usable_answer(tmp_path, echo, count, refused):
+    records = write_records(tmp_path / "records.parquet", [CODE] * 2 * count)
+    out = [tmp_path / "1.parquet", tmp_path / "1.json"]
+    echo.wrong = "def"
+    settings = ASKED.model_copy(update={"shards": 2})
+    if refused:
+        with pytest.raises(UserError, match="shard 1 of 2: none of the 12 answers"):
+            generate(records, *out, settings, shard=1)
+    else:
+        generate(records, *out, settings, shard=1)
+        assert json.loads(out[1].read_text())["usable"] == 0
+
+
+def in_shards(folder, records, settings, shards):
+    """Variants and report of the dataset, made in so many shards."""
+    folder.mkdir()
+    settings = settings.model_copy(update={"shards": shards})
+    files = [folder / "shards" / f"{number}.parquet" for number in range(1, shards + 1)]
+    for number, file in enumerate(files, start=1):
+        generate(records, file, file.with_suffix(".json"), settings, shard=number)
+    gather(files, records, folder / "variants.parquet", folder / "report.json")
+    report = json.loads((folder / "report.json").read_text())
+    return pl.read_parquet(folder / "variants.parquet"), report
+
+
+@pytest.mark.parametrize("shards", [1, 3, 7, 20])
+def test_shards_change_neither_ids_nor_prompts_nor_seeds_nor_counts(
+    tmp_path, echo, monkeypatch, shards
+):
+    records = write_records(tmp_path / "records.parquet", [CODE, "Words.", *[CODE] * 9])
+    out = [tmp_path / "whole.parquet", tmp_path / "whole.json"]
+    prompts = []
+    answers = echo.answers
+
+    def noted(requests, settings, spent=0.0):
+        prompts.extend((one.id, one.k, one.seed, one.prompt) for one in requests)
+        return answers(requests, settings, spent)
+
+    monkeypatch.setattr(teachers, "answers", noted)
+    generate(records, *out, ASKED)
+    expected, prompts[:] = prompts.copy(), []
+    frame, report = in_shards(tmp_path / "shards", records, ASKED, shards)
+    assert prompts == expected
+    assert frame.equals(pl.read_parquet(out[0]))
+    whole = json.loads(out[1].read_text())
+    counts = ["samples", "without_code", "answers", "usable", "samples_with_variant", "refused"]
+    assert {name: report[name] for name in [*counts, "tokens"]} == {
+        name: whole[name] for name in [*counts, "tokens"]
+    }
+
+
+def test_one_answer_at_a_time_has_the_same_text_in_any_shard(tmp_path, tiny_model, monkeypatch):
+    """With real weights; they are random, so every text is taken for code."""
+    monkeypatch.setattr("fgit.generate.read_answer", lambda text, *rest: (f"x = {text!r}", None))
+    responses = [CODE.replace("+", f"+ {number} *") for number in range(8)]
+    records = write_records(tmp_path / "records.parquet", responses)
+    settings = GenerateSettings(
+        backend="transformers",
+        teacher=str(tiny_model),
+        dtype="float32",
+        batch_size=1,
+        variants=2,
+        max_new_tokens=12,
+    )
+    one, three, seven = (
+        in_shards(tmp_path / str(shards), records, settings, shards) for shards in (1, 3, 7)
+    )
+    assert one[1]["same_text"] == three[1]["same_text"] == "batch_1"
+    assert one[0]["answer"].n_unique() == 16
+    assert one[0].equals(three[0]) and one[0].equals(seven[0])
+
+
+@pytest.mark.parametrize(
+    ("shards", "shard", "message"),
+    [
+        (3, None, "--shards 3: which of them"),
+        (3, 0, "--shard 0 of --shards 3: give a number from 1 to 3"),
+        (3, 4, "--shard 4 of --shards 3"),
+        (1, 2, "--shard 2 of --shards 1"),
+    ],
+)
+def test_a_shard_that_is_none_is_refused(tmp_path, shards, shard, message):
+    records = write_records(tmp_path / "records.parquet", [CODE])
+    with pytest.raises(UserError, match=message):
+        generate(
+            records,
+            tmp_path / "o.parquet",
+            tmp_path / "r.json",
+            ASKED.model_copy(update={"shards": shards}),
+            shard=shard,
+        )

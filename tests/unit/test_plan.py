@@ -195,17 +195,27 @@ def test_trainings_at_once_have_checkpoints_each(tmp_path):
 
 def test_the_teacher(tmp_path):
     config = small()
-    found = job(plan_of(config, tmp_path), "generate", "d")
+    found = job(plan_of(config, tmp_path), "generate", "d, shard 1 of 1")
     assert found.items == 3 * 1000
     assert found.gpu_hours == pytest.approx(2 * found.hours)
     elsewhere = config.generate.model_copy(update={"backend": "openai", "url": "http://x"})
-    found = job(
-        plan_of(config.model_copy(update={"generate": elsewhere}), tmp_path), "generate", "d"
-    )
+    plan = plan_of(config.model_copy(update={"generate": elsewhere}), tmp_path)
+    found = job(plan, "generate", "d, shard 1 of 1")
     assert (found.items, found.gpu_hours) == (3 * 1000, 0)
     datasets = {"d": {"path": "org/data", "samples": 1000, "variants": "mine.jsonl"}}
-    found = job(plan_of(small(datasets=datasets), tmp_path), "generate", "d")
+    found = job(plan_of(small(datasets=datasets), tmp_path), "generate", "d, shard 1 of 1")
     assert (found.tokens, found.gpu_hours) == (0, 0)
+
+
+def test_shards_share_the_answers(tmp_path):
+    whole = job(plan_of(small(), tmp_path), "generate", "d, shard 1 of 1")
+    shards = small().generate.model_copy(update={"shards": 7})
+    plan = plan_of(small().model_copy(update={"generate": shards}), tmp_path)
+    parts = [one for one in plan.jobs if one.stage == "generate"]
+    assert [one.name for one in parts] == [f"d, shard {number} of 7" for number in range(1, 8)]
+    assert sum(one.items for one in parts) == whole.items
+    assert sum(one.tokens for one in parts) == pytest.approx(whole.tokens)
+    assert job(plan, "gather", "d").items == whole.items
 
 
 def test_solutions_of_ones_own_are_scored_and_not_written(tmp_path):
@@ -237,7 +247,7 @@ def test_what_is_done_is_not_counted(tmp_path):
     assert stage(after, "train").done == 1 and stage(after, "train").jobs == 4
     assert stage(after, "generate").done == 1 and stage(after, "generate").tokens == 0
     gone = before.total.gpu_hours - after.total.gpu_hours
-    expected = [("train", "m/d/sft/seed-0"), ("generate", "d")]
+    expected = [("train", "m/d/sft/seed-0"), ("generate", "d, shard 1 of 1")]
     assert gone == pytest.approx(sum(job(before, *name).gpu_hours for name in expected))
 
 

@@ -1,6 +1,10 @@
 """What this process may use."""
 
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +28,55 @@ def test_cores(tmp_path, monkeypatch, quota, bound, expected):
     if quota is not None:
         (tmp_path / "cpu.max").write_text(quota)
     assert processes.cores() == expected
+
+
+def square(number):
+    return number * number
+
+
+@pytest.mark.parametrize(("count", "chunk"), [(1, 1), (2, 1), (2, 7)])
+def test_each_keeps_the_order(count, chunk):
+    assert list(processes.each(square, range(50), count, chunk)) == [n * n for n in range(50)]
+
+
+def fail(number):
+    raise ValueError(number)
+
+
+def test_each_raises_what_a_worker_raises():
+    with pytest.raises(ValueError, match="3"):
+        list(processes.each(fail, [3], 2))
+
+
+WORK = """
+import os, sys, time
+from pathlib import Path
+from fgit import processes
+
+def work(number):
+    Path(sys.argv[1], str(os.getpid())).touch()
+    time.sleep(0.2)
+
+if __name__ == "__main__":
+    list(processes.each(work, range(1000), 2))
+"""
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    (tmp_path / "work.py").write_text(WORK)
+    command = [sys.executable, str(tmp_path / "work.py"), str(pids)]
+    process = subprocess.Popen(command)
+    wait_for(lambda: len(list(pids.iterdir())) == 2)
+    process.kill()
+    process.wait()
+    workers = [file.name for file in pids.iterdir()]
+    wait_for(lambda: not any(Path("/proc", worker).exists() for worker in workers))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)

@@ -275,3 +275,43 @@ def test_it_is_json_that_others_can_read(tmp_path, value):
     assert written(tmp_path / "o", settings=value, outputs=[])["settings"] == (
         value.model_dump() if value else {}
     )
+
+
+# ------------------------------------------------------------------ inputs
+
+
+@pytest.mark.parametrize("kind", ["file", "second file", "model"])
+def test_an_input_that_is_not_as_it_was_written_is_set_aside(tmp_path, kind):
+    folder = tmp_path / "stage"
+    if kind == "model":
+        path = folder / "model"
+        path.mkdir(parents=True)
+        (path / "config.json").write_text("{}")
+        changed = path / "weights.safetensors"
+        changed.write_bytes(b"weights")
+        written(folder, stage="train", outputs=[folder])
+    else:
+        folder.mkdir()
+        names = ("pairs.parquet", "report.json")
+        for name in names:
+            (folder / name).write_bytes(b"content")
+        path = changed = folder / names[kind == "second file"]
+        written(folder / names[0], outputs=[folder / name for name in names])
+    provenance.check_inputs([path])
+    content = changed.read_bytes()
+    changed.write_bytes(content[:-1] + b"X")
+    with pytest.raises(UserError, match=r"not as fgit \w+ wrote it.*damaged now"):
+        provenance.check_inputs([path])
+    assert not path.exists()
+    aside = path.with_name(f"{path.name}.damaged")
+    kept = aside / changed.name if aside.is_dir() else aside
+    assert kept.read_bytes() == content[:-1] + b"X"
+
+
+def test_inputs_that_no_stage_made_are_taken_as_they_are(tmp_path):
+    (tmp_path / "data.jsonl").write_text("{}")
+    (tmp_path / "other.json").write_text("{}")
+    written(tmp_path / "other.json", outputs=[tmp_path / "other.json"])
+    (tmp_path / "broken.provenance.json").write_text("not JSON")
+    provenance.check_inputs([tmp_path / "data.jsonl", tmp_path / "org/name"])
+    assert (tmp_path / "data.jsonl").exists()

@@ -179,6 +179,14 @@ def test_launchers_start_the_training(name):
     assert arguments.training_script_args == ["train", "--out", "o"]
 
 
+def test_a_launcher_on_each_of_several_nodes():
+    module, nodes, *flags = shlex.split(launcher(Launch(accelerate="ddp", processes=4, nodes=3)))[
+        1:
+    ]
+    assert (module, nodes) == ("fgit.nodes", "3")
+    assert flags[-2:] == ["--num_processes", "12"]  # of all nodes, as accelerate counts
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_launchers_configs_are_accelerates(name):
     """Loading one refuses a key that accelerate does not know."""

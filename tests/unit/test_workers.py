@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
 import pytest
 from hypothesis import given
@@ -129,6 +130,13 @@ def test_no_more_workers_than_cpus(monkeypatch, caplog):
 def test_an_interpreter_that_is_not_there():
     with pytest.raises(UserError, match=r"/no/such/python: there is no such interpreter"):
         interpreter_of("/no/such/python")
+
+
+def test_an_interpreter_named_from_here_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert interpreter_of("venv/python") == str(tmp_path / "venv" / "python")
 
 
 # ------------------------------------------------------------------ the second look

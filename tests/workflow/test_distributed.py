@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import REPOSITORY, annotated
+from tests.conftest import REPOSITORY, annotated, sums
 
 pytestmark = pytest.mark.slow
 
@@ -26,16 +26,7 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def spans(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spans")
-    rows = [
-        {
-            "id": f"s{i}",
-            "instruction": f"Add {i}.",
-            "response": f"x + {i}\n" * (1 + i % 5),
-            "variant": f"x - {i}\n" * (1 + i % 5) if i % 3 else None,
-        }
-        for i in range(23)
-    ]
-    return annotated(folder, rows)
+    return annotated(folder, sums(23, lines=5, alone=3))
 
 
 def run(arguments, processes=1):

@@ -375,7 +375,7 @@ def test_a_second_process_is_refused(trainings):
             assert time.monotonic() < deadline, trainings.log("shared")
             time.sleep(0.05)
         assert trainings.run("shared") == 1
-        assert f"in use by process {holder} on " in trainings.log("shared")
+        assert f"in use by process {holder} of " in trainings.log("shared")
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.kill(holder, signal.SIGKILL)

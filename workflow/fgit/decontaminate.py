@@ -9,6 +9,7 @@ texts are looked for at once (:func:`find`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import re
@@ -19,7 +20,7 @@ from typing import Any
 
 import polars as pl
 
-from fgit import files
+from fgit import files, processes
 from fgit.benchmarks import check_pair, continuations, problem_rows
 from fgit.config import DecontaminateSettings
 from fgit.errors import UserError
@@ -34,6 +35,9 @@ COLUMNS = ("id", "instruction", "response", "language", "tests")
 
 SHOWN_CHARACTERS = 300  # of a matched text in the report
 SHOWN_BAD_ROWS = 20
+
+PART = 8000  # samples that are searched at a time
+FEW = 20_000  # samples for which starting processes would cost more than it saves
 
 # The fields by which a benchmark's format is known, the first that fits; all hold text.
 BIGCODEBENCH = ("complete_prompt", "canonical_solution", "entry_point")
@@ -81,6 +85,7 @@ def decontaminate(
     revision: str | None = None,
     split: str = "train",
     limit: int | None = None,
+    threads: int = 1,
 ) -> None:
     """Write the samples of ``data`` that hold no text of ``benchmarks``.
 
@@ -98,6 +103,7 @@ def decontaminate(
         revision: the commit of a dataset on the hub.
         split: the split of a dataset on the hub.
         limit: keep at most this many of the clean samples, chosen by a hash of their ids.
+        threads: processes that search; the result is the same.
 
     Raises:
         UserError: if a file or row cannot be used, an id occurs twice, there is no sample, or
@@ -126,7 +132,7 @@ def decontaminate(
             "name a file or dataset that has some"
         )
     samples = samples.with_columns(identify(samples, data))
-    matches = find_matches(samples, texts)
+    matches = find_matches(samples, texts, threads)
     kept = samples.filter(pl.Series([not found for found in matches]))
     if kept.is_empty():
         raise UserError(
@@ -313,16 +319,18 @@ def load_from_hub(name: str, revision: str | None, split: str) -> Any:
     Raises:
         UserError: if it cannot be reached, or has no such revision or split.
     """
-    import datasets
+    from fgit.hub import load_dataset
 
     try:
-        found = datasets.load_dataset(name, revision=revision, split=split)
+        found = load_dataset(name, revision=revision, split=split)
+    except UserError:
+        raise
     except Exception as error:  # the network libraries beneath it raise errors of their own
         raise UserError(
             f"{name}: no such file here, and the dataset of this name (revision "
             f"{revision or 'not pinned'}, split {split!r}) could not be loaded from the Hugging "
             f"Face hub: {error}. Check name, revision and split; on a machine without network, "
-            "load it once where there is one and copy its cache (HF_HOME), or name a file"
+            "run fgit fetch --config CONFIG where there is one (same HF_HOME), or name a file"
         ) from error
     note_dataset(name, revision, found)
     return found
@@ -389,18 +397,36 @@ def find(texts: Sequence[str], patterns: Sequence[str]) -> list[list[str]]:
     return [list(dict.fromkeys(row)) for row in found.to_series()]
 
 
-def find_matches(samples: pl.DataFrame, texts: Sequence[BenchmarkText]) -> list[list[Match]]:
-    """For each sample, the benchmark texts that it holds, each once and where it occurs first."""
+def find_matches(
+    samples: pl.DataFrame, texts: Sequence[BenchmarkText], threads: int = 1
+) -> list[list[Match]]:
+    """For each sample, the benchmark texts that it holds, each once and where it occurs first.
+
+    A part of the samples is searched at a time, so that only the parts in work are there in
+    normalised form too.
+    """
     sources: dict[str, list[BenchmarkText]] = {}
     for text in texts:
         sources.setdefault(normalise(text.text), []).append(text)
+    fields = samples.select(REQUIRED)
+    parts = [fields.slice(start, PART) for start in range(0, len(fields), PART)]
+    search = functools.partial(matches_in, sources=sources)
+    workers = min(threads, len(parts)) if len(samples) >= FEW else 1
+    found = processes.each(search, parts, workers)
+    return [matches for part in found for matches in part]
+
+
+def matches_in(
+    samples: pl.DataFrame, sources: Mapping[str, Sequence[BenchmarkText]]
+) -> list[list[Match]]:
+    """:func:`find_matches` of one part; ``sources`` are the texts, by their normalised form."""
+    originals = [text for field in REQUIRED for text in samples[field]]
+    normalised = [normalise(text) for text in originals]
     matches: list[dict[BenchmarkText, Match]] = [{} for _ in range(len(samples))]
-    for field in REQUIRED:
-        originals = samples[field].to_list()
-        normalised = [normalise(text) for text in originals]
-        for index, found in enumerate(find(normalised, list(sources))):
-            for pattern in found:
-                position = original_position(originals[index], normalised[index].index(pattern))
-                for source in sources[pattern]:
-                    matches[index].setdefault(source, Match(source, field, position))
+    for index, found in enumerate(find(normalised, list(sources))):  # once: it prepares the texts
+        field, row = REQUIRED[index // len(samples)], index % len(samples)
+        for pattern in found:
+            position = original_position(originals[index], normalised[index].index(pattern))
+            for source in sources[pattern]:
+                matches[row].setdefault(source, Match(source, field, position))
     return [list(found.values()) for found in matches]

@@ -10,14 +10,14 @@ class UserError(Exception):
 
 
 class Stopped(SystemExit):
-    """A stage that was told to end (SIGTERM) has saved its state: what it does now can go on later.
+    """A stage was told to end (SIGTERM); what it saved, if anything, is gone on from later.
 
     Args:
-        where: how far it came, such as ``step 12``.
+        where: how far it came, such as ``step 12``; None if it saves nothing by then.
     """
 
     CODE = 128 + 15  # as a shell says that SIGTERM ended a program
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str | None = None) -> None:
         super().__init__(self.CODE)
         self.where = where

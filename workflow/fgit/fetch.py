@@ -87,23 +87,15 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
     """
     if kind not in RELEASED:
         raise UserError(f"problems of kind {kind} have no releases; name their file")
-    if kind == "bigcodebench":
-        from datasets import load_dataset
+    if (place := release_on_hub(kind, f"{RELEASE_PREFIX}{version}")) is not None:
+        from fgit.hub import load_dataset
 
-        version, _, subset = version.partition("/")
-        name = "bigcode/bigcodebench" + (f"-{subset}" if subset not in ("", "full") else "")
-        return [dict(row) for row in load_dataset(name, split=version)]
-    if kind == "pairs":
-        name, _, commit = version.partition("/")
-        if name != "humanevalpack" or not commit:
-            raise UserError(
-                f"pairs release:{version}: only release:humanevalpack/COMMIT can be fetched, with "
-                "a commit of bigcode/humanevalpack; name the file of other pairs"
-            )
-        from datasets import load_dataset
-
-        pairs = load_dataset("bigcode/humanevalpack", "python", split="test", revision=commit)
-        return [dict(row) for row in pairs]
+        name, commit = place
+        if kind == "pairs":
+            rows_of_hub = load_dataset(name, "python", revision=commit, split="test")
+        else:
+            rows_of_hub = load_dataset(name, split=version.partition("/")[0])
+        return [dict(row) for row in rows_of_hub]
     from evalplus.data.utils import get_dataset_metadata, make_cache
 
     url, cached = get_dataset_metadata(EVALPLUS_NAMES[kind], version, mini=False)
@@ -114,3 +106,24 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
             raise UserError(f"{row}. Remove {cached}, and fetch it again")
         rows.append(row)
     return rows
+
+
+def release_on_hub(kind: str, problems: str) -> tuple[str, str | None] | None:
+    """The hub's dataset, and its revision, from which a release is fetched; None for EvalPlus's.
+
+    Raises:
+        UserError: for pairs of which no release is known.
+    """
+    version = problems.removeprefix(RELEASE_PREFIX)
+    if kind == "bigcodebench":
+        subset = version.partition("/")[2]
+        return "bigcode/bigcodebench" + (f"-{subset}" if subset not in ("", "full") else ""), None
+    if kind != "pairs":
+        return None
+    name, _, commit = version.partition("/")
+    if name != "humanevalpack" or not commit:
+        raise UserError(
+            f"pairs release:{version}: only release:humanevalpack/COMMIT can be fetched, with "
+            "a commit of bigcode/humanevalpack; name the file of other pairs"
+        )
+    return "bigcode/humanevalpack", commit

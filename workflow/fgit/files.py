@@ -28,8 +28,10 @@ from typing import IO, Any, cast
 import polars as pl
 
 from fgit.errors import UserError
+from fgit.lock import check_held
 
 PACKAGE_PREFIX = "package:"
+SURROGATE = re.compile("[\ud800-\udfff]")
 BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -57,7 +59,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     replaces a folder.
 
     Raises:
-        UserError: if what stands there is not ours to replace.
+        UserError: if what stands there is not ours to replace, or the lock is not ours any more.
         OSError: ENOSPC, naming ``path``, whatever the writer raised for a full disk.
     """
     target = Path(path)
@@ -74,6 +76,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         for written in [temporary] if temporary.is_file() else temporary.rglob("*"):
             if written.is_file():
                 settle(written)
+        check_held()
         if target.is_dir() and not (
             temporary.is_dir() and (not any(target.iterdir()) or (target / "config.json").exists())
         ):
@@ -273,7 +276,7 @@ def check_row(
             )
         elif column in required and column not in empty and not value.strip():
             return BadRow(str(path), number, f"{names[column]!r} is empty")
-        elif any("\ud800" <= character <= "\udfff" for character in value):
+        elif SURROGATE.search(value):
             return BadRow(str(path), number, f"{names[column]!r} holds a lone surrogate")
         else:
             values[column] = value
@@ -344,6 +347,12 @@ def resolve(location: str) -> Path:
     if not path.exists():
         raise UserError(f"{location}: the installed package has no {relative!r}")
     return path
+
+
+def is_offline() -> bool:
+    """Whether the model hub is not to be asked (``hub: offline`` of a config, or the library's own
+    HF_HUB_OFFLINE)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
+import hashlib
+import json
 import logging
 import re
 import textwrap
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +18,10 @@ import Levenshtein
 import polars as pl
 
 from fgit import files, teachers, variants
-from fgit.config import GenerateSettings
-from fgit.errors import UserError
+from fgit.config import GENERATE_SPEED_ONLY, GenerateSettings
+from fgit.errors import Stopped, UserError
+from fgit.gather import one_promise, part, records_digest, table
+from fgit.journal import Journal
 from fgit.markdown import PYTHON, CodeBlock, code_blocks, main_code, parses
 
 log = logging.getLogger(__name__)
@@ -39,7 +45,23 @@ the complete incorrect code in one Markdown code block.
 The same code with one small mistake:"""
 
 
+# A shard whose answers are all unusable is garbage if it has so many; a smaller one may just have
+# hard samples, and is written.
+NO_CHANCE = 12
+
 GIVEN = "given"  # in place of the backend, where the answers were there already
+
+# What an answer does not depend on, besides what the requests hold: a server may move.
+NOT_OF_ANSWERS = {"variants", "seed", "shards", "min_similarity", "url", *GENERATE_SPEED_ONLY}
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A request, and the correct code that its answer is compared with."""
+
+    request: teachers.Request
+    code: str
+    language: str
 
 
 def generate(
@@ -49,81 +71,64 @@ def generate(
     settings: GenerateSettings,
     *,
     given: Path | None = None,
+    shard: int | None = None,
 ) -> None:
     """Ask the teacher for ``settings.variants`` answers to each record that has code.
+
+    The teacher's answers are kept in ``state/NAME/answers.jsonl`` beside ``out`` as they come, NAME
+    being that of ``out`` without its suffix, until ``out`` and ``report`` are written: what is
+    started again after a kill asks for the missing ones only. They are not kept where none of them
+    is usable, so that a second try asks again; what they cost is.
 
     Args:
         records: Parquet with id, instruction, response, language, tests.
         given: answers that are there already, in place of a teacher's: rows of id and variant
             (code, or an answer with a code block), several of an id if there are. They are held to
             the same rules. Rows of other ids are counted and left out.
+        shard: which of the ``settings.shards`` parts of the records, from 1
+            (:func:`fgit.gather.part`); None where there is one only.
         out: Parquet, one row per answer in the records' order (:data:`fgit.variants.SCHEMA`).
         report: JSON with counts, reasons of refusal, speed and the settings.
 
     Raises:
-        UserError: if a file or the teacher is missing, or if no answer at all is usable.
+        UserError: if a file or the teacher is missing, or if no answer at all is usable (of one of
+            several shards: none of ``NO_CHANCE`` or more).
+        Stopped: on SIGTERM, with all answers kept.
+        OSError: if the disk is full.
     """
+    number = shard_number(shard, settings.shards, given)
     samples = variants.read_samples(records)
+    samples = samples[part(len(samples), number, settings.shards)]
     texts = None if given is None else read_given(given)
-    asked: list[tuple[str, str]] = []  # of each request: the correct code and its language
-    requests: list[teachers.Request] = []
-    without_code = 0
-    for row in samples.iter_rows(named=True):
-        block = main_code(row["response"])
-        if block is None:
-            without_code += 1
-            continue
-        code = variants.normalised(block.content)
-        language = language_of(row["language"], block, code)
-        prompt = teacher_prompt(row["instruction"], code, language)
-        count = settings.variants if texts is None else len(texts.get(row["id"], []))
-        for k in range(count):
-            seed = variants.seed_of(settings.seed, row["id"], k)
-            requests.append(teachers.Request(row["id"], k, seed, prompt))
-            asked.append((code, language))
-    if not requests and without_code == len(samples):
-        raise UserError(f"{records}: none of the {len(samples)} responses has code")
-    if not requests:
-        first = next(iter(texts or {}), None)
-        raise UserError(
-            f"{given}: none of its ids is a sample with code (the first is {first!r}, and the "
-            f"samples begin with {samples['id'][0]!r}); use the ids of {records}"
-        )
+    questions, without_code = questions_of(samples, settings, texts)
+    if not questions and settings.shards == 1:
+        raise nothing_to_ask(records, samples, given, texts)
 
-    loading = time.perf_counter()
-    made_by = {"teacher": settings.teacher, "backend": settings.backend}
+    rows: list[tuple[Any, ...]] = [()] * len(questions)
+
+    def take(answer: teachers.Answer) -> None:
+        rows[answer.index] = row_of(questions[answer.index], answer, settings, texts is not None)
+
+    journal = None
+    promises: Sequence[str] = []
     if texts is None:
-        log.info("Loading the teacher %s (%s)", settings.teacher, settings.backend)
-        stream = teachers.answers(requests, settings)
-    else:
-        made_by = {"teacher": str(given), "backend": GIVEN}
-        stream = (
-            teachers.Answer(index, texts[request.id][request.k], None)
-            for index, request in enumerate(requests)
+        requests = [question.request for question in questions]
+        journal = Journal(
+            out.parent / "state" / out.stem, answers_digest(requests, settings), len(requests)
         )
-    started = time.perf_counter()
-    rows: list[dict[str, Any] | None] = [None] * len(requests)
-    for answer in stream:
-        request, (code, language) = requests[answer.index], asked[answer.index]
-        # An endpoint's JSON may hold lone surrogates, which no file can.
-        text = answer.text.encode("utf-8", "replace").decode("utf-8")
-        variant, refused = None, answer.refused
-        if refused is None:
-            if texts is not None and not code_blocks(text):
-                text = fenced(text, language)
-            variant, refused = read_answer(text, code, language, settings.min_similarity)
-        rows[answer.index] = {
-            "id": request.id,
-            "k": request.k,
-            "seed": request.seed,
-            "answer": text,
-            "code": variant,
-            "refused": refused,
-            "tokens": answer.tokens,
-        }
-    seconds = time.perf_counter() - started
+        with journal:
+            load_seconds = ask(requests, settings, journal, take)
+        seconds, promises = journal.seconds, journal.promises
+        made_by = {"teacher": settings.teacher, "backend": settings.backend}
+    else:
+        started = time.perf_counter()
+        for index, question in enumerate(questions):
+            request = question.request
+            take(teachers.Answer(index, texts[request.id][request.k], None))
+        load_seconds, seconds = 0.0, time.perf_counter() - started
+        made_by = {"teacher": str(given), "backend": GIVEN}
 
-    frame = pl.DataFrame(rows, schema=variants.SCHEMA)
+    frame = pl.DataFrame(rows, schema=variants.SCHEMA, orient="row")
     usable = frame.filter(pl.col("code").is_not_null())
     refusals = collections.Counter(frame["refused"].drop_nulls().to_list())
     tokens = int(frame["tokens"].sum())
@@ -134,26 +139,163 @@ def generate(
         "usable": len(usable),
         "samples_with_variant": usable["id"].n_unique(),
         "refused": dict(refusals.most_common()),
-        "load_seconds": round(started - loading, 3),
+        "load_seconds": round(load_seconds, 3),
         "seconds": round(seconds, 3),
         "tokens": tokens,
         "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 else None,
-        "batch_dependent": texts is None and teachers.batch_dependent(settings),
+        "same_text": one_promise(promises),
         **settings.model_dump(mode="json"),
         **made_by,
+        "shard": number,
+        "records_sha256": records_digest(samples),
     }
     if texts is not None:
         summary["other_ids"] = len(texts.keys() - set(samples["id"]))
     log.info("%s", table(summary))
-    if usable.is_empty():
+    if usable.is_empty() and len(questions) >= (1 if settings.shards == 1 else NO_CHANCE):
+        if journal is not None:
+            journal.drop()
+        where = f"{records}, shard {number} of {settings.shards}" if shard else str(records)
         raise UserError(
-            f"{records}: none of the {len(frame)} answers of the teacher {made_by['teacher']} is "
+            f"{where}: none of the {len(frame)} answers of the teacher {made_by['teacher']} is "
             f"usable ({reasons(refusals)}). Try a stronger teacher, a larger max_new_tokens "
             f"(now {settings.max_new_tokens}) or a lower min_similarity "
             f"(now {settings.min_similarity}); the first answer begins: {frame['answer'][0]!r:.200}"
         )
     files.write_parquet(out, frame)
     files.write_json(report, summary)
+    if journal is not None:
+        journal.remove()
+
+
+def shard_number(shard: int | None, shards: int, given: Path | None) -> int:
+    """The shard, 1 where there is one only.
+
+    Raises:
+        UserError: if there is no such shard.
+    """
+    if given is not None and shards > 1:
+        raise UserError(
+            f"--given {given}: answers that are there already are one shard; leave out --shards "
+            f"(now {shards})"
+        )
+    if shard is None and shards > 1:
+        raise UserError(f"--shards {shards}: which of them? Add --shard, 1 to {shards}")
+    if shard is not None and not 1 <= shard <= shards:
+        raise UserError(f"--shard {shard} of --shards {shards}: give a number from 1 to {shards}")
+    return shard or 1
+
+
+def questions_of(
+    samples: pl.DataFrame, settings: GenerateSettings, given: Mapping[str, Sequence[str]] | None
+) -> tuple[list[Question], int]:
+    """What is asked, in the samples' order, and how many samples have no code to ask about.
+
+    Args:
+        given: answers by sample id, of which there may be any number; else there are
+            ``settings.variants`` of each.
+    """
+    questions: list[Question] = []
+    without_code = 0
+    for row in samples.iter_rows(named=True):
+        block = main_code(row["response"])
+        if block is None:
+            without_code += 1
+            continue
+        code = variants.normalised(block.content)
+        language = language_of(row["language"], block, code)
+        prompt = teacher_prompt(row["instruction"], code, language)
+        count = settings.variants if given is None else len(given.get(row["id"], []))
+        for k in range(count):
+            seed = variants.seed_of(settings.seed, row["id"], k)
+            request = teachers.Request(row["id"], k, seed, prompt)
+            questions.append(Question(request, code, language))
+    return questions, without_code
+
+
+def nothing_to_ask(
+    records: Path, samples: pl.DataFrame, given: Path | None, texts: Mapping[str, object] | None
+) -> UserError:
+    if not texts:
+        return UserError(f"{records}: none of the {len(samples)} responses has code")
+    return UserError(
+        f"{given}: none of its ids is a sample with code (the first is {next(iter(texts))!r}, and "
+        f"the samples begin with {samples['id'][0]!r}); use the ids of {records}"
+    )
+
+
+def row_of(
+    question: Question, answer: teachers.Answer, settings: GenerateSettings, given: bool
+) -> tuple[Any, ...]:
+    """A row of :data:`fgit.variants.SCHEMA`."""
+    # An endpoint's JSON may hold lone surrogates, which no file can.
+    text = answer.text.encode("utf-8", "replace").decode("utf-8")
+    variant, refused = None, answer.refused
+    if refused is None:
+        if given and not code_blocks(text):
+            text = fenced(text, question.language)
+        variant, refused = read_answer(
+            text, question.code, question.language, settings.min_similarity
+        )
+    request = question.request
+    return (request.id, request.k, request.seed, text, variant, refused, answer.tokens)
+
+
+# ------------------------------------------------------------------ asking
+
+
+def ask(
+    requests: Sequence[teachers.Request],
+    settings: GenerateSettings,
+    journal: Journal,
+    take: Callable[[teachers.Answer], None],
+) -> float:
+    """Take the journal's answers, and the teacher's to the other requests, which the journal keeps.
+
+    Returns:
+        Seconds that loading the teacher took; 0 where it has nothing left to answer.
+
+    Raises:
+        Stopped: on SIGTERM, saying how far it came.
+    """
+    for answer in journal.answers.values():
+        take(answer)
+    missing = [index for index in range(len(requests)) if index not in journal.answers]
+    if not missing:
+        return 0.0
+    if journal.answers:
+        log.info("%d of %d answers are there already", len(journal.answers), len(requests))
+    log.info("Loading the teacher %s (%s)", settings.teacher, settings.backend)
+    loading = time.perf_counter()
+    done = len(journal.answers)
+    where = "loading the teacher"
+    try:
+        stream = teachers.answers([requests[index] for index in missing], settings, journal.spent)
+        load_seconds = time.perf_counter() - loading
+        for answer in journal.keep(placed(stream, missing), teachers.promise(settings)):
+            done += 1
+            where = f"answer {done} of {len(requests)}"
+            take(answer)
+    except Stopped:
+        raise Stopped(where) from None
+    return load_seconds
+
+
+def placed(answers: Iterator[teachers.Answer], places: Sequence[int]) -> Iterator[teachers.Answer]:
+    """The answers to some of the requests, with their indices among all."""
+    return (dataclasses.replace(answer, index=places[answer.index]) for answer in answers)
+
+
+def answers_digest(requests: Sequence[teachers.Request], settings: GenerateSettings) -> str:
+    """Of all that the answers depend on."""
+    values = settings.model_dump(mode="json", exclude=set(NOT_OF_ANSWERS))
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for request in requests:
+        digest.update(json.dumps(dataclasses.astuple(request)).encode())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------ prompts and answers
 
 
 def language_of(language: str | None, block: CodeBlock, code: str) -> str:
@@ -250,18 +392,3 @@ def dedented(code: str) -> str:
 
 def reasons(refusals: collections.Counter[str]) -> str:
     return ", ".join(f"{reason}: {count}" for reason, count in refusals.most_common()) or "none"
-
-
-def table(summary: dict[str, Any]) -> str:
-    lines = [
-        ("samples", summary["samples"]),
-        ("  without code", summary["without_code"]),
-        ("  with a variant", summary["samples_with_variant"]),
-        ("answers", summary["answers"]),
-        ("  usable", summary["usable"]),
-        *((f"  {reason}", count) for reason, count in summary["refused"].items()),
-        ("tokens/s", summary["tokens_per_second"] or 0),
-    ]
-    return "\n".join(
-        ["What the teacher gave:", *(f"  {name:<20}{value:>10}" for name, value in lines)]
-    )

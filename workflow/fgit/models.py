@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from fgit.errors import UserError
-from fgit.files import PACKAGE_PREFIX, resolve
+from fgit.files import PACKAGE_PREFIX, is_offline, resolve
 
 SOURCE_HINT = "give a folder, a name on the hub, or package:NAME/file.gguf"
 
@@ -138,8 +138,14 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # tokenizers and safetensors have exceptions of their own
         first = (str(error).strip().splitlines() or [""])[0]
+        hint = SOURCE_HINT
+        if is_offline() and path.count("/") == 1 and not Path(path).exists():
+            hint = (
+                "the hub is not asked (hub: offline); run fgit fetch --config CONFIG where it can "
+                "be, with the same HF_HOME"
+            )
         raise UserError(
-            f"{path}: no usable {what}: {type(error).__name__}: {first} ({SOURCE_HINT})"
+            f"{path}: no usable {what}: {type(error).__name__}: {first} ({hint})"
         ) from error
 
 

@@ -25,6 +25,7 @@ from fgit.benchmarks import problem_rows
 from fgit.config import BASE, Config, Estimate, PlanSettings, read_config
 from fgit.errors import UserError
 from fgit.files import existing, open_binary, read_json, read_objects, resolve, write_json
+from fgit.gather import part
 from fgit.runs import (
     Run,
     all_runs,
@@ -34,6 +35,7 @@ from fgit.runs import (
     is_file,
     keeps_model,
     pilot_of,
+    shard_count,
     sheets_of,
     train_settings,
 )
@@ -46,6 +48,7 @@ UNITS = {  # what a stage's items are, in the order in which the stages run
     "fetch": "files and models",
     "decontaminate": "samples",
     "generate": "answers",
+    "gather": "answers",
     "mutate": "samples",
     "verify": "programs",
     "select": "texts",
@@ -428,17 +431,18 @@ class Jobs:
         config, plan = self.config, self.config.plan
         samples = sample_count(config, dataset)
         variants = getattr(config, source).variants
-        work: dict[str, Any]
         if source == "mutate":
-            seconds = samples / plan.mutate_per_second.value
-            work = {"items": samples, "uses": ("mutate_per_second",)}
-            work |= self.on_cores(seconds, cores=1)
-        elif config.datasets[dataset].variants is not None:
-            work = {"items": samples * variants}
+            yield self.job(
+                "mutate",
+                dataset,
+                f"mutate/{dataset}/variants.parquet",
+                items=samples,
+                kept=self.kilobytes(samples * variants),
+                uses=("mutate_per_second",),
+                **self.on_cores(samples / plan.mutate_per_second.value, cores=1),
+            )
         else:
-            work = self.answering(samples * variants)
-        output = f"{source}/{dataset}/variants.parquet"
-        yield self.job(source, dataset, output, kept=self.kilobytes(samples * variants), **work)
+            yield from self.shards(dataset, samples)
         if config.select.verified_variants:
             programs = samples * (1 + variants)
             yield self.job(
@@ -468,6 +472,27 @@ class Jobs:
             uses=("annotate_per_second",),
             **self.on_cores(samples / plan.annotate_per_second.value),
         )
+
+    def shards(self, dataset: str, samples: int) -> Iterator[Job]:
+        """The teacher's answers, shard by shard, and the joining of them; both stay."""
+        config, shards = self.config, shard_count(self.config, dataset)
+        joined = f"generate/{dataset}/variants.parquet"
+        for number in range(1, shards + 1):
+            rows = part(samples, number, shards)
+            requests = (rows.stop - rows.start) * config.generate.variants
+            given = config.datasets[dataset].variants is not None
+            work: dict[str, Any] = {"items": requests} if given else self.answering(requests)
+            shard = f"generate/{dataset}/shards/{number}-of-{shards}.parquet"
+            yield Job(
+                "generate",
+                f"{dataset}, shard {number} of {shards}",
+                # Snakemake does not miss a shard of what is joined.
+                self.is_done(shard) or self.is_done(joined),
+                kept=self.kilobytes(requests),
+                **work,
+            )
+        answers = samples * config.generate.variants
+        yield self.job("gather", dataset, joined, items=answers, kept=self.kilobytes(answers))
 
     def train(self, run: Run, benchmarks: Sequence[str]) -> Job:
         """A training; adapters (lora_rank) are counted as if all weights were trained.
@@ -504,7 +529,7 @@ class Jobs:
             kept=weights if kept else 0,
             passing=CHECKPOINT_BYTES * billions * 1e9 + (0 if kept else 2 * weights),
             uses=tuple(uses),
-            **self.on_models(config.launch.processes or 1, work / rate),
+            **self.on_models(config.launch.gpus, work / rate),
         )
 
     def evaluate(self, run: Run, benchmark: str) -> Job:
@@ -617,7 +642,7 @@ def measured_training(config: Config, folder: Path) -> Measured:
     Steps of versions that did not log ``model_tokens_per_second`` are passed by.
     """
     runs = all_runs(config)
-    gpus = config.launch.processes or 1
+    gpus = config.launch.gpus
     fed: dict[str, float] = defaultdict(float)
     samples: dict[str, int] = defaultdict(int)
     work = seconds = 0.0

@@ -17,7 +17,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,53 @@ def entries(out: Path) -> Iterator[Path]:
             yield entry
 
 
+# ------------------------------------------------------------------ inputs
+
+
+TO_BE_EDITED = {"audit sheet"}  # stages whose files people fill in
+
+
+def check_inputs(paths: Iterable[Path]) -> None:
+    """Refuse a file or model that is no longer what the stage that made it wrote.
+
+    Where a provenance file tells its digest and that is another, it is renamed to
+    ``NAME.damaged``: then Snakemake makes it again, and what was changed on purpose is not lost.
+
+    Raises:
+        UserError: naming the file.
+    """
+    for path in paths:
+        maker = made_by(path) if path.exists() else None
+        if maker is None or maker[0] in TO_BE_EDITED or digest(path) == maker[1]:
+            continue
+        aside = path.with_name(f"{path.name}.damaged")
+        remove(aside)
+        path.rename(aside)
+        raise UserError(
+            f"{path}: it is not as fgit {maker[0]} wrote it (SHA-256 {digest(aside)[:12]}, not "
+            f"{maker[1][:12]}): a damaged disk or copy, or a change by hand. It is {aside.name} "
+            "now; start again to have it made anew. To use it as it is, rename it back and delete "
+            "the provenance file beside it"
+        )
+
+
+def made_by(path: Path) -> tuple[str, str] | None:
+    """The stage that made a file or model, and the digest that it had then; None if unknown."""
+    files = [path / "provenance.json", *path.parent.glob("*provenance.json")]
+    found = []
+    for file in files:
+        if not file.is_file():
+            continue
+        try:
+            record = read_provenance(file)
+        except UserError:
+            continue
+        digests = [digest for out, digest in record.outputs.items() if Path(out).name == path.name]
+        if len(digests) == 1:
+            found.append((record.started, record.stage, digests[0]))
+    return max(found)[1:] if found else None
+
+
 # ------------------------------------------------------------------ digests
 
 
@@ -246,6 +293,8 @@ def note_dataset(name: str, revision: str | None, dataset: Any) -> None:
     info = getattr(dataset, "info", None)
     checksums = getattr(info, "download_checksums", None) or {}
     commits = {found[1] for file in checksums if (found := re.search("@([0-9a-f]{40})/", file))}
+    if not commits and re.fullmatch("[0-9a-f]{40}", revision or ""):
+        commits = {str(revision)}  # taken from the hub's cache, which tells commits apart
     DATASETS[name] = {
         "revision": revision,
         "commit": commits.pop() if len(commits) == 1 else None,

@@ -111,6 +111,11 @@ def pilot_of(config: Config) -> Config:
     )
 
 
+def shard_count(config: Config, dataset: str) -> int:
+    """How many jobs share the making of a dataset's variants; given ones are read by one."""
+    return 1 if config.datasets[dataset].variants else config.generate.shards
+
+
 def keeps_model(config: Config, run: Run) -> bool:
     """Whether a run's trained weights stay once all that needs them is done."""
     if isinstance(config.keep_models, list):
@@ -135,9 +140,12 @@ def launcher(launch: Launch) -> str:
                 f"launch.accelerate: {launch.accelerate!r} is no file; name a config file of "
                 f"accelerate, or one of {', '.join(LAUNCHERS)}"
             )
-    parts = ["-m accelerate.commands.launch", f"--config_file {shlex.quote(str(path))}"]
+    start = (
+        "-m accelerate.commands.launch" if launch.nodes == 1 else f"-m fgit.nodes {launch.nodes}"
+    )
+    parts = [start, f"--config_file {shlex.quote(str(path))}"]
     if launch.processes is not None:
-        parts.append(f"--num_processes {launch.processes}")
+        parts.append(f"--num_processes {launch.nodes * launch.processes}")
     return " ".join(parts)
 
 
@@ -222,3 +230,9 @@ def use_this_checkout() -> None:
     }.items():
         before = os.environ.get(variable, "").split(os.pathsep)
         os.environ[variable] = os.pathsep.join([folder, *(f for f in before if f)])
+
+
+def use_hub(config: Config) -> None:
+    """Have no job ask the model hub, if the config says so."""
+    if config.hub == "offline":
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}

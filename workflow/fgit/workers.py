@@ -370,7 +370,7 @@ class Pool:
 
 
 def interpreter_of(python: str | None) -> str:
-    """The path of the workers' interpreter.
+    """The path of the workers' interpreter, absolute, since they start in folders of their own.
 
     Raises:
         UserError: if it is not there.
@@ -383,7 +383,7 @@ def interpreter_of(python: str | None) -> str:
             f"{python}: there is no such interpreter; build the environment (see envs/), or mend "
             "the key python of the config"
         )
-    return path
+    return str(Path(path).absolute())  # not resolved: a link may be all that makes an environment
 
 
 class Worker:

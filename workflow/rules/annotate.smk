@@ -12,8 +12,8 @@ rule annotate:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         python=CONFIG.python.main,
     message:

@@ -13,8 +13,8 @@ rule audit_records:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         python=CONFIG.python.main,
         benchmark=benchmark_flags,
@@ -55,8 +55,10 @@ rule audit_variants:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=lambda w, threads: CONFIG.score.memory_mb + 2000 * threads,
-        runtime=240,
+        mem_mb=lambda w, threads, attempt: (
+            attempt * (CONFIG.score.memory_mb + 2000 * threads)
+        ),
+        runtime=growing(240),
     params:
         python=CONFIG.python.main,
         benchmark=benchmark_flags,
@@ -85,8 +87,8 @@ rule audit_sheet:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         python=CONFIG.python.main,
         number=CONFIG.audit.sheet,

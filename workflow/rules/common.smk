@@ -5,6 +5,8 @@ wildcard_constraints:
     results="|".join(map(re.escape, CONFIGS)),
     dataset="|".join(map(re.escape, CONFIG.datasets)),
     source="generate|mutate",
+    shard=r"\d+",
+    shards=r"\d+",
     benchmark="|".join(map(re.escape, CONFIG.benchmarks)),
     table="|".join(map(re.escape, CONFIG.tables)),
     run="|".join(map(re.escape, RUNS)),
@@ -91,6 +93,27 @@ def teacher_python(given):
     return CONFIG.python.vllm if vllm else CONFIG.python.main
 
 
+# What of the teacher's settings changes the speed or the price only.
+TEACHER_SPEED = flags(
+    CONFIG.generate,
+    leave_out=GenerateSettings.model_fields.keys() - GENERATE_SPEED_ONLY,
+)
+
+
+def shards(w, suffix):
+    """The files of a dataset's shards."""
+    count = shard_count(CONFIG, w.dataset)
+    folder = f"{w.results}/generate/{w.dataset}/shards"
+    return [f"{folder}/{number}-of-{count}.{suffix}" for number in range(1, count + 1)]
+
+
+def shards_in_braces(w):
+    """The same as bash expands it."""
+    count = shard_count(CONFIG, w.dataset)
+    folder = shlex.quote(f"{w.results}/generate/{w.dataset}/shards")
+    return f"{folder}/{{1..{count}}}-of-{count}.parquet"
+
+
 def own_samples(w):
     """Solutions that a base model's entry names, so that none are generated."""
     run = RUNS[w.run]
@@ -141,10 +164,16 @@ def worker_python(w):
     return f"--worker-python {shlex.quote(python)}"
 
 
-def boxes_mb(w, threads):
+def growing(value):
+    """Memory or time that grows with the attempt: a job that had too little gets more."""
+    return lambda w, attempt: value * attempt
+
+
+def boxes_mb(w, threads, attempt):
     """Memory for scoring: one box that is full, and what the others have; pairs run no programs."""
     pairs = CONFIG.benchmarks[w.benchmark].kind == "pairs"
-    return 4000 if pairs or whole_of(w) else CONFIG.score.memory_mb + 2000 * threads
+    none = pairs or whole_of(w)
+    return attempt * (4000 if none else CONFIG.score.memory_mb + 2000 * threads)
 
 
 def scores(w, tables):
@@ -174,3 +203,18 @@ def everything(results):
     """What `all` and `pilot` ask for."""
     tables = [file for table in CONFIG.tables for file in drawn(results, table)]
     return [f"{results}/report.html", f"{results}/results.parquet", *tables]
+
+
+def asks_of(jobs):
+    """What jobs ask for, each kind once."""
+    later = {"tmpdir", "disk", "disk_mb", "disk_mib"}  # known when there is input
+    asked = (
+        (
+            job.rule.name,
+            # Not job.resources, which Snakemake keeps once they are asked for.
+            job.rule.expand_resources(job.wildcards_dict, job.input, 1, later),
+        )
+        for job in jobs
+        if workflow.local_exec or not job.is_local
+    )
+    return {Ask.of(name, found["_cores"], found) for name, found in asked}

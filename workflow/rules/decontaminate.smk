@@ -15,10 +15,10 @@ rule decontaminate:
         "{results}/benchmarks/decontaminate/{dataset}.tsv"
     conda:
         "../../envs/main.yaml"
-    threads: 2
+    threads: 8
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         python=CONFIG.python.main,
         benchmarks=lambda w: repeated(
@@ -36,5 +36,5 @@ rule decontaminate:
         "Removing benchmark problems from {wildcards.dataset}"
     shell:
         "{params.python} -m fgit decontaminate {params.data} {params.fields} "
-        "{params.benchmarks} {params.flags} "
+        "{params.benchmarks} {params.flags} --threads {threads} "
         "--out {output.records:q} --report {output.report:q} 2>&1 | tee {log:q}"

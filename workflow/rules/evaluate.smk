@@ -17,8 +17,8 @@ rule evaluate:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=6000,
-        runtime=480,
+        mem_mb=growing(6000),
+        runtime=growing(480),
     params:
         python=CONFIG.python.main,
         # A checkpoint carries its template; the mode is its base model's.

@@ -8,8 +8,8 @@ rule fetch_model:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         python=CONFIG.python.main,
         flags=lambda w: flags(
@@ -33,8 +33,8 @@ rule fetch_benchmark:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         python=CONFIG.python.main,
         flags=lambda w: flags(
@@ -62,8 +62,8 @@ rule fetch_first:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         python=CONFIG.python.main,
         flags=lambda w: flags(

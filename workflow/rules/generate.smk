@@ -1,14 +1,16 @@
+# The teacher's answers, shard by shard; a shard that was stopped goes on from the answers that it has
+# in state/, which no rule declares.
 rule generate:
     input:
         records="{results}/decontaminate/{dataset}/records.parquet",
         given=lambda w: [file for file in [CONFIG.datasets[w.dataset].variants] if file],
     output:
-        variants="{results}/generate/{dataset}/variants.parquet",
-        report="{results}/generate/{dataset}/report.json",
+        variants="{results}/generate/{dataset}/shards/{shard}-of-{shards}.parquet",
+        report="{results}/generate/{dataset}/shards/{shard}-of-{shards}.json",
     log:
-        "{results}/logs/generate/{dataset}.log",
+        "{results}/logs/generate/{dataset}/{shard}-of-{shards}.log",
     benchmark:
-        "{results}/benchmarks/generate/{dataset}.tsv"
+        "{results}/benchmarks/generate/{dataset}/{shard}-of-{shards}.tsv"
     conda:
         f"../../envs/{'vllm' if CONFIG.generate.backend == 'vllm' else 'main'}.yaml"
     threads: 8
@@ -17,12 +19,21 @@ rule generate:
         runtime=1440,
     params:
         python=lambda w, input: teacher_python(bool(input.given)),
-        flags=flags(CONFIG.generate),
+        flags=flags(CONFIG.generate, leave_out=["shards", *GENERATE_SPEED_ONLY]),
+        # Not compared with the last run's, as in the rule train.
+        speed=lambda w, threads: TEACHER_SPEED,
         given=lambda w, input: (
             f"--given {shlex.quote(str(input.given))}" if input.given else ""
         ),
+        shard=lambda w: (
+            f"--shard {w.shard} --shards {w.shards}" if "shard" in w.keys() else ""
+        ),
     message:
-        "The teacher writes similar but incorrect variants of {wildcards.dataset}"
+        "The teacher writes similar but incorrect variants of {wildcards.dataset} "
+        "({wildcards.shard} of {wildcards.shards})"
+    # SIGTERM ends the stage with what it has; the shell has to wait for that, and tee to take it.
     shell:
+        "trap : TERM; "
         "{params.python} -m fgit generate --records {input.records:q} {params.given} {params.flags} "
-        "--out {output.variants:q} --report {output.report:q} 2>&1 | tee {log:q}"
+        "{params.speed} {params.shard} --out {output.variants:q} --report {output.report:q} 2>&1 "
+        "| (trap '' TERM; exec tee {log:q})"

@@ -11,8 +11,8 @@ rule mutate:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         python=CONFIG.python.main,
         flags=flags(CONFIG.mutate),

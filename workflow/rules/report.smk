@@ -44,8 +44,8 @@ rule table:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         python=CONFIG.python.main,
     message:
@@ -95,8 +95,8 @@ rule report:
     conda:
         "../../envs/main.yaml"
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         python=CONFIG.python.main,
     message:

@@ -14,7 +14,7 @@ rule ground_truth:
     threads: 8
     resources:
         mem_mb=boxes_mb,
-        runtime=240,
+        runtime=growing(240),
     params:
         python=CONFIG.python.main,
         worker=worker_python,
@@ -46,7 +46,7 @@ rule score:
     threads: lambda w: 1 if whole_of(w) else 8
     resources:
         mem_mb=boxes_mb,
-        runtime=240,
+        runtime=growing(240),
     params:
         python=CONFIG.python.main,
         benchmark=benchmark_flags,

@@ -18,8 +18,8 @@ rule select:
         "../../envs/main.yaml"
     threads: 4
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         python=CONFIG.python.main,
         verified=lambda w, input: (

@@ -44,9 +44,10 @@ rule train:
         "Training {wildcards.run}"
     # On SIGTERM the training saves its state and ends. Until then the shell has to wait for it,
     # tee has to take what it writes, and the launcher must not kill it (it waits 30 s otherwise; as
-    # long when one process failed and the others hang, so not for ever).
+    # long when one process failed and the others hang, so not for ever). The launcher's time bounds
+    # the profile's notice.
     shell:
-        "trap : TERM; export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=180; "
+        "trap : TERM; export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600; "
         "{params.python} {params.launcher} -m fgit train {params.model} --spans {input.spans:q} "
         "{params.flags} {params.speed} {params.licence} --threads {threads} --out {params.out:q} 2>&1 "
         "| (trap '' TERM; exec tee {log:q})"

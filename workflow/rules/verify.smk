@@ -13,7 +13,9 @@ rule verify:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=lambda w, threads: CONFIG.score.memory_mb + 2000 * threads,
+        mem_mb=lambda w, threads, attempt: (
+            attempt * (CONFIG.score.memory_mb + 2000 * threads)
+        ),
         runtime=1440,
     params:
         python=CONFIG.python.main,

@@ -10,7 +10,8 @@ BASE = Run("tiny", None, "base", None)
 FGIT = Run("tiny", "tasks", "fgit", 0)
 ON_THE_WAY = [  # outputs and logs of FGIT's stages, in order
     ("decontaminate/tasks/records.parquet", "decontaminate/tasks"),
-    ("generate/tasks/variants.parquet", "generate/tasks"),
+    ("generate/tasks/shards/1-of-1.parquet", "generate/tasks/1-of-1"),
+    ("generate/tasks/variants.parquet", "gather/tasks"),
     ("select/tasks/generate/pairs.parquet", "select/tasks.generate"),
     ("annotate/tasks/generate/spans.parquet", "annotate/tasks.generate"),
     (f"train/{FGIT.name}/metrics.json", f"train/{FGIT.name}"),
@@ -48,7 +49,7 @@ def test_the_first_stage_without_its_output_decides(tmp_path, number):
 
 
 def test_what_earlier_stages_wrote_may_be_gone(tmp_path):
-    put(tmp_path, "logs/generate/tasks.log", ERROR)
+    put(tmp_path, "logs/generate/tasks/1-of-1.log", ERROR)
     put(tmp_path, f"train/{FGIT.name}/metrics.json")
     assert state(tmp_path) == ("pending", None)
 

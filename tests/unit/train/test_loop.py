@@ -11,6 +11,7 @@ from fgit.train.engine import Engine
 from fgit.train.examples import examples
 from fgit.train.loop import batches, parameter_groups, train_loop
 from fgit.train.record import SCHEMA
+from tests.conftest import sums
 from tests.reference import two_pass
 
 SETTINGS = TrainSettings(
@@ -25,16 +26,7 @@ def model(tiny_model):
 
 @pytest.fixture(scope="module")
 def samples(tokenizer):
-    rows = [
-        {
-            "id": f"s{i}",
-            "instruction": f"Add {i}.",
-            "response": f"x + {i}\n" * (1 + i % 3),
-            "variant": f"x - {i}\n" * (1 + i % 3) if i % 4 else None,
-        }
-        for i in range(7)
-    ]
-    return examples(rows, tokenizer)[0]
+    return examples(sums(7, lines=3, alone=4), tokenizer)[0]
 
 
 def weights_of(model):

@@ -5,11 +5,9 @@ import os
 import random
 import re
 import resource
-import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 import accelerate
@@ -21,7 +19,7 @@ from transformers import AutoModelForCausalLM, get_scheduler
 
 from fgit.errors import UserError
 from fgit.train import state as module
-from fgit.train.state import Sigterm, State, anywhere, checkpoints, differences
+from fgit.train.state import State, anywhere, checkpoints, differences
 
 PARAMETERS = {"model": "m", "train": {"alpha": 2.0, "epochs": 1}, "data": "abc"}
 
@@ -228,7 +226,7 @@ def test_the_newest_two_are_kept(folder):
             training.train(1)
             state.save(training.accelerator, training.progress())
             assert len(checkpoints(folder)) == min(training.step, 2)
-    assert sorted(path.name for path in folder.iterdir()) == ["lock", "step-000003", "step-000004"]
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000003", "step-000004"]
 
 
 def test_nothing_is_written_twice(saved):
@@ -432,9 +430,7 @@ def test_full_disk(folder, monkeypatch, caplog, place, older):
             assert "No space left on device" in message
             assert "GB are free" in message
             assert ("step 1" if older else "the start") in message
-            assert [path.name for path in folder.iterdir() if path.name != "lock"] == (
-                ["step-000001"] if older else []
-            )
+            assert [path.name for path in folder.iterdir()] == (["step-000001"] if older else [])
             with pytest.raises(UserError, match="No space left on device") as raised:
                 state.save(training.accelerator, training.progress(), required=True)
             assert str(folder) in str(raised.value)
@@ -458,7 +454,7 @@ def test_files_that_may_not_grow(saved, caplog, limit):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         assert "no checkpoint of step 5" in caplog.messages[-1]
-        assert sorted(p.name for p in saved.iterdir()) == ["lock", "step-000002", "step-000004"]
+        assert sorted(p.name for p in saved.iterdir()) == ["step-000002", "step-000004"]
     assert loaded(saved)["step"] == 4
 
 
@@ -498,7 +494,8 @@ HOLDER = """
 """
 
 
-def test_two_processes_never_share_a_folder(folder):
+def test_two_processes_never_share_a_folder(folder, monkeypatch):
+    monkeypatch.setattr("fgit.lock.job_state", lambda job: ("RUNNING", None))
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
         stdin=subprocess.PIPE,
@@ -507,7 +504,7 @@ def test_two_processes_never_share_a_folder(folder):
         env={**os.environ, "SLURM_JOB_ID": "77"},
     ) as holder:
         assert holder.stdout.readline() == "locked\n"
-        name = f"in use by process {holder.pid} on .*, SLURM job 77"
+        name = f"in use by process {holder.pid} of .*, SLURM job 77"
         with pytest.raises(UserError, match=name), State(folder, {}):
             pass
         assert folder.exists()
@@ -516,74 +513,39 @@ def test_two_processes_never_share_a_folder(folder):
         State(folder, {}).__enter__()
 
 
-def test_lock_of_a_folder_that_is_removed(folder):
+def test_the_lock_outlives_the_folder(folder):
+    """The one who waits for it finds the training done, results and all."""
     with State(folder, {}) as first:
         first.remove()
         assert not folder.exists()
-        with State(folder, {}):  # another folder of that name
-            assert folder.exists()
+        with pytest.raises(UserError, match="in use by"), State(folder, {}):
+            pass
+    assert list(folder.parent.iterdir()) == []
     with State(folder, {}):
         pass
 
 
-def test_lock_that_was_opened_before_the_folder_was_removed(folder, monkeypatch):
-    """The holder finishes and removes the folder between our opening the file and locking it."""
-    holder = State(folder, {})
-    holder.__enter__()
-    flock, calls = module.fcntl.flock, []
-
-    def late(descriptor, operation):
-        if not calls:
-            holder.remove()
-            holder.__exit__(None, None, None)
-        calls.append(descriptor)
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(module.fcntl, "flock", late)
-    with State(folder, {}), pytest.raises(UserError, match="in use"):
-        State(folder, {}).__enter__()
-    assert len(calls) == 3
-
-
-def test_file_system_without_locks(folder, monkeypatch, caplog):
-    def flock(descriptor, operation):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(module.fcntl, "flock", flock)
-    with caplog.at_level(logging.WARNING), State(folder, {}):
-        pass
-    assert "keeps no locks" in caplog.text
+def test_a_state_that_another_took_over_is_left_to_it(folder):
+    """As when a node that was cut off comes back after its job was started again."""
+    training = Training()
+    with pytest.raises(UserError, match="has taken it over"), State(folder, PARAMETERS) as state:
+        state.load(training.accelerator)
+        training.train(1)
+        state.lock.path.unlink()
+        with State(folder, PARAMETERS) as other:
+            other.load(training.accelerator)
+            other.save(training.accelerator, training.progress())
+            training.train(1)
+            with pytest.raises(UserError, match="has taken it over"):
+                state.save(training.accelerator, training.progress())
+        state.remove()
+    assert [path.name for path in checkpoints(folder)] == ["step-000001"]
 
 
 def test_nothing_is_left_where_nothing_was_saved(folder):
     with pytest.raises(UserError, match="mine"), State(folder, {}):
         raise UserError("mine")
     assert not folder.exists()
-
-
-# ------------------------------------------------------------------ SIGTERM
-
-
-def test_sigterm_is_noted():
-    former = signal.getsignal(signal.SIGTERM)
-    with Sigterm() as sigterm:
-        assert not sigterm.requested
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert sigterm.requested
-    assert signal.getsignal(signal.SIGTERM) is former
-
-
-def test_sigterm_elsewhere_than_in_the_main_thread():
-    former, seen = signal.getsignal(signal.SIGTERM), []
-
-    def inside():
-        with Sigterm() as sigterm:
-            seen.append((sigterm.requested, signal.getsignal(signal.SIGTERM)))
-
-    thread = threading.Thread(target=inside)
-    thread.start()
-    thread.join()
-    assert seen == [(False, former)]
 
 
 # ------------------------------------------------------------------ several processes

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fgit.config import Config
-from fgit.runs import Run, is_fetched_benchmark, is_fetched_model, train_settings
+from fgit.runs import Run, is_fetched_benchmark, is_fetched_model, shard_count, train_settings
 
 END = 16_384  # bytes of a log's end that are looked at
 FAILED = re.compile(
@@ -129,7 +129,7 @@ def training(config: Config, run: Run) -> Step:
         f"logs/decontaminate/{dataset}.log",
         tuple(against),
     )
-    made = Step(f"{source}/{dataset}/variants.parquet", f"logs/{source}/{dataset}.log", (clean,))
+    made = variants_step(config, dataset, source, clean)
     if config.select.verified_variants:
         made = pairs_step("verify", dataset, source, "verified", made)
     selected = pairs_step("select", dataset, source, "pairs", made)
@@ -139,6 +139,24 @@ def training(config: Config, run: Run) -> Step:
         f"logs/train/{run.name}.log",
         (annotated, *base_model(config, run.model)),
     )
+
+
+def variants_step(config: Config, dataset: str, source: str, clean: Step) -> Step:
+    """Making a dataset's variants: mutants at once, the teacher's shard by shard."""
+    output = f"{source}/{dataset}/variants.parquet"
+    if source == "mutate":
+        return Step(output, f"logs/mutate/{dataset}.log", (clean,))
+    count = shard_count(config, dataset)
+    names = [f"{number}-of-{count}" for number in range(1, count + 1)]
+    shards = [
+        Step(
+            f"generate/{dataset}/shards/{name}.parquet",
+            f"logs/generate/{dataset}/{name}.log",
+            (clean,),
+        )
+        for name in names
+    ]
+    return Step(output, f"logs/gather/{dataset}.log", tuple(shards))
 
 
 def pairs_step(stage: str, dataset: str, source: str, name: str, needed: Step) -> Step:

@@ -21,12 +21,13 @@ from fgit import processes
 from fgit.config import TrainSettings
 from fgit.errors import Stopped, UserError
 from fgit.progress import bar
+from fgit.signals import Sigterm
 from fgit.train.engine import Engine, StepOutput, check_exact
 from fgit.train.examples import Example
 from fgit.train.flops import peak_flops, step_flops
 from fgit.train.record import SCHEMA, samples_of, values_of
 from fgit.train.rows import Row, lay_out, length, pack
-from fgit.train.state import Sigterm, State, anywhere
+from fgit.train.state import State, anywhere
 
 log = logging.getLogger(__name__)
 

@@ -18,24 +18,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import errno
-import fcntl
 import hashlib
 import io
 import json
 import logging
 import os
-import platform
 import re
 import shutil
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import accelerate
@@ -47,6 +42,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from fgit.errors import UserError
 from fgit.files import remove, settle, sha256
+from fgit.lock import Lock
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +54,6 @@ MANIFEST = "manifest.json"
 SAMPLES = "samples.parquet"
 TIMEOUT = datetime.timedelta(hours=2)
 NAME = re.compile(r"step-\d+")
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 class NotWhole(Exception):
@@ -74,12 +69,6 @@ class State:
     disk that fills up under ``FULL_STATE_DICT`` leaves the other processes waiting in the middle of
     ``save_state``.)
 
-    The lock is ``flock`` on the file ``lock``; it goes with the process, however that ends. On NFS,
-    Linux makes a lock at the server of it, which holds between nodes, unless the mount says
-    ``nolock`` or ``local_lock``; then, as with Lustre's ``localflock``, it holds on its own node
-    only. A lost node's lock is freed when its lease runs out (NFSv4: a minute or two) or, with
-    NFSv3, when the node is back. Where there are no locks at all, a warning says so.
-
     Args:
         folder: the state folder; made if need be.
         parameters: what the result depends on, as JSON. They must be those of the checkpoint.
@@ -91,7 +80,7 @@ class State:
         self.newest: Path | None = None
         self.broken: set[Path] = set()
         self.saved = time.monotonic()
-        self.lock: int | None = None
+        self.lock = Lock(folder)
 
     # -------------------------------------------------------------- lock
 
@@ -104,7 +93,8 @@ class State:
 
     def enter(self) -> None:
         """Take the lock and clear what killed processes left half-written."""
-        self.lock = take_lock(self.folder)
+        self.lock.__enter__()
+        self.folder.mkdir(exist_ok=True)
         for left in self.folder.glob(".*"):
             remove(left)
 
@@ -115,17 +105,17 @@ class State:
         frames: TracebackType | None,
     ) -> None:
         # Nothing here waits for the other processes: they may have died of the error.
-        if self.lock is not None:
-            if self.folder.exists() and not checkpoints(self.folder):
+        if self.lock.descriptor is not None:
+            if self.lock.ours() and self.folder.exists() and not checkpoints(self.folder):
                 remove(self.folder)
-            os.close(self.lock)
-            self.lock = None
+            self.lock.__exit__(kind, error, frames)
 
     def remove(self) -> None:
         """Remove the whole folder; for when the training's results are written."""
         from_main(self.remove_all)
 
     def remove_all(self) -> None:
+        self.lock.check()
         for checkpoint in checkpoints(self.folder):
             retire(checkpoint)
         remove(self.folder)
@@ -294,6 +284,7 @@ class State:
             settle(written)
             for folder in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
                 sync_folder(folder)
+            self.lock.check()
             if target.exists():
                 retire(target)  # not whole, or it would have been gone on from
             temporary.rename(target)
@@ -319,29 +310,6 @@ def quiet(logger: str) -> Iterator[None]:
         yield
     finally:
         found.setLevel(level)
-
-
-class Sigterm:
-    """Notes a SIGTERM (of ``scancel``, a time limit, a preemption) instead of dying of it.
-
-    A context manager. ``requested`` says whether one came; the former handler is put back at the
-    end. Outside the main thread, where Python allows no handlers, it does nothing.
-    """
-
-    requested = False
-
-    def __enter__(self) -> Self:
-        self.main_thread = threading.current_thread() is threading.main_thread()
-        if self.main_thread:
-            self.former = signal.signal(signal.SIGTERM, self.note)
-        return self
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-
-    def __exit__(self, *error: object) -> None:
-        if self.main_thread:
-            signal.signal(signal.SIGTERM, self.former)
 
 
 # ------------------------------------------------------------------ between processes
@@ -375,46 +343,6 @@ def layout(accelerator: accelerate.Accelerator) -> str:
 
 
 # ------------------------------------------------------------------ files
-
-
-def take_lock(folder: Path) -> int:
-    """Lock the state folder; the lock is held until the returned file descriptor is closed.
-
-    Raises:
-        UserError: naming who holds it.
-    """
-    path = folder / "lock"
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 1000).decode(errors="replace").strip()
-            os.close(descriptor)
-            raise UserError(
-                f"{folder}: in use by {holder or 'a process that has just started'}; two trainings "
-                "cannot share one state. Wait for that one, or stop it"
-            ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                os.close(descriptor)
-                raise
-            log.warning(
-                "%s: this file system keeps no locks (%s); see to it that no second training is "
-                "started on this folder",
-                folder,
-                error.strerror,
-            )
-        # The one who held it may have removed the folder between our opening and our locking.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            break
-        os.close(descriptor)
-    job = os.environ.get("SLURM_JOB_ID")
-    holder = f"process {os.getpid()} on {platform.node()}" + (f", SLURM job {job}" if job else "")
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"{holder}\n".encode())
-    return descriptor
 
 
 def checkpoints(folder: Path) -> list[Path]:

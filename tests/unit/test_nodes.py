@@ -1,0 +1,59 @@
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fgit import nodes
+from fgit.errors import UserError
+
+STEP = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_NODELIST": "gpu[07-08]",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_NODEID": "1",
+}
+LAUNCH = ["--config_file", "ddp.yaml", "--num_processes", "16", "-m", "fgit", "train", "--out", "o"]
+
+
+@pytest.fixture
+def scontrol(monkeypatch):
+    def run(command, **options):
+        assert command == ["scontrol", "show", "hostnames", "gpu[07-08]"]
+        return SimpleNamespace(stdout="gpu07\ngpu08\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_the_first_process_becomes_srun(monkeypatch):
+    became = []
+    monkeypatch.setattr(os, "execvp", lambda file, command: became.append(command))
+    nodes.main(["2", *LAUNCH])
+    command = became[0]
+    assert command[:4] == ["srun", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"]
+    assert command[-len(LAUNCH) - 4 :] == [sys.executable, "-m", "fgit.nodes", "join", *LAUNCH]
+
+
+def test_each_node_finds_its_place(scontrol):
+    from accelerate.commands.launch import launch_command_parser
+
+    command = nodes.join(LAUNCH, STEP)
+    assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    launched = launch_command_parser().parse_args(command[3:])
+    assert (launched.num_machines, launched.machine_rank, launched.num_processes) == (2, 1, 16)
+    assert (launched.main_process_ip, launched.main_process_port) == ("gpu07", 14711)
+    assert launched.training_script_args == ["train", "--out", "o"]
+
+
+def test_outside_a_job():
+    with pytest.raises(UserError, match=r"SLURM_JOB_ID is not set.*launch\.nodes"):
+        nodes.join(LAUNCH, {})
+
+
+@given(st.integers(1, 2**26))
+def test_ports_are_free_for_all_and_differ(job):
+    assert 10000 <= nodes.port(job) < 30000
+    assert nodes.port(job) != nodes.port(job + 1)

@@ -1,0 +1,190 @@
+"""Joining the shards of a dataset's variants, after seeing that they belong together."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fgit import files, variants
+from fgit.config import GENERATE_SPEED_ONLY
+from fgit.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NO_PROMISE = "none"
+SUMMED = (
+    "samples",
+    "without_code",
+    "answers",
+    "usable",
+    "samples_with_variant",
+    "load_seconds",
+    "seconds",
+    "tokens",
+)
+OWN = ("shard", "records_sha256")
+MAY_DIFFER = {*SUMMED, *OWN, *GENERATE_SPEED_ONLY, "refused", "tokens_per_second", "same_text"}
+
+
+def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> None:
+    """Join the variants of all shards, in the records' order.
+
+    Args:
+        shards: what ``fgit generate`` wrote of each, in any order; each report, of the same name
+            with the suffix ``.json``, lies beside it.
+        records: the records that the shards were made of.
+        out: Parquet (:data:`fgit.variants.SCHEMA`), the same as of one shard.
+        report: JSON: counts and seconds are sums over the shards, so that ``tokens_per_second`` is
+            that of one teacher; ``same_text`` is the shards' promise, ``none`` where they differ.
+
+    Raises:
+        UserError: naming the file, if a shard is missing, is there twice, or was made by other
+            settings or of other records; or if no record has code, or no answer is usable.
+    """
+    samples = variants.read_samples(records)
+    reports = {path: read_report(path) for path in shards}
+    ordered = sorted(shards, key=lambda path: int(reports[path]["shard"]))
+    check_numbers(ordered, reports)
+    first = ordered[0]
+    for number, path in enumerate(ordered, start=1):
+        check_settings(path, reports[path], first, reports[first])
+        theirs = records_digest(samples[part(len(samples), number, len(ordered))])
+        if reports[path]["records_sha256"] != theirs:
+            raise UserError(
+                f"{path}: its shard was made of other records than those of {records}; remove it, "
+                "and make it again"
+            )
+    summary = summed([reports[path] for path in ordered])
+    if not summary["answers"]:
+        raise UserError(f"{records}: none of the {len(samples)} responses has code")
+    if not summary["usable"]:
+        raise UserError(
+            f"{records}: none of the {summary['answers']} answers of the teacher "
+            f"{summary['teacher']} is usable ({summary['refused']}); remove the folder "
+            f"{first.parent}, and try a stronger teacher"
+        )
+    with files.replacing(out) as temporary:
+        pl.scan_parquet(ordered, glob=False).sink_parquet(temporary)
+    files.write_json(report, summary)
+    log.info("%s", table(summary))
+
+
+def part(count: int, shard: int, shards: int) -> slice:
+    """The rows of ``count`` that belong to a shard (from 1): contiguous, as many as others' ± 1."""
+    return slice((shard - 1) * count // shards, shard * count // shards)
+
+
+def records_digest(samples: pl.DataFrame) -> str:
+    """Of all of the records that variants are made of."""
+    digest = hashlib.sha256()
+    for row in samples.select("id", "instruction", "response", "language").iter_rows():
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()
+
+
+def one_promise(promises: Iterable[str | None]) -> str | None:
+    """The promise of equal text that all of them have; None for given answers."""
+    found = set(promises)
+    return found.pop() if len(found) == 1 else NO_PROMISE if found else None
+
+
+# ------------------------------------------------------------------ the shards' reports
+
+
+def report_of(shard: Path) -> Path:
+    return shard.with_suffix(".json")
+
+
+def read_report(shard: Path) -> dict[str, Any]:
+    """The report beside a shard.
+
+    Raises:
+        UserError: if shard or report is missing, or is none.
+    """
+    files.existing(shard)
+    path = report_of(shard)
+    found = files.read_json(path)
+    needed = {*SUMMED, *OWN, "shards", "refused", "same_text"}
+    if not isinstance(found, dict) or not needed <= found.keys():
+        raise UserError(
+            f"{path}: not the report of a shard; fgit generate writes one beside each shard"
+        )
+    return found
+
+
+def check_numbers(ordered: Sequence[Path], reports: Mapping[Path, Mapping[str, Any]]) -> None:
+    """Each shard once, and none missing."""
+    first = ordered[0]
+    shards = reports[first]["shards"]
+    for path in ordered:
+        if reports[path]["shards"] != shards:
+            raise UserError(
+                f"{path}: one of {reports[path]['shards']} shards, but {first} is one of {shards}; "
+                "give the shards of one number"
+            )
+    for before, path in itertools.pairwise(ordered):
+        if reports[before]["shard"] == reports[path]["shard"]:
+            raise UserError(
+                f"{path}: shard {reports[path]['shard']} of {shards}, which {before} is too; give "
+                "each once"
+            )
+    there = {reports[path]["shard"] for path in ordered}
+    if missing := [str(number) for number in range(1, shards + 1) if number not in there]:
+        raise UserError(
+            f"{first.parent}: of {shards} shards, {', '.join(missing[:10])}"
+            f"{f' and {len(missing) - 10} more' if len(missing) > 10 else ''} "
+            "not given; make them with fgit generate --shard, and give all"
+        )
+
+
+def check_settings(
+    path: Path, found: Mapping[str, Any], first: Path, expected: Mapping[str, Any]
+) -> None:
+    for key in sorted((found.keys() | expected.keys()) - MAY_DIFFER):
+        if found.get(key) != expected.get(key):
+            raise UserError(
+                f"{path}: made with {key} {found.get(key)!r}, but {first} with "
+                f"{expected.get(key)!r}; make all shards with the same settings"
+            )
+
+
+def summed(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One report of all shards."""
+    summary = {name: value for name, value in reports[0].items() if name not in OWN}
+    for name in SUMMED:
+        summary[name] = sum(report[name] for report in reports)
+    for name in ("load_seconds", "seconds"):
+        summary[name] = round(summary[name], 3)
+    refused: collections.Counter[str] = collections.Counter()
+    for report in reports:
+        refused.update(report["refused"])
+    summary["refused"] = dict(refused.most_common())
+    seconds = summary["seconds"]
+    summary["tokens_per_second"] = round(summary["tokens"] / seconds, 1) if seconds > 0 else None
+    summary["same_text"] = one_promise(
+        report["same_text"] for report in reports if report["same_text"] is not None
+    )
+    return summary
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    lines = [
+        ("samples", summary["samples"]),
+        ("  without code", summary["without_code"]),
+        ("  with a variant", summary["samples_with_variant"]),
+        ("answers", summary["answers"]),
+        ("  usable", summary["usable"]),
+        *((f"  {reason}", count) for reason, count in summary["refused"].items()),
+        ("tokens/s", summary["tokens_per_second"] or 0),
+    ]
+    return "\n".join(
+        ["What the teacher gave:", *(f"  {name:<20}{value:>10}" for name, value in lines)]
+    )
