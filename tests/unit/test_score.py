@@ -275,12 +275,13 @@ def test_bigcodebench(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("statement", ["os._exit(0)", "while True: pass"])
-def test_bigcodebench_ends_what_does_not_end(tmp_path, statement):
+def test_bigcodebench_ends_what_does_not_end(tmp_path):
     """After 4 minutes: its least time limit, for which it also waits after a hard exit."""
-    text = f"import os\ndef task_func(x):\n    {statement}\n"
-    rows = run(tmp_path, {"B/0": text}, kind="bigcodebench")
-    assert not rows["B/0"]["base_pass"]
+    statements = {"B/exit": "os._exit(0)", "B/loop": "while True: pass"}
+    text = "import os\ndef task_func(x):\n    {}\n"
+    solutions = {task_id: text.format(line) for task_id, line in statements.items()}
+    rows = run(tmp_path, solutions, kind="bigcodebench")
+    assert [rows[task_id]["base_pass"] for task_id in statements] == [False, False]
 
 
 def test_only_empty_solutions(tmp_path, caplog):
