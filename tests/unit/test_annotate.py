@@ -140,7 +140,7 @@ def test_stage_writes_spans_and_counts(tmp_path):
     assert counts["changed_characters"] == {"response": 0.5, "variant": 1.5}
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 3))
 def test_threads_change_nothing(tmp_path_factory, seed):
     folder = tmp_path_factory.mktemp("threads")

@@ -176,7 +176,7 @@ def test_named_values():
     assert named("--benchmark", "a=x=y") == {"a": "x=y"}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.from_regex(r"[a-z]+", fullmatch=True), st.text(min_size=1), max_size=4))
 def test_named_values_come_as_they_were_given(values):
     assert (

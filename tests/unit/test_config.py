@@ -167,7 +167,7 @@ def test_numbers_as_yaml_writes_them(tmp_path):
     assert read_config(path).resolve("fgit").learning_rate == 5e-6
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     alpha=st.floats(1, 100),
     learning_rate=st.floats(1e-9, 1),

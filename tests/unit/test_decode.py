@@ -28,7 +28,7 @@ def never(row, tokens):
     return False
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.lists(st.integers(3, 400), min_size=1, max_size=6), min_size=1, max_size=5))
 def test_greedy_equals_one_at_a_time(model, prompts):
     found = {

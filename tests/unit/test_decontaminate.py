@@ -160,13 +160,11 @@ def test_texts_of_mbpp_and_mbpp_plus():
 TEXT = st.text(alphabet=st.sampled_from("abAB \n\t\r\u00a0\u2003\x1cΣσςİßé😀(="), max_size=40)
 
 
-@settings(deadline=None)
 @given(st.one_of(TEXT, st.text(max_size=60)))
 def test_normalise_is_character_by_character(text):
     assert normalise(text) == "".join(c.lower() for c in text if not c.isspace())
 
 
-@settings(deadline=None)
 @given(TEXT, st.data())
 def test_original_position_undoes_normalise(text, data):
     normalised = normalise(text)
@@ -186,7 +184,6 @@ def slow_find(texts, patterns):
 SMALL = st.text(alphabet="abé", min_size=1, max_size=5)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(alphabet="abé", max_size=12), max_size=6), st.lists(SMALL, max_size=8))
 def test_find_equals_the_slow_search(texts, patterns):
     """Overlapping, nested and repeated patterns included."""
@@ -199,7 +196,6 @@ def test_find_takes_patterns_literally():
     assert find(["a.b", "axb"], ["a.b"]) == [["a.b"], []]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5),
     st.lists(TEXT.filter(normalise), min_size=1, max_size=5),
@@ -242,7 +238,6 @@ def planted(draw, text):
     return before + changed + after, len(before)
 
 
-@settings(deadline=None)
 @given(st.sampled_from([DESCRIPTION, SOLUTION]), st.booleans(), st.data())
 def test_a_planted_text_is_always_found(text, in_response, data):
     plant, at = data.draw(planted(text))
@@ -335,9 +330,7 @@ ROW = st.one_of(
 )
 
 
-@settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(st.lists(ROW, max_size=8))
 def test_every_row_is_accounted_for(stage, rows):
     rows = [sample(), *rows]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fgit.markdown import CodeBlock, code_blocks, compiled, main_code, parses, replace_code
 
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=150)
 
 
 def contents(text: str) -> list[str]:

@@ -6,7 +6,7 @@ import Levenshtein
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fgit.annotate import segments
@@ -68,14 +68,12 @@ def as_lists(side):
     return (side.tokens.tolist(), side.line.tolist(), side.token.tolist(), side.hybrid.tolist())
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_masks_equal_the_reference(tokenizer, y, v):
     found = pair_masks(tokenizer, y, v)
     assert [as_lists(side) for side in found] == reference(tokenizer, y, v)
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_marked_tokens_cover_every_edited_character(tokenizer, y, v):
     spans = segments(y, v)
@@ -97,7 +95,6 @@ def test_marked_tokens_cover_every_edited_character(tokenizer, y, v):
         assert {p for start, end in edited for p in range(start, end)} <= covered
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS)
 def test_a_changed_token_lies_in_a_changed_line(tokenizer, y, v):
     for side in pair_masks(tokenizer, y, v):
@@ -106,7 +103,6 @@ def test_a_changed_token_lies_in_a_changed_line(tokenizer, y, v):
         assert len(side.tokens) == len(side.line) == len(side.token) == len(side.hybrid)
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_identical_texts_give_no_mask(tokenizer, text):
     for side in pair_masks(tokenizer, text, text):

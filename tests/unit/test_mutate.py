@@ -78,7 +78,7 @@ def test_the_draw_is_the_seeds_and_without_replacement():
     assert draw(code, 3, 5)[0] == draw(code, 6, 5)[0][:3]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(alphabet=" \n\t\\abif:=+-*/(){}[]0123'\"#\r\f,.", max_size=60))
 def test_any_program_can_be_mutated(code):
     code = variants.normalised(code)

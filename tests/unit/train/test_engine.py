@@ -126,7 +126,7 @@ def samples(draw):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(samples(), st.sampled_from(SETTINGS), st.sampled_from([10**6, 20]))
 def test_random_pairs(small, batch, changes, budget):
     assert_equal(small, batch, TrainSettings(**changes), budget)

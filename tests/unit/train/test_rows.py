@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fgit.train import rows as rows_module
@@ -40,7 +40,6 @@ def context(row, index):
     return sorted(zip(positions, tokens, strict=True))
 
 
-@settings(deadline=None)
 @given(some_examples(), OBJECTIVES, st.sampled_from([1, 12, 512]))
 def test_each_probability_is_read_behind_its_own_past(samples, objective, group):
     """What a token sees is x and the side's tokens before it, at their positions; no more."""
