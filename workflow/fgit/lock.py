@@ -27,7 +27,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from fgit.errors import UserError
@@ -176,12 +175,7 @@ class Lock:
                 "one writes nothing more here"
             )
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        frames: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.descriptor is None:  # in a fork
             return
         HELD.remove(self)

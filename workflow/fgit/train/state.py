@@ -30,7 +30,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import accelerate
@@ -98,17 +97,12 @@ class State:
         for left in self.folder.glob(".*"):
             remove(left)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        frames: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # Nothing here waits for the other processes: they may have died of the error.
         if self.lock.descriptor is not None:
             if self.lock.ours() and self.folder.exists() and not checkpoints(self.folder):
                 remove(self.folder)
-            self.lock.__exit__(kind, error, frames)
+            self.lock.__exit__(*error)
 
     def remove(self) -> None:
         """Remove the whole folder; for when the training's results are written."""
