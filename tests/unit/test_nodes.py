@@ -16,14 +16,18 @@ STEP = {
     "SLURM_STEP_NUM_NODES": "2",
     "SLURM_NODEID": "1",
 }
+ANSWERS = {
+    ("hostnames", "gpu[07-08]"): "gpu07\ngpu08\n",
+    ("node", "gpu07"): "NodeName=gpu07 Arch=x86_64\n   NodeAddr=10.0.0.7 NodeHostName=gpu07\n",
+}
 LAUNCH = ["--config_file", "ddp.yaml", "--num_processes", "16", "-m", "fgit", "train", "--out", "o"]
 
 
 @pytest.fixture
 def scontrol(monkeypatch):
     def run(command, **options):
-        assert command == ["scontrol", "show", "hostnames", "gpu[07-08]"]
-        return SimpleNamespace(stdout="gpu07\ngpu08\n")
+        assert command[:2] == ["scontrol", "show"]
+        return SimpleNamespace(stdout=ANSWERS[*command[2:]])
 
     monkeypatch.setattr(subprocess, "run", run)
 
@@ -44,7 +48,7 @@ def test_each_node_finds_its_place(scontrol):
     assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
     launched = launch_command_parser().parse_args(command[3:])
     assert (launched.num_machines, launched.machine_rank, launched.num_processes) == (2, 1, 16)
-    assert (launched.main_process_ip, launched.main_process_port) == ("gpu07", 14711)
+    assert (launched.main_process_ip, launched.main_process_port) == ("10.0.0.7", 14711)
     assert launched.training_script_args == ["train", "--out", "o"]
 
 

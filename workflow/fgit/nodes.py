@@ -11,6 +11,7 @@ share a node do not meet each other.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -50,19 +51,21 @@ def join(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
             f"{error.args[0]} is not set: training on several nodes runs within a SLURM job "
             "(launch.nodes)"
         ) from error
-    listed = subprocess.run(
-        ["scontrol", "show", "hostnames", step["STEP_NODELIST"]],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    first = scontrol("hostnames", step["STEP_NODELIST"]).split()[0]
+    # Where SLURM itself reaches the node: its name need not be known to the resolver.
+    address = re.search(r"\bNodeAddr=(\S+)", scontrol("node", first))
     return [
         *(sys.executable, *LAUNCHER),
         *("--num_machines", step["STEP_NUM_NODES"], "--machine_rank", step["NODEID"]),
-        *("--main_process_ip", listed.stdout.split()[0]),
+        *("--main_process_ip", address[1] if address else first),
         *("--main_process_port", str(port(int(step["JOB_ID"])))),
         *arguments,
     ]
+
+
+def scontrol(*what: str) -> str:
+    done = subprocess.run(["scontrol", "show", *what], capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def port(job: int) -> int:
