@@ -18,7 +18,7 @@ STEP = {
 }
 ANSWERS = {
     ("hostnames", "gpu[07-08]"): "gpu07\ngpu08\n",
-    ("node", "gpu07"): "NodeName=gpu07 Arch=x86_64\n   NodeAddr=10.0.0.7 NodeHostName=gpu07\n",
+    ("node", "gpu07", "--oneliner"): "NodeName=gpu07 NodeAddr=10.0.0.7 NodeHostName=gpu07\n",
 }
 LAUNCH = ["--config_file", "ddp.yaml", "--num_processes", "16", "-m", "fgit", "train", "--out", "o"]
 
@@ -26,8 +26,8 @@ LAUNCH = ["--config_file", "ddp.yaml", "--num_processes", "16", "-m", "fgit", "t
 @pytest.fixture
 def scontrol(monkeypatch):
     def run(command, **options):
-        assert command[:2] == ["scontrol", "show"]
-        return SimpleNamespace(stdout=ANSWERS[*command[2:]])
+        assert command[:2] == ("scontrol", "show")
+        return SimpleNamespace(stdout=ANSWERS[command[2:]], returncode=0)
 
     monkeypatch.setattr(subprocess, "run", run)
 

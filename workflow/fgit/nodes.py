@@ -11,18 +11,18 @@ share a node do not meet each other.
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
 from fgit.errors import UserError
+from fgit.partitions import ask_slurm, fields
 
 JOIN = "join"
 LAUNCHER = ("-m", "accelerate.commands.launch")
 # The first node still puts the trained model on disk when the others are through; but when one of
 # them fails, the others may wait for it for ever.
 WAIT = 1800
+ANSWER = 60  # seconds for a busy controller to answer: the whole training waits on it
 
 
 def start(nodes: int, arguments: Sequence[str]) -> list[str]:
@@ -39,7 +39,7 @@ def join(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     """The command of this node's launcher.
 
     Raises:
-        UserError: if this is no step of a SLURM job.
+        UserError: if this is no step of a SLURM job, or SLURM does not answer.
     """
     try:
         step = {
@@ -51,21 +51,17 @@ def join(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
             f"{error.args[0]} is not set: training on several nodes runs within a SLURM job "
             "(launch.nodes)"
         ) from error
-    first = scontrol("hostnames", step["STEP_NODELIST"]).split()[0]
+    hosts = ask_slurm("scontrol", "show", "hostnames", step["STEP_NODELIST"], timeout=ANSWER)
+    first = hosts.split()[0]
     # Where SLURM itself reaches the node: its name need not be known to the resolver.
-    address = re.search(r"\bNodeAddr=(\S+)", scontrol("node", first))
+    node = fields(ask_slurm("scontrol", "show", "node", first, "--oneliner", timeout=ANSWER))
     return [
         *(sys.executable, *LAUNCHER),
         *("--num_machines", step["STEP_NUM_NODES"], "--machine_rank", step["NODEID"]),
-        *("--main_process_ip", address[1] if address else first),
+        *("--main_process_ip", node.get("NodeAddr", first)),
         *("--main_process_port", str(port(int(step["JOB_ID"])))),
         *arguments,
     ]
-
-
-def scontrol(*what: str) -> str:
-    done = subprocess.run(["scontrol", "show", *what], capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 def port(job: int) -> int:
