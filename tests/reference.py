@@ -1,17 +1,21 @@
-"""The objective in its plain form: the model runs on x + y and on x + y', one sample at a time.
+"""The method in its plain form: slow, and independent of the code that tests compare with it.
 
-Slow and independent of the training step: full forward passes of transformers, no packing, no
-shared prefix, all logits. Tests compare the engine with it; the benchmark times it in batches.
+The objective: the model runs on x + y and on x + y', one sample at a time, in full forward passes
+of transformers, with no packing, no shared prefix, all logits; the benchmark times it in batches.
+The segments and the token masks: as the definitions say, one character and one token at a time.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
+import Levenshtein
 import torch
 from torch import Tensor
 
+from fgit.annotate import Segments, Span
 from fgit.config import TrainSettings
 from fgit.train.engine import StepOutput
 from fgit.train.examples import Example
@@ -94,3 +98,60 @@ def two_pass(
         weight=weight,
         margin=torch.full_like(loss, float("nan")),
     )
+
+
+def plain_segments(response: str, variant: str) -> Segments:
+    """difflib's blocks of changed lines, and Levenshtein's edit operations within each of them."""
+    lines = response.split("\n"), variant.split("\n")
+    marked: dict[str, set[int]] = {
+        f"{side}_{unit}": set()
+        for side in ("response", "variant")
+        for unit in ("lines", "characters")
+    }
+    for tag, i, i_end, j, j_end in difflib.SequenceMatcher(
+        None, *lines, autojunk=False
+    ).get_opcodes():
+        if tag == "equal":
+            continue
+        y, v = positions(lines[0], i, i_end), positions(lines[1], j, j_end)
+        marked["response_lines"].update(y)
+        marked["variant_lines"].update(v)
+        before, after = "".join(response[p] for p in y), "".join(variant[p] for p in v)
+        for operation, source, destination in Levenshtein.editops(before, after):
+            if operation in ("replace", "delete"):
+                marked["response_characters"].add(y[source])
+            if operation in ("replace", "insert"):
+                marked["variant_characters"].add(v[destination])
+    return Segments(**{name: runs(found) for name, found in marked.items()})
+
+
+def positions(lines: Sequence[str], first: int, end: int) -> range:
+    """Where the characters of some lines are in the text, with the newline behind each line."""
+    lengths = [len(line) + 1 for line in lines]
+    lengths[-1] -= 1
+    return range(sum(lengths[:first]), sum(lengths[:end]))
+
+
+def runs(marked: set[int]) -> list[Span]:
+    """The half-open ranges of neighbouring positions."""
+    starts = sorted(p for p in marked if p - 1 not in marked)
+    ends = sorted(p + 1 for p in marked if p + 1 not in marked)
+    return list(zip(starts, ends, strict=True))
+
+
+def plain_masks(
+    tokenizer: Any, text: str, lines: Sequence[Span], characters: Sequence[Span]
+) -> tuple[list[int], list[int], list[int]]:
+    """A text's token ids, and 1 for each token that overlaps a span of lines, of characters.
+
+    A token takes in the characters before it that belong to no token.
+    """
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    marks: tuple[list[int], list[int]] = ([], [])
+    reached = 0
+    for start, end in encoded["offset_mapping"]:
+        covered = set(range(min(start, reached), end))
+        reached = max(reached, end)
+        for spans, found in zip((lines, characters), marks, strict=True):
+            found.append(int(any(covered & set(range(*span)) for span in spans)))
+    return encoded["input_ids"], *marks

@@ -89,50 +89,79 @@ class Folder:
         )
 
     def data(self, dataset):
+        """Of 43 rows, 40 are records, and 36 of these have a variant."""
+        removed = {
+            "id": "sample-3",
+            "row": 3,
+            "rule": "ngram",
+            "benchmark": "easy",
+            "task_id": "Easy/1",
+            "what": "description",
+            "field": "instruction",
+            "position": 12,
+            "share": 0.75,
+            "text": f"Add two numbers. {EVIL}",
+            "found": f"add 2 numbers! {EVIL}",
+        }
+        left = {
+            "id": "sample-4",
+            "row": 4,
+            "rule": "text",
+            "share": None,
+            "found": "ADD two numbers",
+        }
+        matches = {"matches": 2, "samples": 1, "only": 0}
         write_json(
             self.root / "decontaminate" / dataset / "report.json",
             {
-                "samples": 13,
-                "bad_rows": [],
-                "bad_row_count": 0,
-                "removed": [
-                    {
-                        "id": "sample-3",
-                        "row": 3,
-                        "benchmark": "easy",
-                        "task_id": "Easy/1",
-                        "what": "description",
-                        "field": "instruction",
-                        "text": f"Add two numbers. {EVIL}",
-                        "position": 0,
-                    }
-                ],
-                "removed_count": 1,
-                "over_limit": 0,
-                "kept": 12,
-                "duplicates": 0,
-                "exempt_texts": 2,
-                "benchmarks": {"easy": {"problems": N, "texts": 18, "sha256": "0" * 64}},
+                "rows": 43,
+                "samples": 42,
+                "bad_rows": [f"{dataset}.jsonl, row 9: 'response' is empty"],
+                "bad_row_count": 1,
+                "bad_rows_by_reason": {"'response' is empty": 1},
+                "mode": "strict",
                 "rule": "A sample is removed if it holds a problem's text.",
+                "rules": {"verbatim": matches, "text": matches, "ngram": matches | {"only": 1}},
+                "removed": [removed],
+                "removed_count": 1,
+                "removed_by_benchmark": {"easy": 1},
+                "removed_matches": 3,
+                "not_removed": [removed | left],
+                "not_removed_count": 1,
+                "over_limit": 1,
+                "kept": 40,
+                "duplicates": {"exact": 1, "same_text": 2, "same_instruction": 3},
+                "exempt_texts": 2,
+                "unprotected": {"easy": ["Easy/8", "Easy/9"]},
+                "benchmarks": {"easy": {"problems": N, "texts": 18, "sha256": "0" * 64}},
             },
         )
-        common = {"samples": 12, "without_code": 0, "samples_with_variant": 12, "seconds": 1.5}
+        common = {"samples": 40, "without_code": 1, "samples_with_variant": 38, "seconds": 1.5}
         reports = {
             "generate": common
-            | {"answers": 36, "usable": 20, "refused": {"same_code": 12, "no_code": 4}}
+            | {"answers": 117, "usable": 100, "refused": {"same_code": 12, "no_code": 5}}
             | {"teacher": "tiny-teacher", "backend": "transformers", "temperature": 0.8},
             "mutate": common
-            | {"mutants_tried": 60, "usable": 36, "refused": {"invalid": 20, "duplicate": 4}},
+            | {"mutants_tried": 120, "usable": 96, "refused": {"invalid": 20, "duplicate": 4}},
         }
+        lost = {"no_code": 1, "no_usable_variant": 1, "same_as_response": 2, "passes_its_tests": 0}
         for source, made in reports.items():
             write_json(self.root / source / dataset / "report.json", made)
             write_json(
                 self.root / "select" / dataset / source / "report.json",
                 {
-                    "samples": 12,
-                    "with_variant": 12,
-                    "without_variant": 0,
+                    "samples": 40,
+                    "with_variant": 36,
+                    "without_variant": 4,
+                    "lost": lost,
+                    "forms": {"one_block": 30, "bare_code": 9, "no_code": 1, "tabs": 2},
                     "similarity": {"mean": 0.9, "median": 0.91, "min": 0.8},
+                    "distribution": [
+                        [0.8, 0.85, 9],
+                        [0.85, 0.9, 7],
+                        [0.9, 0.95, 0],
+                        [0.95, 1.0, 20],
+                    ],
                     "embedder": "tiny-embedder",
                 },
             )
@@ -140,12 +169,23 @@ class Folder:
             write_json(
                 folder / "report.json",
                 {
-                    "samples": 12,
-                    "pairs": 12,
+                    "samples": 40,
+                    "pairs": 36,
+                    "no_difference": 0,
                     "without_marked_response": 0,
                     "without_marked_variant": 1,
                     "changed_characters": {"response": 4.5, "variant": 5.0},
                     "changed_lines": {"response": 1.5, "variant": 1.25},
+                    "distribution": {
+                        "changed_lines": {
+                            "response": [[0, 0, 0], [1, 1, 30], [2, 3, 6]],
+                            "variant": [[0, 0, 1], [1, 1, 35]],
+                        },
+                        "changed_characters": {
+                            "response": [[0, 0, 0], [1, 1, 20], [2, 3, 16]],
+                            "variant": [[0, 0, 1], [1, 1, 19], [2, 3, 15], [4, 7, 1]],
+                        },
+                    },
                 },
             )
             write_parquet(folder / "spans.parquet", self.pairs())
@@ -159,11 +199,15 @@ class Folder:
                 "instruction": "Add two numbers.",
                 "response": self.response,
                 "variant": variant,
-                "similarity": 0.8 + number / 60,
+                "similarity": 0.8 + number / 200,
             }
             | dataclasses.asdict(segments(self.response, variant))
-            for number in range(12)
+            for number in range(40)
         ]
+        for row in rows[2:6]:  # nothing is paired
+            row |= dict.fromkeys(
+                [key for key in row if key not in ("id", "instruction", "response")]
+            )
         return pl.DataFrame(rows)
 
     def train(self, run, number):
@@ -190,8 +234,21 @@ class Folder:
         write_json(
             folder / "metrics.json",
             {
-                "counts": {"samples": 64, "paired": 60, "no_variant": 4},
-                "held_out_counts": {"samples": 16},
+                "counts": {
+                    "samples": 32,
+                    "prompt_too_long": 1,
+                    "no_variant": 3,
+                    "marks_cut": 2,
+                    "no_difference": 1,
+                    "fork_for_variant": 1,
+                    "cut": 3,
+                    "paired": 25,
+                },
+                "held_out_counts": {"samples": 8, "no_variant": 1, "paired": 7},
+                "marked_share": {
+                    "response": [20, 5, *[0] * 18],
+                    "variant": [18, 6, 1, *[0] * 17],
+                },
                 "held_out_before": {"nll": 1.25} | figures,
                 "held_out_after": {"nll": 1.0 + number / 8} | figures | {"p_response": 0.7},
                 "steps": 8,

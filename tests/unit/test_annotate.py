@@ -1,5 +1,7 @@
+import gzip
 import itertools
 import json
+from collections import Counter
 
 import Levenshtein
 import polars as pl
@@ -7,11 +9,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgit.annotate import annotate, merged, segments
+from fgit import annotate as module
+from fgit.annotate import annotate, mark, segments
 from fgit.errors import UserError
+from tests.reference import plain_segments
 
 # Few letters, so that lines repeat; line ends and wide characters as they come in real code.
 TEXTS = st.text(alphabet="ab \n\t\rébx中𝄞", max_size=40)
+
+
+# Few letters and few lines, so that ties are common: what is marked then depends on how they are
+# broken.
+LETTERS = st.text(alphabet="ab", max_size=4)
+FEW_LINES = st.lists(st.sampled_from(["", "a", "ab", "aab", "b"]), max_size=14).map("\n".join)
+
+
+@st.composite
+def edited(draw):
+    """A text, and it again after some edits of lines."""
+    lines = draw(st.lists(LETTERS, min_size=1, max_size=14))
+    changed = list(lines)
+    for _ in range(draw(st.integers(1, 3))):
+        first = draw(st.integers(0, len(changed)))
+        last = draw(st.integers(first, min(first + 3, len(changed))))
+        changed[first:last] = draw(st.lists(LETTERS, max_size=3))
+    return "\n".join(lines), "\n".join(changed)
 
 
 def cut(text, spans):
@@ -20,6 +42,44 @@ def cut(text, spans):
 
 def positions(spans):
     return {i for start, end in spans for i in range(start, end)}
+
+
+@given(edited() | st.tuples(FEW_LINES, FEW_LINES) | st.tuples(TEXTS, TEXTS))
+def test_segments_equal_the_plain_form(pair):
+    assert segments(*pair) == plain_segments(*pair)
+
+
+REAL_PAIRS = {
+    "humanevalpack-python": (164, "canonical_solution", "buggy_solution"),
+    "quixbugs_python_octopack": (40, "solution", "buggy_program"),
+}
+
+
+@pytest.mark.parametrize("name", REAL_PAIRS)
+def test_segments_of_real_pairs(shared_data, name):
+    """Each with itself, and with the next one's, which it has little in common with."""
+    count, correct, incorrect = REAL_PAIRS[name]
+    with gzip.open(shared_data / "pairs" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    assert len(rows) == count
+    for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+        for pair in [(row[correct], row[incorrect]), (row[correct], other[correct])]:
+            assert segments(*pair) == plain_segments(*pair), pair
+
+
+@pytest.mark.parametrize(
+    ("y", "v"),
+    [
+        ("\n" * 300, "\n" * 290 + "x\n"),
+        ("a\nb\n" * 60, "b\na\n" * 60),
+        ("ab " * 700, "ba " * 700),
+        ("x" * 2000, ""),
+        ("\n".join(map(str, range(200))), "\n".join(map(str, range(200, 0, -1)))),
+    ],
+    ids=["blank lines", "repeated lines", "one long line", "empty", "one huge block"],
+)
+def test_segments_of_pairs_that_cost_most(y, v):
+    assert segments(y, v) == plain_segments(y, v)
 
 
 def test_one_changed_operator():
@@ -112,8 +172,11 @@ def test_one_line_has_the_fewest_edits(y, v):
     assert max(marked) <= distance <= sum(marked)
 
 
-def test_merged():
-    assert merged([(0, 1), (1, 2), (3, 3), (4, 6)]) == [(0, 2), (4, 6)]
+def test_mark():
+    spans = []
+    for span in [(0, 1), (1, 2), (3, 3), (4, 6)]:
+        mark(spans, *span)
+    assert spans == [(0, 2), (4, 6)]
 
 
 def write_pairs(path, pairs):
@@ -135,9 +198,94 @@ def test_stage_writes_spans_and_counts(tmp_path):
     counts = json.loads(report.read_text())
     assert counts["samples"] == 3
     assert counts["pairs"] == 2
+    assert counts["no_difference"] == 0
     assert counts["without_marked_response"] == 1
     assert counts["changed_lines"] == {"response": 0.5, "variant": 1.0}
     assert counts["changed_characters"] == {"response": 0.5, "variant": 1.5}
+    assert counts["distribution"] == {
+        "changed_lines": {
+            "response": [[0, 0, 1], [1, 1, 1]],
+            "variant": [[0, 0, 0], [1, 1, 2]],
+        },
+        "changed_characters": {
+            "response": [[0, 0, 1], [1, 1, 1]],
+            "variant": [[0, 0, 0], [1, 1, 1], [2, 3, 1]],
+        },
+    }
+
+
+@given(st.lists(st.integers(0, 40)))
+def test_bins_hold_each_number_once(numbers):
+    found = module.bins(Counter(numbers))
+    lows, highs = [low for low, _, _ in found], [high for _, high, _ in found]
+    assert lows == [0, 1, 2, 4, 8, 16, 32][: len(found)]
+    assert [high + 1 for high in highs[:-1]] == lows[1:]
+    assert [count for _, _, count in found] == [
+        sum(low <= number <= high for number in numbers)
+        for low, high in zip(lows, highs, strict=True)
+    ]
+    assert sum(count for _, _, count in found) == len(numbers)
+    assert not found or found[-1][2]
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.tuples(TEXTS, st.none() | TEXTS), max_size=8),
+    st.integers(1, 4),
+)
+def test_parts_of_any_size_give_what_the_pairs_give(tmp_path_factory, pairs, part):
+    folder = tmp_path_factory.mktemp("parts")
+    write_pairs(folder / "pairs.parquet", pairs)
+    out = folder / "spans.parquet"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "PART", part)
+        annotate(folder / "pairs.parquet", out, folder / "report.json")
+    rows = pl.read_parquet(out).to_dicts()
+    assert [(row["response"], row["variant"]) for row in rows] == pairs
+    found = [
+        None if v is None else json.loads(json.dumps(vars(plain_segments(y, v)))) for y, v in pairs
+    ]
+    nothing = dict.fromkeys(module.SPAN_COLUMNS)
+    assert [{name: row[name] for name in nothing} for row in rows] == [
+        spans or nothing for spans in found
+    ]
+    there = [spans for spans in found if spans]
+    report = json.loads((folder / "report.json").read_text())
+    assert report["pairs"] == len(there)
+    assert report["no_difference"] == sum(
+        not spans["response_characters"] and not spans["variant_characters"] for spans in there
+    )
+    for side in ("response", "variant"):
+        marked = [len(positions(spans[f"{side}_characters"])) for spans in there]
+        assert report[f"without_marked_{side}"] == marked.count(0)
+        mean = sum(marked) / len(marked) if marked else None
+        assert report["changed_characters"][side] == mean
+        bins = report["distribution"]["changed_lines"][side]
+        assert sum(pairs for _, _, pairs in bins) == len(there)
+
+
+def test_only_some_parts_are_held(tmp_path, monkeypatch):
+    """A part is written before the next but one is read, whatever the number of parts."""
+    read, written = [], []
+    parts = module.read_parts
+
+    def counted_parts(*given):
+        for part in parts(*given):
+            read.append(part.height)
+            yield part
+
+    def counted_spans(found, **_):
+        for item in found:
+            assert len(read) - len(written) <= 2
+            yield item
+            written.append(item)
+
+    monkeypatch.setattr(module, "PART", 2)
+    monkeypatch.setattr(module, "read_parts", counted_parts)
+    monkeypatch.setattr(module, "bar", counted_spans)
+    write_pairs(tmp_path / "pairs.parquet", [("a\n", "b\n")] * 21)
+    annotate(tmp_path / "pairs.parquet", tmp_path / "s.parquet", tmp_path / "r.json")
+    assert len(read) == len(written) == 11
 
 
 @settings(max_examples=5)

@@ -262,6 +262,7 @@ STAGES_INPUTS = {
     "evaluate": ["--model", "./none", "--benchmark", "mbpp", "--problems", "{}", "--out", "{o}"],
     "score": ["--benchmark", "mbpp", "--problems", "{}", "--samples", "{}", "--out", "{d}"],
     "report": ["--config", "{}", "--results", "{d}"],
+    "funnel": ["--results", "{}"],
     "masks": ["--pairs", "{}", "--tokenizer", "./none", "--out", "{o}"],
     "weights": ["--model", "./none", "--pairs", "{}", "--out", "{o}"],
     "audit records": ["--benchmark", "mbpp", "--problems", "{}", "--out", "{o}"],

@@ -280,6 +280,14 @@ def test_solutions_are_named_for_the_whole_benchmark():
     assert refusal(values).startswith("models.m.samples: 'part' is scored as a part of 'big'")
 
 
+def test_no_model_is_asked_what_is_only_kept_out():
+    values = changed(("benchmarks", "kept"), {"kind": "texts", "problems": "p"})
+    values["decontaminate"]["against"] = ["kept"]
+    parse_config(values)
+    values["tables"]["t"]["columns"] = ["kept"]
+    assert refusal(values).startswith("tables.t.columns: 'kept' is of kind texts, which is only")
+
+
 def test_several_mistakes_are_all_told():
     values = changed(("generate", "x"), 1)
     values["score"] = {"y": 2}
@@ -399,6 +407,14 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
         "benchmarks.big2.part_of: a part needs all of the larger benchmark's outcomes; leave out "
         "part_of, or the limit of 'big2'",
     ),
+    (("benchmarks", "kept"), "texts that are cut"): (
+        {"kind": "texts", "problems": "p", "limit": 3},
+        "benchmarks.kept.limit: 3: the data are kept free of all problems; leave it out",
+    ),
+    (("datasets", "d", "fields"), "a template with a form"): (
+        {"instruction": "{a:>3}"},
+        "datasets.d.fields: '{a:>3}': put the names of fields into braces, and nothing else",
+    ),
     (("methods", "base"), "reserved"): (
         {},
         "methods.base: base is the untrained model; choose another name",
@@ -467,8 +483,8 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
     ),
     (("benchmarks", "b", "kind"), "choice"): (
         "apps",
-        "benchmarks.b.kind: must be 'humaneval', 'mbpp', 'bigcodebench', 'tests' or 'pairs', "
-        "not 'apps'",
+        "benchmarks.b.kind: must be 'humaneval', 'mbpp', 'bigcodebench', 'tests', 'pairs' or "
+        "'texts', not 'apps'",
     ),
     (("datasets", "d", "fields"), "unknown"): (
         {"prompt": "x"},

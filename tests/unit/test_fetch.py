@@ -146,6 +146,30 @@ def test_the_release_of_bigcodebench_that_was_asked_for(tmp_path, monkeypatch, v
     assert rows_of(tmp_path / "o.jsonl") == [{"task_id": "BigCodeBench/0"}]
 
 
+@pytest.mark.parametrize(
+    ("release", "asked"),
+    [
+        ("mbpp/4bb6404f", ("google-research-datasets/mbpp", "full", "4bb6404f", "all")),
+        ("ds-1000/main", ("xlangai/DS-1000", "main", "all")),
+    ],
+)
+def test_benchmarks_that_are_only_kept_out(tmp_path, monkeypatch, release, asked):
+    def load_dataset(*names, revision, split):
+        assert (*names, revision, split) == asked
+        return [{"task_id": 11, "text": "Add.", "code": "a + b"}]
+
+    stand_in = types.SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)
+    fetch.fetch_benchmark("texts", f"release:{release}", tmp_path / "o.jsonl")
+    assert rows_of(tmp_path / "o.jsonl") == [{"task_id": 11, "text": "Add.", "code": "a + b"}]
+
+
+@pytest.mark.parametrize("release", ["mbpp", "apps/main"])
+def test_other_texts_have_no_release(tmp_path, release):
+    with pytest.raises(UserError, match="only release:mbpp/COMMIT or release:ds-1000/COMMIT can"):
+        fetch.fetch_benchmark("texts", f"release:{release}", tmp_path / "o.jsonl")
+
+
 def test_the_release_that_was_asked_for(tmp_path, evalplus_cache, monkeypatch):
     """EvalPlus's own reader gives its newest HumanEval+, whatever version it is asked for."""
     from evalplus.data import utils

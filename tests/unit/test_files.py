@@ -79,11 +79,18 @@ def test_the_file_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch)
     assert events == ["sync", "rename"]
 
 
+def write_in_parts(path, rows):
+    with files.writing_parquet(path, {"a": pl.String}) as write:
+        for part in pl.DataFrame(rows).iter_slices(500):
+            write(part)
+
+
 WRITERS = {
     "text": lambda path, rows: files.write_text(path, json.dumps(rows)),
     "json": lambda path, rows: files.write_json(path, rows),
     "jsonl": lambda path, rows: files.write_jsonl(path, rows),
     "parquet": lambda path, rows: files.write_parquet(path, pl.DataFrame(rows)),
+    "parts": write_in_parts,
 }
 
 
@@ -186,6 +193,63 @@ def test_parquet_round_trip(tmp_path, texts):
     assert rows == [(i, {"t": t}) for i, t in enumerate(texts, start=1)]
 
 
+@many
+@given(
+    texts=st.lists(st.none() | text, max_size=12), written=st.integers(1, 5), read=st.integers(1, 5)
+)
+def test_parquet_in_parts_round_trip(tmp_path, texts, written, read):
+    schema = {"t": pl.String, "n": pl.List(pl.Int64)}
+    frame = pl.DataFrame({"t": texts, "n": [[i] for i in range(len(texts))]}, schema=schema)
+    with files.writing_parquet(tmp_path / "a.parquet", schema) as write:
+        for part in frame.iter_slices(written):
+            write(part)
+    assert files.read_parquet(tmp_path / "a.parquet").equals(frame)
+    parts = list(files.read_parts(tmp_path / "a.parquet", ["n"], read))
+    assert [part.height for part in parts[:-1]] == [read] * (len(parts) - 1)
+    assert pl.concat(parts).equals(frame.select("n"))
+    assert names(tmp_path) == {"a.parquet"}
+
+
+def test_a_parquet_file_of_parts_is_whole_or_absent(tmp_path):
+    target = tmp_path / "a.parquet"
+    files.write_parquet(target, pl.DataFrame({"a": ["old"]}))
+    with (
+        pytest.raises(RuntimeError),
+        files.writing_parquet(target, {"a": pl.String}) as write,
+    ):
+        write(pl.DataFrame({"a": ["new"]}))
+        raise RuntimeError
+    with (
+        pytest.raises(ValueError, match=r"a\.parquet: rows of .*Int64.*, not of .*String"),
+        files.writing_parquet(target, {"a": pl.String}) as write,
+    ):
+        write(pl.DataFrame({"a": [1]}))
+    assert files.read_parquet(target)["a"].to_list() == ["old"]
+    assert names(tmp_path) == {"a.parquet"}
+
+
+def test_parts_of_a_killed_writer_are_removed(tmp_path):
+    code = (
+        "import os, sys; import polars as pl; from fgit.files import writing_parquet\n"
+        "with writing_parquet(sys.argv[1], {'a': pl.String}) as write:\n"
+        "    write(pl.DataFrame({'a': ['x']})); os.kill(os.getpid(), 9)\n"
+    )
+    target = tmp_path / "a.parquet"
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with files.writing_parquet(target, {"a": pl.String}):
+        pass
+    assert names(tmp_path) == {"a.parquet"}
+
+
+def test_a_column_that_is_not_there(tmp_path):
+    files.write_parquet(tmp_path / "a.parquet", pl.DataFrame({"a": ["x"], "b": ["y"]}))
+    with pytest.raises(UserError, match=r"a\.parquet: no column c, d \(it has a, b\)"):
+        list(files.read_parts(tmp_path / "a.parquet", ["c", "a", "d"], 2))
+    with pytest.raises(UserError, match="no such file"):
+        list(files.read_parts(tmp_path / "b.parquet", None, 2))
+
+
 def test_every_format_gives_the_same_records(tmp_path):
     rows = [{"x": f"text {i}", "y": None if i % 2 else "ä\n"} for i in range(10)]
     text_rows = [{"row": i, **row} for i, row in enumerate(rows, start=1)]
@@ -253,7 +317,7 @@ def test_bad_rows_of_a_json_array(tmp_path):
     frame, bad = files.read_records(path, ["a"], on_bad_row="skip")
     assert frame["row"].to_list() == [1, 4]
     assert [str(b) for b in bad] == [
-        f"{path}, row 2: not an object",
+        f"{path}, row 2: not a JSON object",
         f"{path}, row 3: 'a' is int, not text: 1",
     ]
 
@@ -335,6 +399,8 @@ def test_broken_parquet(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
             files.read_parquet(path)
+        with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
+            list(files.read_parts(path, None, 10))
 
 
 def test_missing_and_unknown_files(tmp_path):

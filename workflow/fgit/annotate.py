@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
+import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import Levenshtein
 import polars as pl
 
 from fgit import processes
 from fgit.errors import UserError
-from fgit.files import read_parquet, write_json, write_parquet
+from fgit.files import read_parts, write_json, writing_parquet
 from fgit.progress import bar
 
 log = logging.getLogger(__name__)
 
 Span = tuple[int, int]
 SIDES = ("response", "variant")
+UNITS = ("lines", "characters")
 SPANS = pl.List(pl.List(pl.Int64))
-PART = 500  # pairs that are annotated at a time
+PART = 500  # samples that are annotated at a time
 FEW = 1000  # pairs for which starting processes would cost more than it saves
 
 
@@ -44,11 +48,18 @@ class Segments:
     variant_characters: list[Span]
 
 
+SPAN_COLUMNS = tuple(field.name for field in dataclasses.fields(Segments))
+
+
 def segments(response: str, variant: str) -> Segments:
-    """Mark what differs between the correct response y and the variant y'."""
-    matcher = difflib.SequenceMatcher(
-        None, response.split("\n"), variant.split("\n"), autojunk=False
-    )
+    """Mark what differs between the correct response y and the variant y'.
+
+    Nothing is cut or simplified, so the time has no bound: it grows with the product of the
+    numbers of lines where lines repeat (2 s for 5,000 blank lines on each side), and with the
+    product of the lengths of two blocks that face each other (2 s for 200,000 characters each).
+    """
+    lines = response.split("\n"), variant.split("\n")
+    matcher = difflib.SequenceMatcher(None, *lines, autojunk=False)
     changed = [block for tag, *block in matcher.get_opcodes() if tag != "equal"]
     return segments_in(response, variant, changed)
 
@@ -60,41 +71,38 @@ def segments_in(response: str, variant: str, blocks: Iterable[Sequence[int]]) ->
         blocks: (a, b, c, d) each, in order: lines a to b of the response, b not included, face
             lines c to d of the variant.
     """
-    starts = line_starts(response, response.split("\n")), line_starts(variant, variant.split("\n"))
-    found: tuple[list[Span], ...] = ([], [], [], [])
+    y_starts, v_starts = line_starts(response), line_starts(variant)
+    found = Segments([], [], [], [])
     for i1, i2, j1, j2 in blocks:
-        y_start, y_end = starts[0][i1], starts[0][i2]
-        v_start, v_end = starts[1][j1], starts[1][j2]
-        found[0].append((y_start, y_end))
-        found[2].append((v_start, v_end))
-        for operation, i, j in Levenshtein.editops(response[y_start:y_end], variant[v_start:v_end]):
-            if operation != "insert":
-                found[1].append((y_start + i, y_start + i + 1))
-            if operation != "delete":
-                found[3].append((v_start + j, v_start + j + 1))
-    return Segments(*[merged(spans) for spans in found])
+        y_start, y_end = y_starts[i1], y_starts[i2]
+        v_start, v_end = v_starts[j1], v_starts[j2]
+        mark(found.response_lines, y_start, y_end)
+        mark(found.variant_lines, v_start, v_end)
+        # The edit operations, those of one kind that follow each other as one.
+        for operation, y1, y2, v1, v2 in Levenshtein.opcodes(
+            response[y_start:y_end], variant[v_start:v_end]
+        ):
+            if operation != "equal":
+                mark(found.response_characters, y_start + y1, y_start + y2)
+                mark(found.variant_characters, v_start + v1, v_start + v2)
+    return found
 
 
-def line_starts(text: str, lines: list[str]) -> list[int]:
+def line_starts(text: str) -> list[int]:
     """Where each line starts, and, as the last entry, where the text ends."""
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line) + 1)
+    starts = [0, *itertools.accumulate(len(line) + 1 for line in text.split("\n"))]
     starts[-1] = len(text)
     return starts
 
 
-def merged(spans: Iterable[Span]) -> list[Span]:
-    """Spans in order, empty ones left out, touching ones joined."""
-    result: list[Span] = []
-    for start, end in spans:
-        if start == end:
-            continue
-        if result and start <= result[-1][1]:
-            result[-1] = (result[-1][0], max(end, result[-1][1]))
-        else:
-            result.append((start, end))
-    return result
+def mark(spans: list[Span], start: int, end: int) -> None:
+    """Put a span behind the others: none if it is empty, as one with the last if they touch."""
+    if start == end:
+        return
+    if spans and spans[-1][1] == start:
+        spans[-1] = (spans[-1][0], end)
+    else:
+        spans.append((start, end))
 
 
 def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
@@ -102,67 +110,110 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
 
     Output columns beside those of ``pairs``: response_lines, response_characters, variant_lines,
     variant_characters, each a list of [start, end) in characters; null where there is no variant.
+    The report is :func:`summary` and ``samples``. Memory holds a few parts of the samples,
+    whatever their number.
     """
-    frame = read_parquet(pairs)
-    missing = {"id", *SIDES} - set(frame.columns)
+    parts = read_parts(pairs, None, PART)
+    first = next(parts)
+    missing = {"id", *SIDES} - set(first.columns)
     if missing:
         raise UserError(f"{pairs}: no column {', '.join(sorted(missing))}; is it a pairs file?")
-    pairs_only = frame.select(SIDES)
-    parts = [pairs_only.slice(start, PART) for start in range(0, max(len(frame), 1), PART)]
+    samples = pl.scan_parquet(pairs, glob=False).select(pl.len()).collect().item()
+    whole, texts = itertools.tee(itertools.chain([first], parts))
     # Starting processes for few pairs would cost more than it saves.
-    found = processes.each(annotate_part, parts, threads if len(frame) >= FEW else 1)
-    spans: list[pl.DataFrame] = []
-    counts: Counter[str] = Counter()
-    for part, counted in bar(found, description="annotate", total=len(parts), unit="part"):
-        spans.append(part)
-        counts.update(counted)
-    summary = {
-        "samples": frame.height,
-        "pairs": counts["pairs"],
-        "without_marked_response": counts["without_marked_response"],
-        "without_marked_variant": counts["without_marked_variant"],
-        "changed_lines": {side: a_pair(counts, f"{side}_lines") for side in SIDES},
-        "changed_characters": {side: a_pair(counts, f"{side}_characters") for side in SIDES},
-    }
-    write_parquet(out, pl.concat([frame, pl.concat(spans)], how="horizontal"))
-    write_json(report, summary)
-    log.info("%d samples, %d pairs with segments", summary["samples"], summary["pairs"])
+    found = processes.each(
+        annotate_part, (part.select(SIDES) for part in texts), threads if samples >= FEW else 1
+    )
+    shown = bar(found, description="annotate", total=-(-samples // PART), unit="part")
+    counts: Counter[tuple[str, int]] = Counter()
+    with writing_parquet(out, {**first.schema, **dict.fromkeys(SPAN_COLUMNS, SPANS)}) as write:
+        for part, (spans, counted) in zip(whole, shown, strict=True):
+            write(part.with_columns(spans))
+            counts.update(counted)
+    said = {"samples": samples} | summary(counts)
+    write_json(report, said)
+    log.info("%d samples, %d pairs with segments", samples, said["pairs"])
 
 
-def annotate_part(pairs: pl.DataFrame) -> tuple[pl.DataFrame, Counter[str]]:
-    """The spans of some pairs, and what the report counts of them.
+def annotate_part(texts: pl.DataFrame) -> tuple[pl.DataFrame, Counter[tuple[str, int]]]:
+    """The spans of some pairs, and how much is marked.
 
     Args:
-        pairs: response and variant; the latter is null where there is no pair.
+        texts: response and variant; the latter is null where there is no pair.
 
     Returns:
-        The four columns of spans, null where there is no pair; and the numbers of pairs, of sides
-        without a marked character, and of marked lines and characters of each side.
+        The four columns of spans, null where there is no pair; and how many pairs have how many
+        marked lines or characters: (column, number) -> pairs. A fifth column, ``characters``, has
+        those of both sides.
     """
-    columns: dict[str, list[list[Span] | None]] = {
-        field.name: [] for field in dataclasses.fields(Segments)
-    }
-    counts: Counter[str] = Counter()
-    for texts in pairs.iter_rows(named=True):
-        found = None if texts["variant"] is None else segments(texts["response"], texts["variant"])
+    columns: dict[str, list[str]] = {name: [] for name in SPAN_COLUMNS}
+    counts: Counter[tuple[str, int]] = Counter()
+    for response, variant in texts.select(SIDES).iter_rows():
+        found = {} if variant is None else vars(segments(response, variant))
         for name, column in columns.items():
-            column.append(None if found is None else getattr(found, name))
-        if found is None:
-            continue
-        counts["pairs"] += 1
-        for side in SIDES:
-            lines, characters = (
-                getattr(found, f"{side}_lines"),
-                getattr(found, f"{side}_characters"),
-            )
-            counts[f"without_marked_{side}"] += not characters
-            counts[f"{side}_lines"] += sum(
-                texts[side].count("\n", start, end - 1) + 1 for start, end in lines
-            )
-            counts[f"{side}_characters"] += sum(end - start for start, end in characters)
-    return pl.DataFrame(columns, schema=dict.fromkeys(columns, SPANS)), counts
+            column.append(json.dumps(found.get(name)))
+        if found:
+            numbers = {
+                "response_lines": line_count(response, found["response_lines"]),
+                "variant_lines": line_count(variant, found["variant_lines"]),
+                "response_characters": character_count(found["response_characters"]),
+                "variant_characters": character_count(found["variant_characters"]),
+            }
+            numbers["characters"] = numbers["response_characters"] + numbers["variant_characters"]
+            counts.update(numbers.items())
+    # By way of JSON, since polars takes nested lists of Python ten times as slowly.
+    spans = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+    return spans.with_columns(pl.all().str.json_decode(SPANS)), counts
 
 
-def a_pair(counts: Counter[str], name: str) -> float | None:
-    """The mean over the pairs; None if there is none."""
-    return counts[name] / counts["pairs"] if counts["pairs"] else None
+def line_count(text: str, spans: Iterable[Span]) -> int:
+    return sum(text.count("\n", start, end - 1) + 1 for start, end in spans)
+
+
+def character_count(spans: Iterable[Span]) -> int:
+    return sum(end - start for start, end in spans)
+
+
+def summary(counts: Mapping[tuple[str, int], int]) -> dict[str, Any]:
+    """What the report says of the pairs.
+
+    Args:
+        counts: of all pairs, as :func:`annotate_part` gives them.
+
+    Returns:
+        pairs; no_difference: those without a marked character; without_marked_response and
+        without_marked_variant: those without one on that side; changed_lines and
+        changed_characters: the mean of each side; distribution: :func:`bins` of the same.
+    """
+    numbers: dict[str, Counter[int]] = {name: Counter() for name in (*SPAN_COLUMNS, "characters")}
+    for (name, number), pairs in counts.items():
+        numbers[name][number] = pairs
+    changed = {
+        f"changed_{unit}": {side: numbers[f"{side}_{unit}"] for side in SIDES} for unit in UNITS
+    }
+    return {
+        "pairs": numbers["characters"].total(),
+        "no_difference": numbers["characters"][0],
+        **{f"without_marked_{side}": numbers[f"{side}_characters"][0] for side in SIDES},
+        **{name: {side: mean(found[side]) for side in SIDES} for name, found in changed.items()},
+        "distribution": {
+            name: {side: bins(found[side]) for side in SIDES} for name, found in changed.items()
+        },
+    }
+
+
+def mean(numbers: Counter[int]) -> float | None:
+    """The mean of numbers that occur so often; None if there is none."""
+    count = numbers.total()
+    return sum(number * often for number, often in numbers.items()) / count if count else None
+
+
+def bins(numbers: Counter[int]) -> list[list[int]]:
+    """[lowest, highest, how often] for 0, 1, 2 to 3, 4 to 7, and so on up to the last in use."""
+    often: Counter[int] = Counter()
+    for number, count in numbers.items():
+        often[number.bit_length()] += count
+    return [
+        [1 << digits >> 1, (1 << digits) - 1, often[digits]]
+        for digits in range(max(often, default=-1) + 1)
+    ]

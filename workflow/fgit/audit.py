@@ -174,8 +174,9 @@ def variants(
         UserError: if too many canonical solutions fail their tests, or the variants are of other
             problems.
     """
+    from fgit.choices import choice_of
     from fgit.generate import longest_code
-    from fgit.select import Embedder, choice_of, cosine, most_similar
+    from fgit.select import Embedder, cosine, most_similar
     from fgit.teachers import TOO_LONG
     from fgit.workers import Job, Journal, canonical_program, check, conditions_of
 

@@ -105,7 +105,7 @@ def problem_rows(
         return
     for number, row in enumerate(by_id.values(), start=1):
         good = isinstance(row, dict)
-        yield number, row if good else files.BadRow(str(path), number, "not an object")
+        yield number, row if good else files.not_an_object(str(path), number)
 
 
 def check_problem(kind: BenchmarkKind, where: str, row: dict[str, Any]) -> dict[str, Any]:

@@ -238,13 +238,15 @@ def decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     path(parser, "out", "the clean records (Parquet)")
     path(parser, "report", "what was removed, and why (JSON)")
+    path(parser, "matches", "every match, one a row (Parquet)", required=False)
     parser.add_argument(
         "--field",
         nargs="+",
         action=NamedValues,
         default={},
         metavar="OURS=THEIRS",
-        help="column names of the data where they differ, e.g. instruction=problem",
+        help="column names of the data where they differ, e.g. instruction=problem; a path, "
+        "response=messages.1.content; or a template, 'instruction={instruction} {input}'",
     )
     parser.add_argument("--revision", help="commit of the dataset on the hub")
     parser.add_argument("--split", default="train", help="split of the dataset on the hub")
@@ -256,11 +258,13 @@ def decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "remove samples that contain a benchmark's text",
-    "Input rows have instruction and response, and may have id, language and tests.",
+    "Input rows have instruction and response, and may have id, language and tests. Mode paper "
+    "follows Magicoder's rule; strict also finds copies with other case, whitespace or names, and "
+    "partial ones. Each match is reported with its rule, place and text.",
     decontaminate_arguments,
     settings=config.DecontaminateSettings,
     inputs=("data", "benchmark"),
-    outputs=("out", "report"),
+    outputs=("out", "report", "matches"),
 )
 def decontaminate(arguments: Arguments, settings: Any) -> None:
     from fgit.decontaminate import decontaminate
@@ -272,6 +276,7 @@ def decontaminate(arguments: Arguments, settings: Any) -> None:
         arguments.out,
         arguments.report,
         settings,
+        matches=arguments.matches,
         fields=arguments.field,
         revision=arguments.revision,
         split=arguments.split,
@@ -349,10 +354,15 @@ def gather(arguments: Arguments, settings: Any) -> None:
     gather(arguments.shards, arguments.records, arguments.out, arguments.report)
 
 
+def mutate_arguments(parser: argparse.ArgumentParser) -> None:
+    variants_arguments(parser)
+    threads(parser)
+
+
 @command(
     "make variants by mutation instead of a teacher",
     "Table VI: universalmutator's mutants that compile and whose bytecode differs.",
-    variants_arguments,
+    mutate_arguments,
     settings=config.MutateSettings,
     inputs=("records",),
     outputs=("out", "report"),
@@ -360,7 +370,13 @@ def gather(arguments: Arguments, settings: Any) -> None:
 def mutate(arguments: Arguments, settings: Any) -> None:
     from fgit.mutate import mutate
 
-    mutate(arguments.records, arguments.out, arguments.report, settings)
+    mutate(
+        arguments.records,
+        arguments.out,
+        arguments.report,
+        settings,
+        arguments.threads or processes.cores(),
+    )
 
 
 def verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -404,6 +420,7 @@ def select_arguments(parser: argparse.ArgumentParser) -> None:
         "what verify made of these variants: those that pass their tests are left out",
         required=False,
     )
+    threads(parser)
 
 
 @command(
@@ -415,6 +432,7 @@ def select_arguments(parser: argparse.ArgumentParser) -> None:
     outputs=("out", "report"),
 )
 def select(arguments: Arguments, settings: Any) -> None:
+    use_threads(arguments.threads)
     from fgit.select import select
 
     select(
@@ -424,6 +442,7 @@ def select(arguments: Arguments, settings: Any) -> None:
         arguments.report,
         settings,
         arguments.verified,
+        arguments.threads or processes.cores(),
     )
 
 
@@ -669,6 +688,24 @@ def report(arguments: Arguments, settings: Any) -> None:
     if arguments.out is not None:
         raise UserError("--out goes with --from; --results is where the report is written")
     arguments.out = report(found, arguments.results, table=arguments.table, ended=arguments.ended)
+
+
+def funnel_arguments(parser: argparse.ArgumentParser) -> None:
+    folder(parser, "results", "the results folder")
+    path(parser, "out", "write it here too (.md or .csv)", required=False)
+
+
+@command(
+    "show what became of the data, from the raw rows to what is trained on",
+    "Each loss with its reason, for every dataset, source of variants and training that lies in "
+    "the folder, as far as the stages have come. Ends with 1 if it does not add up.",
+    funnel_arguments,
+    outputs=(),
+)
+def funnel(arguments: Arguments, settings: Any) -> None:
+    from fgit.report.funnel import funnel
+
+    funnel(arguments.results, arguments.out)
 
 
 # ------------------------------------------------------------------ tools beside the road

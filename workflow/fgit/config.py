@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from fgit.errors import UserError
+from fgit.fields import check_template
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Objective = Literal["fgit", "fixed", "dpo"]
@@ -21,16 +22,17 @@ Granularity = Literal["hybrid", "line", "token"]
 Gap = Literal["clipped", "absolute"]
 Precision = Literal["fp32", "bf16"]
 VariantSource = Literal["generate", "mutate"]
-# Whose format and scorer. Three are published; `tests` is any problems with a program of tests, and
-# `pairs` is correct and incorrect code, of which the model must find the correct one more probable.
-BenchmarkKind = Literal["humaneval", "mbpp", "bigcodebench", "tests", "pairs"]
+# Whose format and scorer. Three are published; `tests` is any problems with a program of tests,
+# `pairs` is correct and incorrect code, of which the model must find the correct one more probable,
+# and `texts` is problems of whatever benchmark, which are only to be kept out of the data.
+BenchmarkKind = Literal["humaneval", "mbpp", "bigcodebench", "tests", "pairs", "texts"]
 SandboxChoice = Literal["auto", "bwrap", "rlimits"]
 OnBadRow = Literal["fail", "skip"]
 WITHOUT_PLUS = ("bigcodebench", "tests", "pairs")  # kinds of which NAME+ is no column
 AUDITED = ("humaneval", "mbpp", "tests")  # kinds whose canonical solutions get variants
 LAUNCHERS = ("ddp", "fsdp2")  # each a file of workflow/launchers/
 COLUMNS = ("avg", "dataset", "group", "method", "model", "n", "seeds")  # no names for benchmarks
-TARGETS = ("all", "claims", "pilot", "plan")  # no names for tables
+TARGETS = ("all", "claims", "funnel", "pilot", "plan")  # no names for tables
 BASE = "base"  # the method of a row that shows a model as it is
 PUBLISHED = "published"  # the method of a row that is only quoted
 
@@ -43,13 +45,40 @@ class Settings(BaseModel):
 
 
 class DecontaminateSettings(Settings):
-    """How the overlap with benchmarks is found."""
+    """How the overlap with benchmarks is found, and which rows can be used."""
 
+    mode: Literal["strict", "paper"] = Field(
+        "strict",
+        description="paper removes what Magicoder's rule finds, texts held verbatim but for case; "
+        "strict what holds a text, case and whitespace aside, or most of its n-grams; what "
+        "the other finds is reported",
+    )
     min_characters: int = Field(
         40,
         ge=1,
         description="benchmark texts shorter than this many characters, whitespace not counted, "
-        "are trivial and exempt",
+        "are trivial: strict passes them over",
+    )
+    ngram_size: int = Field(
+        8, ge=2, description="words of an n-gram, of descriptions and solutions (strict)"
+    )
+    renamed_size: int = Field(
+        16,
+        ge=2,
+        description="tokens of an n-gram of code whose names do not count (strict); only "
+        "solutions with more n-grams than that are looked for",
+    )
+    ngram_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of a benchmark text's n-grams that a sample's instruction or response "
+        "must hold to be removed (strict)",
+    )
+    max_characters: int = Field(
+        200_000,
+        ge=1,
+        description="a row whose instruction and response have more characters cannot be used",
     )
     on_bad_row: OnBadRow = Field(
         "fail", description="what a row that cannot be used does: stop the stage, or be counted"
@@ -154,7 +183,9 @@ class SelectSettings(Settings):
         description="special token before the code (UniXcoder's mode), empty for other embedders",
     )
     max_length: int = Field(512, ge=8, description="tokens of the code that are embedded")
-    batch_size: int = Field(32, ge=1, description="texts at a time")
+    batch_size: int = Field(
+        32, ge=1, description="texts at a time (on a CPU fewer, where they are long)"
+    )
 
 
 class TrainSettings(Settings):
@@ -318,8 +349,17 @@ class Dataset(Settings):
         None, ge=1, description="use at most this many clean samples; unset uses all"
     )
     fields: dict[Literal["id", "instruction", "response", "language", "tests"], str] = Field(
-        default_factory=dict, description="our name: the file's name, where they differ"
+        default_factory=dict,
+        description="our name: the file's name, where they differ; a path (messages.1.content); or "
+        "a template with the file's names in braces ({instruction} {input})",
     )
+
+    @field_validator("fields")
+    @classmethod
+    def templates_are_names(cls, value: dict[str, str]) -> dict[str, str]:
+        for theirs in value.values():
+            check_template(theirs)
+        return value
 
 
 class Benchmark(Settings):
@@ -327,7 +367,8 @@ class Benchmark(Settings):
 
     kind: BenchmarkKind = Field(description="whose format and scorer")
     problems: str = Field(
-        description="problem file: a path, package:NAME/file, or release:VERSION to fetch"
+        description="problem file: a path, package:NAME/file, or release:VERSION to fetch (of kind "
+        "texts: release:mbpp/COMMIT, all 974 problems, or release:ds-1000/COMMIT)"
     )
     sha256: str | None = Field(None, description="the file's digest; another file is refused")
     limit: int | None = Field(
@@ -712,6 +753,12 @@ class Config(Settings):
             must(name, self.models, "plan.parameters", "model")
         for name in self.plan.problems:
             must(name, self.benchmarks, "plan.problems", "benchmark")
+        for name, entry in self.benchmarks.items():
+            if entry.kind == "texts" and entry.limit is not None:
+                raise ValueError(
+                    f"benchmarks.{name}.limit: {entry.limit}: the data are kept free of all "
+                    "problems; leave it out"
+                )
         for name, model in self.models.items():
             for benchmark in model.samples:
                 must(benchmark, self.benchmarks, f"models.{name}.samples", "benchmark")
@@ -743,6 +790,11 @@ class Config(Settings):
                 benchmark = column.removesuffix("+")
                 must(benchmark, self.benchmarks, f"tables.{table_name}.columns", "benchmark")
                 kind = self.benchmarks[benchmark].kind
+                if kind == "texts":
+                    raise ValueError(
+                        f"tables.{table_name}.columns: {column!r} is of kind texts, which is only "
+                        "kept out of the data; no model is asked"
+                    )
                 if column.endswith("+") and kind in WITHOUT_PLUS:
                     raise ValueError(
                         f"tables.{table_name}.columns: {column!r}: a benchmark of kind {kind} has "

@@ -44,7 +44,8 @@ def fetch_benchmark(kind: str, problems: str, out: Path) -> None:
     Args:
         problems: ``release:VERSION``, as EvalPlus or BigCodeBench names its releases
             (``release:v0.1.10``); for pairs, ``release:humanevalpack/COMMIT``, a commit of that
-            dataset on the hub.
+            dataset on the hub; for texts likewise ``release:mbpp/COMMIT``, all splits of MBPP, or
+            ``release:ds-1000/COMMIT``.
     """
     version = problems.removeprefix(RELEASE_PREFIX)
     if not problems.startswith(RELEASE_PREFIX) or not version:
@@ -76,7 +77,9 @@ def first_problems(
 
 
 EVALPLUS_NAMES = {"humaneval": "HumanEvalPlus", "mbpp": "MbppPlus"}
-RELEASED = (*EVALPLUS_NAMES, "bigcodebench", "pairs")  # kinds whose problems can be fetched
+RELEASED = (*EVALPLUS_NAMES, "bigcodebench", "pairs", "texts")  # kinds that can be fetched
+# Of kind texts: the dataset on the hub, and its subset.
+TEXTS = {"mbpp": ("google-research-datasets/mbpp", "full"), "ds-1000": ("xlangai/DS-1000", None)}
 
 
 def release(kind: str, version: str) -> list[dict[str, Any]]:
@@ -93,6 +96,9 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
         name, commit = place
         if kind == "pairs":
             rows_of_hub = load_dataset(name, "python", revision=commit, split="test")
+        elif kind == "texts":
+            subset = TEXTS[version.partition("/")[0]][1]
+            rows_of_hub = load_dataset(name, subset, revision=commit, split="all")
         else:
             rows_of_hub = load_dataset(name, split=version.partition("/")[0])
         return [dict(row) for row in rows_of_hub]
@@ -112,15 +118,23 @@ def release_on_hub(kind: str, problems: str) -> tuple[str, str | None] | None:
     """The hub's dataset, and its revision, from which a release is fetched; None for EvalPlus's.
 
     Raises:
-        UserError: for pairs of which no release is known.
+        UserError: for pairs or texts of which no release is known.
     """
     version = problems.removeprefix(RELEASE_PREFIX)
     if kind == "bigcodebench":
         subset = version.partition("/")[2]
         return "bigcode/bigcodebench" + (f"-{subset}" if subset not in ("", "full") else ""), None
+    name, _, commit = version.partition("/")
+    if kind == "texts":
+        if name not in TEXTS or not commit:
+            names = " or ".join(f"release:{known}/COMMIT" for known in TEXTS)
+            raise UserError(
+                f"texts release:{version}: only {names} can be fetched, with a commit of "
+                f"{' or '.join(place for place, _ in TEXTS.values())}; name the file of others"
+            )
+        return TEXTS[name][0], commit
     if kind != "pairs":
         return None
-    name, _, commit = version.partition("/")
     if name != "humanevalpack" or not commit:
         raise UserError(
             f"pairs release:{version}: only release:humanevalpack/COMMIT can be fetched, with "

@@ -14,6 +14,7 @@ import glob
 import gzip
 import hashlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -21,27 +22,35 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 import polars as pl
 
 from fgit.errors import UserError
+from fgit.fields import value_of
 from fgit.lock import check_held
 
 PACKAGE_PREFIX = "package:"
 SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_LINE = 64 << 20  # bytes
+PART_ROWS = 1000  # of a Parquet file, as Python objects
 BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+ROW_GROUP = 5000  # rows; a reader of a Parquet file holds a few groups at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class BadRow:
-    """A row that could not be used: ``row`` counts from 1 (for JSONL: the line)."""
+    """A row that could not be used: ``row`` counts from 1 (for JSONL: the line).
+
+    ``kind`` is the reason in a word or three, for counting.
+    """
 
     path: str
     row: int
     reason: str
+    kind: str
 
     def __str__(self) -> str:
         return f"{self.path}, row {self.row}: {self.reason}"
@@ -129,7 +138,39 @@ def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]])
 
 def write_parquet(path: str | os.PathLike[str], frame: pl.DataFrame) -> None:
     with replacing(path) as temporary:
-        frame.write_parquet(temporary)
+        frame.write_parquet(temporary, row_group_size=ROW_GROUP)
+
+
+@contextlib.contextmanager
+def writing_parquet(
+    path: str | os.PathLike[str], schema: Mapping[str, Any]
+) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Yield a function that takes the rows of a Parquet file, some hundred or thousand at a time.
+
+    The file appears, whole, when the block ends, and never if it raises. Until then its parts lie
+    in a hidden folder beside it, so that memory does not grow with their number.
+
+    Args:
+        schema: names and types of the columns; each frame must have them, in this order.
+    """
+    with replacing(path) as temporary:
+        # By this name the next writer knows it, and removes it, if this process is killed.
+        folder = temporary.with_name(f"{temporary.stem}.parts.tmp{temporary.suffix}")
+        folder.mkdir()
+        parts: list[Path] = []
+
+        def write(frame: pl.DataFrame) -> None:
+            if frame.schema != pl.Schema(schema):
+                raise ValueError(f"{path}: rows of {frame.schema}, not of {pl.Schema(schema)}")
+            parts.append(folder / f"{len(parts)}.parquet")
+            frame.write_parquet(parts[-1], compression="lz4")
+
+        try:
+            write(pl.DataFrame(schema=schema))
+            yield write
+            pl.scan_parquet(parts, glob=False).sink_parquet(temporary, row_group_size=ROW_GROUP)
+        finally:
+            remove(folder)
 
 
 # ------------------------------------------------------------------ reading
@@ -156,27 +197,50 @@ def read_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, 
     Formats by name: ``.parquet``, ``.json`` (one array) and ``.jsonl``; the latter two may end in
     ``.gz``. For JSONL the row number is the line number; blank lines are passed over.
     """
+    for number, row in raw_rows(path):
+        yield number, parse_line(str(path), number, row) if isinstance(row, bytes) else row
+
+
+def raw_rows(
+    path: str | os.PathLike[str],
+) -> Iterator[tuple[int, bytes | dict[str, Any] | BadRow]]:
+    """:func:`read_objects` with the lines of JSONL as they are, for :func:`parse_line`."""
     name = str(path)
     existing(path)
     plain = name.removesuffix(".gz")
     if plain.endswith(".parquet"):
-        yield from enumerate(read_parquet(path).iter_rows(named=True), start=1)
+        parts = read_parts(path, None, PART_ROWS)
+        rows = itertools.chain.from_iterable(part.iter_rows(named=True) for part in parts)
+        yield from enumerate(rows, start=1)
     elif plain.endswith(".json"):
         rows = read_json(path)
         if not isinstance(rows, list):
             raise UserError(f"{name}: a .json file must hold one array of objects")
         for number, row in enumerate(rows, start=1):
-            yield number, row if isinstance(row, dict) else BadRow(name, number, "not an object")
+            yield number, row if isinstance(row, dict) else not_an_object(name, number)
     elif plain.endswith(".jsonl"):
         with open_binary(path) as file:
             try:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield number, parse_line(name, number, line)
+                yield from numbered_lines(name, file)
             except BROKEN_GZIP as error:
                 raise UserError(f"{name}: broken gzip file ({error}); fetch it again") from error
     else:
         raise UserError(f"{name}: unknown format; use .parquet, .json, .jsonl or .jsonl.gz")
+
+
+def numbered_lines(name: str, file: IO[bytes]) -> Iterator[tuple[int, bytes | BadRow]]:
+    """The lines that are not blank; one of more than MAX_LINE bytes is never held whole."""
+    for number in itertools.count(1):
+        line = file.readline(MAX_LINE)
+        if not line:
+            return
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            reason = f"a line of more than {MAX_LINE >> 20} MiB"
+            yield number, BadRow(name, number, reason, "too long")
+        elif not line.isspace():
+            yield number, line
 
 
 def read_records(
@@ -259,25 +323,26 @@ def check_row(
 ) -> dict[str, str | None] | BadRow:
     values: dict[str, str | None] = {}
     for column in required + optional:
-        value = row.get(names[column])
+        value = value_of(row, names[column])
         if column == "id" and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
         if value is None and column in optional:
             values[column] = None
         elif value is None:
-            return BadRow(
-                str(path), number, f"no field {names[column]!r} (it has: {', '.join(row)})"
-            )
+            reason = f"no field {names[column]!r} (it has: {', '.join(row)})"
+            return BadRow(str(path), number, reason, "missing field")
         elif not isinstance(value, str):
             return BadRow(
                 str(path),
                 number,
                 f"{names[column]!r} is {type(value).__name__}, not text: {value!r:.60}",
+                "not text",
             )
         elif column in required and column not in empty and not value.strip():
-            return BadRow(str(path), number, f"{names[column]!r} is empty")
-        elif SURROGATE.search(value):
-            return BadRow(str(path), number, f"{names[column]!r} holds a lone surrogate")
+            return BadRow(str(path), number, f"{names[column]!r} is empty", "empty")
+        elif not value.isascii() and SURROGATE.search(value):
+            reason = f"{names[column]!r} holds a lone surrogate"
+            return BadRow(str(path), number, reason, "not UTF-8")
         else:
             values[column] = value
     return values
@@ -287,20 +352,57 @@ def parse_line(name: str, number: int, line: bytes) -> dict[str, Any] | BadRow:
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return BadRow(name, number, f"not UTF-8 at byte {error.start} of the line")
+        reason = f"not UTF-8 at byte {error.start} of the line"
+        return BadRow(name, number, reason, "not UTF-8")
     except json.JSONDecodeError as error:
-        return BadRow(name, number, f"broken JSON: {error.msg} (column {error.colno})")
+        reason = f"broken JSON: {error.msg} (column {error.colno})"
+        return BadRow(name, number, reason, "broken JSON")
     except RecursionError:
-        return BadRow(name, number, "broken JSON: nested too deeply")
+        return BadRow(name, number, "broken JSON: nested too deeply", "broken JSON")
     except ValueError as error:
-        return BadRow(name, number, f"not readable JSON: {error}")
-    return value if isinstance(value, dict) else BadRow(name, number, "not a JSON object")
+        return BadRow(name, number, f"not readable JSON: {error}", "broken JSON")
+    return value if isinstance(value, dict) else not_an_object(name, number)
+
+
+def not_an_object(path: str, number: int) -> BadRow:
+    return BadRow(path, number, "not a JSON object", "not an object")
 
 
 def read_parquet(path: str | os.PathLike[str]) -> pl.DataFrame:
     existing(path)
     try:
         return pl.read_parquet(Path(path))
+    except pl.exceptions.ComputeError as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); make it again") from error
+
+
+def read_parts(
+    path: str | os.PathLike[str], columns: Sequence[str] | None, rows: int
+) -> Iterator[pl.DataFrame]:
+    """Yield a Parquet file's rows in order, so many at a time; the last part may have fewer.
+
+    Of a file without rows comes one part without rows, so that there always is a schema. Memory
+    holds a few of the file's row groups, whatever their number.
+
+    Args:
+        columns: those to read; None reads all.
+
+    Raises:
+        UserError: if the file is missing or broken, or lacks a column.
+    """
+    existing(path)
+    try:
+        scanned = pl.scan_parquet(Path(path), glob=False)
+        there = scanned.collect_schema().names()
+        if missing := [name for name in columns or [] if name not in there]:
+            raise UserError(f"{path}: no column {', '.join(missing)} (it has {', '.join(there)})")
+        chosen = scanned.select(there if columns is None else columns)
+        empty = True
+        for part in chosen.collect_batches(chunk_size=rows, lazy=True):
+            empty = False
+            yield part
+        if empty:
+            yield chosen.collect()
     except pl.exceptions.ComputeError as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); make it again") from error
 

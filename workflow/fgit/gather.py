@@ -72,7 +72,7 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
             f"{first.parent}, and try a stronger teacher"
         )
     with files.replacing(out) as temporary:
-        pl.scan_parquet(ordered, glob=False).sink_parquet(temporary)
+        pl.scan_parquet(ordered, glob=False).sink_parquet(temporary, row_group_size=files.ROW_GROUP)
     files.write_json(report, summary)
     log.info("%s", table(summary))
 

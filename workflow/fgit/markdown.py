@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import warnings
+from collections.abc import Sequence
 
-FENCE = re.compile(r"^(?P<indent>[ ]{0,3})(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)$")
+# A line that may open or close a block. It begins with the newline before it, which is found much
+# faster than a line's start is.
+FENCE = re.compile(r"\n(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
 PYTHON = frozenset({"", "python", "python3", "py", "py3"})
+DEEP_FENCE = re.compile(r"(?: {4,}| *\t[ \t]*)(?:`{3,}|~{3,})")
+SHEBANG_OF_OTHERS = re.compile(r"#!(?!.*python)")
+STATEMENT = re.compile(r"[\r\n][ \t\f]*[^ \t\f\r\n#]")
+TABBED = re.compile(r"[\r\n] *\t[ \t]*[^ \t\r\n]")
+
+CODE_FORMS = {
+    "one_block": "one fenced block of code",
+    "several_blocks": "several fenced blocks",
+    "bare_code": "no fence; the whole is a program",
+    "no_code": "no fenced block, and not a program",
+}
+NOTES = {
+    "unclosed_fence": "a block that nothing closes, which goes to the end",
+    "nested_fence": "a block, or bare code, that holds a line that looks like a fence",
+    "other_language": "the code's fence names a language other than Python",
+    "does_not_parse": "the code is meant as Python and does not compile",
+    "crlf": "lines that end in \\r\\n",
+    "tabs": "a line of the code that is indented by a tab",
+    "mixed_newlines": "lines that end in different ways (\\n, \\r\\n, \\r)",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +39,8 @@ class CodeBlock:
     """A fenced block: ``text[start:end]`` is what stands between its fences.
 
     ``content`` is that without the indentation of the fences (code in a list item), its last
-    newline included.
+    newline included. ``closed`` says whether a fence ends it, and ``nested`` whether it holds a
+    line that looks like a fence.
     """
 
     start: int
@@ -23,40 +48,47 @@ class CodeBlock:
     language: str
     content: str
     indent: int = 0
+    closed: bool = True
+    nested: bool = False
 
 
 def code_blocks(text: str) -> list[CodeBlock]:
     """The fenced code blocks of a Markdown text, in order (CommonMark's rule for fences).
 
     A closing fence has at least as many marks as the opening one and nothing behind it, so a
-    block fenced by four marks may hold fences of three. A block that is never closed goes to the
-    end of the text.
+    block fenced by four marks may hold fences of three, and a fence with a language closes nothing.
+    A block that is never closed goes to the end of the text, and is left out if it is empty. Lines
+    end at ``\\n``; a ``\\r`` that stands alone ends none.
     """
     blocks: list[CodeBlock] = []
-    position = 0
-    opened: tuple[str, str, int, int] | None = None  # fence, language, indent, content's start
-    for line in re.findall(r"[^\n]*\n|[^\n]+", text):  # not splitlines: it splits at \f and more
-        bare = line.rstrip("\r\n")
-        match = FENCE.match(bare)
+    opened: re.Match[str] | None = None
+    nested = False
+    # With a newline before it, the text's first line is like all others. A match then starts where
+    # its line starts in the text, and ends where the next line does.
+    for line in FENCE.finditer("\n" + text):
         if opened is None:
-            if match and not (match["fence"][0] == "`" and "`" in match["info"]):
-                language = (match["info"].strip().split() or [""])[0].lower()
-                opened = (match["fence"], language, len(match["indent"]), position + len(line))
-        elif match and match["fence"].startswith(opened[0]) and not match["info"].strip():
-            blocks.append(block_of(text, opened, position))
+            if line["fence"][0] == "~" or "`" not in line["info"]:
+                opened, nested = line, False
+        elif line["fence"].startswith(opened["fence"]) and not line["info"].strip():
+            blocks.append(block_of(text, opened, line.start(), True, nested))
             opened = None
-        position += len(line)
-    if opened is not None and opened[3] < len(text):
-        blocks.append(block_of(text, opened, len(text)))
+        else:
+            nested = True
+    if opened is not None and opened.end() < len(text):
+        blocks.append(block_of(text, opened, len(text), False, nested))
     return blocks
 
 
-def block_of(text: str, opened: tuple[str, str, int, int], end: int) -> CodeBlock:
-    _, language, indent, start = opened
-    content = re.sub(rf"^ {{1,{indent}}}", "", text[start:end], flags=re.M) if indent else None
-    return CodeBlock(start, end, language, content or text[start:end], indent)
+def block_of(text: str, opened: re.Match[str], end: int, closed: bool, nested: bool) -> CodeBlock:
+    start, indent = opened.end(), len(opened["indent"])
+    language = (opened["info"].split(None, 1) or [""])[0].lower()
+    content = text[start:end]
+    if indent:
+        content = re.sub(rf"^ {{1,{indent}}}", "", content, flags=re.M)
+    return CodeBlock(start, end, language, content, indent, closed, nested)
 
 
+@functools.lru_cache(maxsize=16)  # a response's code is asked about more than once in a row
 def parses(code: str) -> bool:
     """Whether ``code`` is a Python program (by ``compile``: ``ast.parse`` lets too much pass)."""
     return compiled(code) is not None
@@ -75,43 +107,129 @@ def compiled(code: str):
 def main_code(response: str) -> CodeBlock | None:
     """The code of a response that a variant replaces.
 
-    The longest block that parses as Python; if none parses, the longest block; if there is no
-    block, the whole response where it parses as Python and holds more than a word (a response of
-    bare code); otherwise None.
+    The whole response where it is a Python program (bare code: what looks like a fence is in a
+    string of it); else the longest block that parses as Python; if none parses, the longest block;
+    of equally long ones the first. None if there is no block either. Blank blocks do not count.
+
+    Blocks begin and end where CommonMark has them, also where that is not what was meant: a README
+    in a ``markdown`` block ends with the first block that it holds. One thing is mended: if nothing
+    closes a block but the last line is a fence that is indented too far, the block ends before it.
     """
-    blocks = [block for block in code_blocks(response) if block.content.strip()]
-    python = [block for block in blocks if block.language in PYTHON and parses(block.content)]
-    if python or blocks:
-        return max(python or blocks, key=lambda block: len(block.content))
-    bare = response.strip()
-    if bare and len(bare.split()) > 1 and parses(bare):
-        return CodeBlock(0, len(response), "python", response)
-    return None
+    return main_of(response, blocks_with_code(response))[0]
+
+
+def main_of(response: str, blocks: Sequence[CodeBlock]) -> tuple[CodeBlock | None, bool]:
+    """:func:`main_code` of a response with these blocks, and whether that parses as Python."""
+    # A fence in a string of a program stands behind the quotes that open it.
+    before = response[: blocks[0].start] if blocks else ""
+    if not blocks or '"""' in before or "'''" in before:
+        bare = response.strip()
+        if is_program(bare):
+            # Blank lines before it are its own, as those behind it are; a first line's indentation
+            # is not.
+            lead = len(response) - len(response.lstrip())
+            start = 0 if first_line(response) == lead else lead
+            return CodeBlock(start, len(response), "python", response[start:]), True
+    by_length = sorted(blocks, key=lambda block: len(block.content), reverse=True)
+    for block in by_length:
+        if block.language in PYTHON and parses(block.content):
+            return block, True
+    return (by_length[0] if by_length else None), False
+
+
+def is_program(bare: str) -> bool:
+    """Whether a text is a Python program of more than a word, and not of comments alone.
+
+    A script whose first line names another interpreter is none, though Python may read it.
+    """
+    if len(bare.split(None, 1)) < 2 or SHEBANG_OF_OTHERS.match(bare):
+        return False
+    return STATEMENT.search("\n" + bare) is not None and parses(bare)
+
+
+def blocks_with_code(response: str) -> list[CodeBlock]:
+    """The blocks that are not blank, the last one :func:`mended`."""
+    blocks = (mended(response, block) for block in code_blocks(response))
+    return [block for block in blocks if block.content.strip()]
+
+
+def mended(response: str, block: CodeBlock) -> CodeBlock:
+    """The block without a last line that would close it, were it not indented too far."""
+    if block.closed:
+        return block
+    text = response.rstrip()
+    last = text.rfind("\n") + 1
+    if last < block.start or not DEEP_FENCE.fullmatch(text, last):
+        return block
+    content = block.content[: block.content.rstrip().rfind("\n") + 1]
+    return dataclasses.replace(block, end=last, content=content)
+
+
+def forms(response: str, language: str | None = None) -> tuple[str, ...]:
+    """What a response looks like: one of :data:`CODE_FORMS`, then any of :data:`NOTES`, in order.
+
+    The code is :func:`main_code`'s, and blank blocks do not count.
+
+    Args:
+        language: the record's, for code whose fence names none; None is taken for Python.
+    """
+    blocks = blocks_with_code(response)
+    code, python = main_of(response, blocks)
+    bare = code is not None and not response[: code.start].strip()
+    if code is None:
+        form = "no_code"
+    elif bare:
+        form = "bare_code"
+    else:
+        form = "one_block" if len(blocks) == 1 else "several_blocks"
+    named = code.language or (language or "").strip().lower() if code else ""
+    windows = response.count("\r\n")
+    alone = response.count("\r") - windows
+    unix = response.count("\n") - windows
+    notes = {
+        "unclosed_fence": not bare and any(not block.closed for block in blocks),
+        "nested_fence": bool(blocks) if bare else any(block.nested for block in blocks),
+        "other_language": code is not None and code.language not in PYTHON,
+        "does_not_parse": code is not None and not python and named in PYTHON,
+        "crlf": windows > 0,
+        "tabs": code is not None and TABBED.search("\n" + code.content) is not None,
+        "mixed_newlines": (windows > 0) + (alone > 0) + (unix > 0) > 1,
+    }
+    return (form, *[name for name, holds in notes.items() if holds])
 
 
 def replace_code(response: str, block: CodeBlock, code: str) -> str:
     """The variant y': the response with the content of ``block`` replaced by ``code``.
 
-    The new code takes the old code's newline style and indentation, the whitespace at the end of
-    lines that the old code has too, and its blank lines at the start and final whitespace, so that
-    only what the code itself says differs.
+    The new code takes the old code's newline style and indentation, the whitespace and the newline
+    at the end of lines that the old code has too, and its blank lines at the start and final
+    whitespace, so that only what the code itself says differs.
     """
     old = block.content
-    lines = old.replace("\r\n", "\n").rstrip().split("\n")
+    newline = newline_of(old.rstrip()) or newline_of(response) or "\n"
+    # Of \r\n, lines are split at the \n, so that each keeps the \r that it has or lacks.
+    between, end = newline[-1], newline[:-1]
+    lines = old.rstrip().split(between)
+    lines[-1] += end
     as_before = {line.rstrip(): line for line in reversed(lines)}
-    new = "\n".join(
-        as_before.get(line.rstrip(), line.rstrip())
+    new = between.join(
+        as_before.get(line.rstrip(), line.rstrip() + end)
         for line in code.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     ).rstrip()
     new = new[first_line(new) :]
-    if "\r\n" in (old if "\n" in old.rstrip() else response):
-        new = new.replace("\n", "\r\n")
     head = old[: first_line(old)] if old.strip() else ""
-    tail = old[len(old.rstrip()) :]
-    whole = re.sub(r"^(?=[^\r\n])", " " * block.indent, head + new + tail, flags=re.M)
+    whole = head + new + old[len(old.rstrip()) :]
+    if block.indent:
+        whole = re.sub(r"^(?=[^\r\n])", " " * block.indent, whole, flags=re.M)
     return response[: block.start] + whole + response[block.end :]
+
+
+def newline_of(text: str) -> str:
+    """How new lines of a text are to end: ``\\r\\n`` if any line does, empty if it has one line."""
+    return next((newline for newline in ("\r\n", "\n", "\r") if newline in text), "")
 
 
 def first_line(text: str) -> int:
     """Where the first line that is not blank starts."""
-    return text.rfind("\n", 0, len(text) - len(text.lstrip())) + 1
+    blank = len(text) - len(text.lstrip())
+    return max(text.rfind("\n", 0, blank), text.rfind("\r", 0, blank)) + 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import numpy as np
 import polars as pl
 
 from fgit.annotate import SIDES, Segments, Span, segments
-from fgit.files import read_records, write_parquet
+from fgit.files import check_rows, read_objects, writing_parquet
 from fgit.progress import bar
 
 log = logging.getLogger(__name__)
 
+chained = itertools.chain.from_iterable
+
 GRANULARITIES = ("line", "token", "hybrid")
+BATCH = 256  # pairs, or samples, whose texts are tokenized at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +63,18 @@ def overlap_mask(offsets: np.ndarray, spans: Sequence[Span], length: int) -> np.
     return (before[offsets[:, 1]] > before[offsets[:, 0]]).astype(np.int8)
 
 
-def whole_offsets(offsets: np.ndarray) -> np.ndarray:
+def whole_offsets(offsets: np.ndarray, begins: np.ndarray | int = 0) -> np.ndarray:
     """Offsets that leave no character out: each token begins where the one before it ended.
 
     Some tokenizers trim whitespace off a token's offsets; an edit of that whitespace would else
     belong to no token. Tokens that share a character (its bytes split over tokens) keep theirs.
+
+    Args:
+        offsets: int64 [n, 2], of one text, or of texts that lie end to end.
+        begins: int64 [n], where the text of each token begins.
     """
-    if len(offsets) == 0:
-        return offsets
     reached = np.maximum.accumulate(offsets[:, 1])
-    before = np.concatenate([[0], reached[:-1]])
+    before = np.maximum(np.concatenate([[0], reached])[:-1], begins)
     return np.stack([np.minimum(offsets[:, 0], before), offsets[:, 1]], axis=1)
 
 
@@ -78,40 +84,48 @@ def token_masks(
     """Tokenize texts, byte for byte as given, and mark their tokens.
 
     Args:
+        texts: at least one. Of many, the tokenizer takes several at a time, one on each core.
         spans: for each text its (line spans, character spans).
     """
     encoded = tokenizer(
-        list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
     )
-    result = []
-    for text, (lines, characters), ids, pairs in zip(
-        texts, spans, encoded["input_ids"], encoded["offset_mapping"], strict=True
-    ):
-        offsets = whole_offsets(np.asarray(pairs, dtype=np.int64).reshape(-1, 2))
-        result.append(
-            TokenMasks(
-                tokens=np.asarray(ids, dtype=np.int64),
-                line=overlap_mask(offsets, lines, len(text)),
-                token=overlap_mask(offsets, characters, len(text)),
-            )
-        )
-    return result
+    # From here on the texts lie end to end, as one.
+    *begins, length = itertools.accumulate(map(len, texts), initial=0)
+    counts = [len(ids) for ids in encoded["input_ids"]]
+    # The tuples of one text at a time: those of all texts would take longer, made and freed.
+    pairs = chained(of_text.offsets for of_text in encoded.encodings)
+    offsets = np.fromiter(chained(pairs), np.int64, count=2 * sum(counts)).reshape(-1, 2)
+    token_begins = np.repeat(np.asarray(begins), counts)
+    offsets = whole_offsets(offsets + token_begins[:, None], token_begins)
+    columns = [np.fromiter(chained(encoded["input_ids"]), np.int64, count=sum(counts))]
+    for of_texts in zip(*spans, strict=True):
+        moved = [
+            (begin + start, begin + end)
+            for begin, of_text in zip(begins, of_texts, strict=True)
+            for start, end in of_text
+        ]
+        columns.append(overlap_mask(offsets, moved, length))
+    ends = np.cumsum(counts)[:-1]
+    parts = zip(*(np.split(column, ends) for column in columns), strict=True)
+    return [TokenMasks(*of_text) for of_text in parts]
 
 
-def pair_masks(
-    tokenizer: Any, response: str, variant: str, found: Segments | None = None
-) -> tuple[TokenMasks, TokenMasks]:
+def masks_of_pairs(
+    tokenizer: Any, pairs: Sequence[tuple[str, str]], found: Iterable[Segments]
+) -> list[tuple[TokenMasks, TokenMasks]]:
+    """The masks of both sides of each pair, in one call of the tokenizer."""
+    spans = []
+    for of_pair in found:
+        spans.append((of_pair.response_lines, of_pair.response_characters))
+        spans.append((of_pair.variant_lines, of_pair.variant_characters))
+    sides = token_masks(tokenizer, list(chained(pairs)), spans)
+    return list(zip(sides[::2], sides[1::2], strict=True))
+
+
+def pair_masks(tokenizer: Any, response: str, variant: str) -> tuple[TokenMasks, TokenMasks]:
     """The masks of both sides of one pair."""
-    found = found or segments(response, variant)
-    sides = token_masks(
-        tokenizer,
-        [response, variant],
-        [
-            (found.response_lines, found.response_characters),
-            (found.variant_lines, found.variant_characters),
-        ],
-    )
-    return sides[0], sides[1]
+    return masks_of_pairs(tokenizer, [(response, variant)], [segments(response, variant)])[0]
 
 
 def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
@@ -122,29 +136,30 @@ def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
     """
     from fgit.models import load_tokenizer
 
-    frame, _ = read_records(pairs, ["id", *SIDES], empty=SIDES)
     loaded = load_tokenizer(tokenizer)
-    rows = []
-    for pair in bar(
-        frame.iter_rows(named=True), description="masks", total=frame.height, unit="pair"
-    ):
-        sides = dict(zip(SIDES, pair_masks(loaded, pair["response"], pair["variant"]), strict=True))
-        row: dict[str, Any] = {"id": pair["id"]}
-        for side, found in sides.items():
-            row[f"{side}_tokens"] = found.tokens
-            for granularity in GRANULARITIES:
-                row[f"{side}_{granularity}"] = found.of(granularity)
-        rows.append(row)
-        if len(rows) <= show:
-            print(f"{pair['id']}")
-            for side, found in sides.items():
-                print(f"  {side}: {shown(loaded, found)}")
     schema: dict[str, Any] = {"id": pl.String}
     for side in SIDES:
         schema[f"{side}_tokens"] = pl.List(pl.Int64)
         schema |= {f"{side}_{granularity}": pl.List(pl.Int8) for granularity in GRANULARITIES}
-    write_parquet(out, pl.DataFrame(rows, schema=schema))
-    log.info("%d pairs", len(rows))
+    rows = iter(bar(read_objects(pairs), description="masks", unit="pair"))
+    count = 0
+    with writing_parquet(out, schema) as write:
+        while batch := list(itertools.islice(rows, BATCH)):
+            frame, _ = check_rows(batch, pairs, ["id", *SIDES], empty=SIDES)
+            texts = list(frame.select(SIDES).iter_rows())
+            found = masks_of_pairs(loaded, texts, itertools.starmap(segments, texts))
+            for id, of_pair in zip(frame["id"], found[: max(0, show - count)], strict=False):
+                print(id)
+                for side, side_masks in zip(SIDES, of_pair, strict=True):
+                    print(f"  {side}: {shown(loaded, side_masks)}")
+            columns: dict[str, Any] = {"id": frame["id"]}
+            for side, of_side in zip(SIDES, zip(*found, strict=True), strict=True):
+                columns[f"{side}_tokens"] = [side_masks.tokens for side_masks in of_side]
+                for kind in GRANULARITIES:
+                    columns[f"{side}_{kind}"] = [side_masks.of(kind) for side_masks in of_side]
+            write(pl.DataFrame(columns, schema=schema))
+            count += len(batch)
+    log.info("%d pairs", count)
 
 
 def shown(tokenizer: Any, found: TokenMasks) -> str:

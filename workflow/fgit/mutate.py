@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
 import logging
 import random
@@ -12,18 +13,27 @@ from pathlib import Path
 
 import polars as pl
 
-from fgit import files, variants
+from fgit import files, processes, variants
 from fgit.config import MutateSettings
 from fgit.errors import UserError
 from fgit.markdown import main_code, parses
 from fgit.progress import bar
+from fgit.variants import sample_ids, sample_parts
 
 log = logging.getLogger(__name__)
 
 RULES = ["universal.rules", "python.rules"]
+REFUSALS = ("invalid", "same_bytecode", "duplicate")
+PART = 100  # samples that are mutated at a time
+FEW = 500  # samples for which starting processes would cost more than it saves
+# Characters. A line of data can have thousands of mutants, each as long as it is: their number
+# times their length grows with the square of the line's.
+LONGEST_LINE = 500
 
 
-def mutate(records: Path, out: Path, report: Path, settings: MutateSettings) -> None:
+def mutate(
+    records: Path, out: Path, report: Path, settings: MutateSettings, threads: int = 1
+) -> None:
     """Draw ``settings.variants`` mutants of each record's Python code.
 
     Args:
@@ -32,16 +42,61 @@ def mutate(records: Path, out: Path, report: Path, settings: MutateSettings) -> 
             answer is the mutant, nothing is refused, tokens are null.
         report: JSON with counts. ``mutants_tried`` is how many were looked at until enough were
             found, and ``refused`` tells why some of those were not taken.
+        threads: processes; the mutants are the same for any number.
 
     Raises:
         UserError: if a file is missing, or if no record has a usable mutant.
     """
-    samples = variants.read_samples(records)
     started = time.perf_counter()
-    rows = []
+    samples = len(sample_ids(records))
     counts: collections.Counter[str] = collections.Counter()
-    for row in bar(samples.iter_rows(named=True), description="Mutating", total=len(samples)):
-        block = main_code(row["response"])
+    found = processes.each(
+        functools.partial(mutate_part, settings=settings),
+        (part.select("id", "response") for part in sample_parts(records, PART)),
+        threads if samples >= FEW else 1,
+    )
+    with (
+        files.writing_parquet(out, variants.SCHEMA) as write,
+        bar(description="Mutating", total=samples, unit="sample") as progress,
+    ):
+        for mutated, counted in found:
+            write(mutated)
+            counts.update(counted)
+            progress.update(counted["samples"])
+        refused = {reason: counts[reason] for reason in REFUSALS}
+        told = ", ".join(f"{reason}: {count}" for reason, count in refused.items())
+        log.info(
+            "%d mutants for %d of %d samples; refused %s",
+            *(counts["usable"], counts["samples_with_variant"], samples, told),
+        )
+        if not counts["usable"]:
+            raise UserError(
+                f"{records}: no usable mutant of any of the {samples} responses "
+                f"({counts['without_code']} without code, {counts['not_python']} not Python; "
+                f"{told})"
+            )
+    summary = {
+        "samples": samples,
+        "without_code": counts["without_code"],
+        "not_python": counts["not_python"],
+        "samples_with_variant": counts["samples_with_variant"],
+        "mutants_tried": counts["usable"] + sum(refused.values()),
+        "refused": refused,
+        "usable": counts["usable"],
+        "seconds": round(time.perf_counter() - started, 3),
+        **settings.model_dump(mode="json"),
+    }
+    files.write_json(report, summary)
+
+
+def mutate_part(
+    samples: pl.DataFrame, settings: MutateSettings
+) -> tuple[pl.DataFrame, collections.Counter[str]]:
+    """The mutants of some records (columns id, response), and counts under the report's keys."""
+    rows = []
+    counts = collections.Counter(samples=len(samples))
+    for sample, response in samples.iter_rows():
+        block = main_code(response)
         if block is None:
             counts["without_code"] += 1
             continue
@@ -49,36 +104,14 @@ def mutate(records: Path, out: Path, report: Path, settings: MutateSettings) -> 
         if not parses(code):
             counts["not_python"] += 1
             continue
-        chosen, tried = draw(code, settings.variants, variants.seed_of(settings.seed, row["id"], 0))
-        counts.update(tried)
+        seed = variants.seed_of(settings.seed, sample, 0)
+        chosen, refused = draw(code, settings.variants, seed)
+        counts.update(refused)
         counts["samples_with_variant"] += bool(chosen)
+        counts["usable"] += len(chosen)
         for k, mutant in enumerate(chosen):
-            seed = variants.seed_of(settings.seed, row["id"], 0)
-            rows.append({"id": row["id"], "k": k, "seed": seed, "answer": mutant, "code": mutant})
-    refused = {reason: counts[reason] for reason in ("invalid", "same_bytecode", "duplicate")}
-    summary = {
-        "samples": len(samples),
-        "without_code": counts["without_code"],
-        "not_python": counts["not_python"],
-        "samples_with_variant": counts["samples_with_variant"],
-        "mutants_tried": len(rows) + sum(refused.values()),
-        "refused": refused,
-        "usable": len(rows),
-        "seconds": round(time.perf_counter() - started, 3),
-        **settings.model_dump(mode="json"),
-    }
-    told = ", ".join(f"{reason}: {count}" for reason, count in refused.items())
-    log.info(
-        "%d mutants for %d of %d samples; refused %s",
-        *(len(rows), counts["samples_with_variant"], len(samples), told),
-    )
-    if not rows:
-        raise UserError(
-            f"{records}: no usable mutant of any of the {len(samples)} responses "
-            f"({counts['without_code']} without code, {counts['not_python']} not Python; {told})"
-        )
-    files.write_parquet(out, pl.DataFrame(rows, schema=variants.SCHEMA))
-    files.write_json(report, summary)
+            rows.append({"id": sample, "k": k, "seed": seed, "answer": mutant, "code": mutant})
+    return pl.DataFrame(rows, schema=variants.SCHEMA), counts
 
 
 def draw(code: str, count: int, seed: int) -> tuple[list[str], collections.Counter[str]]:
@@ -90,17 +123,18 @@ def draw(code: str, count: int, seed: int) -> tuple[list[str], collections.Count
         The mutants (normalised), and how many were refused on the way: ``invalid``,
         ``same_bytecode``, ``duplicate``.
     """
-    candidates = mutants(code)
+    lines = [line + "\n" for line in code.split("\n")]
+    candidates = mutants(lines)
     # Taking the first usable ones of a random order is such a draw, and few need be compiled.
     random.Random(seed).shuffle(candidates)
     original = variants.bytecode(code)
     seen = {original}
     chosen: list[str] = []
     refused: collections.Counter[str] = collections.Counter()
-    for candidate in candidates:
+    for number, changed in candidates:
         if len(chosen) == count:
             break
-        mutant = variants.normalised(candidate)
+        mutant = variants.normalised("".join([*lines[:number], changed, *lines[number + 1 :]]))
         meaning = variants.bytecode(mutant)
         if meaning is None:
             refused["invalid"] += 1
@@ -114,11 +148,19 @@ def draw(code: str, count: int, seed: int) -> tuple[list[str], collections.Count
     return chosen, refused
 
 
-def mutants(code: str) -> list[str]:
-    """Every program that one of universalmutator's rules makes of one line, valid or not."""
+def mutants(lines: list[str]) -> list[tuple[int, str]]:
+    """Every change that one of universalmutator's rules makes of one line, valid or not.
+
+    Args:
+        lines: of a program, each with the newline that ends it. Those that are longer than
+            :data:`LONGEST_LINE` are left as they are.
+
+    Returns:
+        The line's number, from 0, and what takes its place.
+    """
     from universalmutator import mutator
 
-    lines = [line + "\n" for line in code.split("\n")]
+    short = [line if len(line) <= LONGEST_LINE else "\n" for line in lines]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints the rules' names at every call
-        found = mutator.mutants_regexp(lines, ruleFiles=RULES, ignorePatterns=[])
-    return ["".join([*lines[: line - 1], new, *lines[line:]]) for line, new, *_ in found]
+        found = mutator.mutants_regexp(short, ruleFiles=RULES, ignorePatterns=[])
+    return [(number - 1, changed) for number, changed, *_ in found]

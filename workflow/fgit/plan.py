@@ -339,9 +339,9 @@ class Jobs:
             return {"hours": hours, "cpu_hours": hours * plan.cores}
         return {"hours": hours, "gpu_hours": hours * gpus}
 
-    def on_cores(self, core_seconds: float, cores: int | None = None) -> dict[str, Any]:
+    def on_cores(self, core_seconds: float) -> dict[str, Any]:
         hours = core_seconds / 3600
-        return {"hours": hours / (cores or self.config.plan.cores), "cpu_hours": hours}
+        return {"hours": hours / self.config.plan.cores, "cpu_hours": hours}
 
     def kilobytes(self, samples: float) -> float:
         """Bytes of a file of so many samples or variants, not compressed."""
@@ -423,7 +423,7 @@ class Jobs:
             items=rows,
             kept=self.kilobytes(sample_count(self.config, dataset)),
             uses=("decontaminate_per_second",),
-            **self.on_cores(rows / self.config.plan.decontaminate_per_second.value, cores=1),
+            **self.on_cores(rows / self.config.plan.decontaminate_per_second.value),
         )
 
     def variants(self, dataset: str, source: str) -> Iterator[Job]:
@@ -439,7 +439,7 @@ class Jobs:
                 items=samples,
                 kept=self.kilobytes(samples * variants),
                 uses=("mutate_per_second",),
-                **self.on_cores(samples / plan.mutate_per_second.value, cores=1),
+                **self.on_cores(samples / plan.mutate_per_second.value),
             )
         else:
             yield from self.shards(dataset, samples)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import itertools
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,24 +41,36 @@ def on_this_machine() -> int:
 
 
 def each(
-    function: Callable[[Item], Result], work: Sequence[Item], processes: int, chunk: int = 1
+    function: Callable[[Item], Result], work: Iterable[Item], processes: int
 ) -> Iterator[Result]:
     """Yield ``function`` of each item of ``work``, in its order, from so many processes.
 
-    Items and results are pickled. At most ``processes`` + 1 chunks of items travel at a time; the
-    results wait until they are taken.
+    Items and results are pickled. ``work`` is taken as it is needed: at most ``processes`` + 1
+    items, or their results, are there at a time.
 
     Args:
-        processes: 1 starts none.
-        chunk: items that travel together, for work of well under a millisecond an item.
+        processes: 1 starts none; nor does work of one item.
     """
-    if processes == 1:
+    work = iter(work)
+    first = list(itertools.islice(work, 2))
+    work = itertools.chain(first, work)
+    if processes == 1 or len(first) < 2:
         yield from map(function, work)
         return
     with ProcessPoolExecutor(
         processes, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
     ) as pool:
-        yield from pool.map(function, work, chunksize=chunk)
+        waiting: collections.deque[Future[Result]] = collections.deque()
+        try:
+            for item in work:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def end_with_parent() -> None:

@@ -102,7 +102,9 @@ def pilot_of(config: Config) -> Config:
                 for name, entry in config.datasets.items()
             },
             "benchmarks": {
-                name: entry.model_copy(
+                name: entry
+                if entry.kind == "texts"  # no model is asked; the data must be free of all of it
+                else entry.model_copy(
                     update={"limit": at_most(problems, entry.limit), "part_of": None}
                 )
                 for name, entry in config.benchmarks.items()

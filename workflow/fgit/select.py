@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import itertools
 import logging
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ import numpy as np
 import polars as pl
 import torch
 
-from fgit import files, models
+from fgit import files, models, processes
+from fgit.choices import Candidates, Choice, choices_of
 from fgit.config import SelectSettings
 from fgit.errors import UserError
-from fgit.markdown import main_code, replace_code
+from fgit.markdown import CODE_FORMS, NOTES
 from fgit.progress import bar
-from fgit.variants import normalised, read_samples, read_variants
+from fgit.variants import normalised, sample_ids, sample_parts
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +37,20 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Choice:
-    """A sample's correct code, and by candidate code the whole response with that code in it.
+# Why a sample has no variant; the first that holds.
+NO_CODE = "no_code"  # in its response
+PASSES = "passes_its_tests"  # all its variants that are usable do
+SAME = "same_as_response"  # all its variants are, after normalisation
+NO_VARIANT = "no_usable_variant"
 
-    ``same_response`` and ``duplicates`` count the candidates that were left out.
-    """
-
-    code: str
-    responses: dict[str, str]
-    same_response: int = 0
-    duplicates: int = 0
+PART = 250  # samples whose candidates are read at a time
+WINDOW = 16  # parts whose texts are embedded together, in the order of their lengths
+FEW = 1000  # samples for which starting processes would cost more than it saves
+TOKENIZED = 500  # texts at a time
+# At a time, on a CPU: with more, what a layer makes does not stay in its caches, and the same
+# texts take a quarter longer.
+CPU_TOKENS = 2048
+BINS = 400  # of the similarities, from -1 to 1
 
 
 def select(
@@ -54,6 +60,7 @@ def select(
     report: Path,
     settings: SelectSettings,
     verified: Path | None = None,
+    threads: int = 1,
 ) -> None:
     """Pair each record with the most similar of its variants.
 
@@ -63,79 +70,144 @@ def select(
         out: Parquet with all records in their order, and variant (the response with its code
             replaced; null where there is none), similarity (cosine to the correct code, null
             likewise) and candidates (how many distinct ones there were).
-        report: JSON with counts and the similarities' mean, median and minimum.
+        report: JSON with counts, why samples have no variant (``lost``), and the similarities'
+            mean, median, minimum and ``distribution`` ([from, to, count] each); and the forms of
+            the responses.
         verified: Parquet as verify writes it: a variant that passes the tests is left out, one
             that nothing was shown of stays.
+        threads: processes that read the candidates.
 
     Raises:
         UserError: if a file or the embedder is missing, or the variants are of other records.
     """
-    samples = read_samples(records)
-    candidates, shown = read_candidates(variants, set(samples["id"]), verified)
-    choices = [
-        choice_of(row["response"], candidates.get(row["id"], []))
-        for row in samples.iter_rows(named=True)
-    ]
-    paired = [choice for choice in choices if choice is not None and choice.responses]
+    ids = sample_ids(records)
+    candidates = Candidates(variants, ids, verified)
     embedder = Embedder(settings)
-    index, vectors = embedder.embed(
-        text for choice in paired for text in (choice.code, *choice.responses)
-    )
-    rows = []
-    similarities = []
-    for row, choice in zip(samples.iter_rows(named=True), choices, strict=True):
-        best: dict[str, Any] = {"variant": None, "similarity": None, "candidates": 0}
-        if choice is not None and choice.responses:
-            code, similarity = most_similar(choice, index, vectors)
-            similarities.append(similarity)
-            best = {
-                "variant": choice.responses[code],
-                "similarity": similarity,
-                "candidates": len(choice.responses),
-            }
-        rows.append(row | best)
+    counts: Counter[str] = Counter()
+    lost = dict.fromkeys((NO_CODE, NO_VARIANT, SAME, PASSES), 0)
+    similarities: list[float] = []
+    texts = sum(candidates.kept.values()) + len(candidates.kept)
+    forms: Counter[str] = Counter()
+    parts = read_choices(records, candidates, ids, threads if len(ids) >= FEW else 1, forms)
+    with (
+        files.writing_parquet(out, SCHEMA) as write,
+        bar(description="Embedding", total=texts, unit="text") as progress,
+    ):
+        done = 0
+        while window := list(itertools.islice(parts, WINDOW)):
+            choices = [choice for _, found in window for choice in found if choice is not None]
+            counts["same_response"] += sum(choice.same_response for choice in choices)
+            counts["duplicates"] += sum(choice.duplicates for choice in choices)
+            index, vectors = embedder.embed(
+                (
+                    text
+                    for choice in choices
+                    if choice.responses
+                    for text in (choice.code, *choice.responses)
+                ),
+                progress,
+            )
+            for part, found in window:
+                for sample, choice in zip(part["id"], found, strict=True):
+                    usable, kept = candidates.usable[sample], candidates.kept[sample]
+                    if choice is None or not choice.responses:
+                        lost[reason_of(choice, usable, kept)] += 1
+                    done += kept + bool(kept)
+                pairs = paired(part, found, index, vectors)
+                similarities += pairs["similarity"].drop_nulls().to_list()
+                write(pairs)
+            progress.update(done - progress.n)  # of equal texts one was embedded
+    without = sum(lost.values())
     summary = {
-        "samples": len(samples),
-        "with_variant": len(paired),
-        "without_variant": len(samples) - len(paired),
-        "same_response": sum(choice.same_response for choice in choices if choice),
-        "duplicates": sum(choice.duplicates for choice in choices if choice),
-        "verified": shown,
+        "samples": len(ids),
+        "with_variant": len(ids) - without,
+        "without_variant": without,
+        "lost": lost,
+        "forms": {name: forms[name] for name in (*CODE_FORMS, *NOTES)},
+        "same_response": counts["same_response"],
+        "duplicates": counts["duplicates"],
+        "verified": candidates.shown,
         "similarity": {
             "mean": statistics.fmean(similarities) if similarities else None,
             "median": statistics.median(similarities) if similarities else None,
             "min": min(similarities, default=None),
         },
+        "distribution": distribution(similarities),
         "device": str(models.device()),
         **settings.model_dump(mode="json"),
     }
-    files.write_parquet(out, pl.DataFrame(rows, schema=SCHEMA))
     files.write_json(report, summary)
     if similarities:
         log.info(
             "%d of %d samples have a variant; mean similarity %.3f",
-            *(len(paired), len(samples), summary["similarity"]["mean"]),
+            *(len(similarities), len(ids), summary["similarity"]["mean"]),
         )
     else:
-        log.warning("None of the %d samples has a variant", len(samples))
+        log.warning("None of the %d samples has a variant", len(ids))
 
 
-def choice_of(response: str, codes: Iterable[str]) -> Choice | None:
-    """What there is to choose from, in the order given; None if the response has no code."""
-    block = main_code(response)
-    if block is None:
-        return None
-    responses: dict[str, str] = {}
-    same_response = duplicates = 0
-    for code in codes:
-        variant = replace_code(response, block, code)
-        if normalised(variant) == normalised(response):
-            same_response += 1
-        elif code in responses:
-            duplicates += 1
+def read_choices(
+    records: Path, candidates: Candidates, ids: Iterable[str], threads: int, forms: Counter[str]
+) -> Iterator[tuple[pl.DataFrame, list[Choice | None]]]:
+    """Yield the records, some at a time, and what there is to choose from for each.
+
+    Args:
+        ids: of all records, in their order.
+        forms: is updated with the forms of the responses (:func:`fgit.markdown.forms`).
+    """
+    codes = candidates.codes(ids)
+    parts, asked = itertools.tee(sample_parts(records, PART))
+    work = (list(zip(part["response"], part["language"], codes, strict=False)) for part in asked)
+    found = processes.each(choices_of, work, threads)
+    for part, (choices, counted) in zip(parts, found, strict=True):
+        forms.update(counted)
+        yield part, choices
+
+
+def reason_of(choice: Choice | None, usable: int, kept: int) -> str:
+    """Why a sample has no variant.
+
+    Args:
+        usable: its variants that are not refused.
+        kept: those of them that do not pass its tests.
+    """
+    if choice is None:
+        return NO_CODE
+    if kept:
+        return SAME
+    return PASSES if usable else NO_VARIANT
+
+
+def paired(
+    part: pl.DataFrame,
+    choices: Sequence[Choice | None],
+    index: Mapping[str, int],
+    vectors: np.ndarray,
+) -> pl.DataFrame:
+    """The records with the columns variant, similarity and candidates (:data:`SCHEMA`)."""
+    rows: list[tuple[str | None, float | None, int]] = []
+    for choice in choices:
+        if choice is None or not choice.responses:
+            rows.append((None, None, 0))
         else:
-            responses[code] = variant
-    return Choice(normalised(block.content), responses, same_response, duplicates)
+            code, similarity = most_similar(choice, index, vectors)
+            rows.append((choice.responses[code], similarity, len(choice.responses)))
+    added = ("variant", "similarity", "candidates")
+    columns = pl.DataFrame(rows, schema={name: SCHEMA[name] for name in added}, orient="row")
+    return pl.concat([part, columns], how="horizontal")
+
+
+def distribution(similarities: Sequence[float]) -> list[tuple[float, float, int]]:
+    """How many are in each of :data:`BINS` equal bins, between the first and the last that is used.
+
+    Each is (from, to, count); cosines beyond 1 by rounding are taken for 1.
+    """
+    counts, edges = np.histogram(np.clip(similarities, -1, 1), bins=BINS, range=(-1, 1))
+    used = np.flatnonzero(counts)
+    return [
+        (round(float(edges[number]), 3), round(float(edges[number + 1]), 3), int(counts[number]))
+        for number in (range(used[0], used[-1] + 1) if len(used) else ())
+    ]
 
 
 def most_similar(
@@ -154,38 +226,6 @@ def most_similar(
     )
     first = int(np.argmax(near))
     return codes[first], float(near[first])
-
-
-def read_candidates(
-    path: Path, ids: set[str], verified: Path | None = None
-) -> tuple[dict[str, list[str]], dict[str, int] | None]:
-    """The usable codes of each sample, in the order of k.
-
-    With ``verified``, those that pass their tests are left out, and the second value counts the
-    usable ones that are ``wrong``, ``not_wrong`` (left out) and ``untested``.
-
-    Raises:
-        UserError: if a column is missing, or a variant belongs to no record.
-    """
-    frame = read_variants(path, ids)
-    found: dict[str, list[str]] = {}
-    shown = None
-    usable = frame
-    if verified is not None:
-        from fgit.verify import read_verified  # with all that running programs needs
-
-        usable = frame.with_columns(wrong=read_verified(verified, frame, path))
-        wrong = usable.filter(pl.col("code").is_not_null())["wrong"]
-        shown = {
-            "wrong": int(wrong.sum()),  # of nulls neither
-            "not_wrong": int((~wrong).sum()),
-            "untested": wrong.null_count(),
-        }
-        usable = usable.filter(pl.col("wrong").fill_null(True))
-    usable = usable.filter(pl.col("code").is_not_null()).sort("k", maintain_order=True)
-    for sample, code in usable.select("id", "code").iter_rows():
-        found.setdefault(sample, []).append(code)
-    return found, shown
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -244,47 +284,85 @@ class Embedder:
             )
         return [self.tokenizer.cls_token_id, token, self.tokenizer.sep_token_id]
 
-    def token_ids(self, text: str) -> tuple[int, ...]:
-        """At most ``max_length`` ids, special tokens included; what is cut is the code's end."""
-        length = self.settings.max_length
-        if not self.prefix:
-            encoded = self.tokenizer(text, truncation=True, max_length=length)
-            return tuple(encoded["input_ids"])
-        code = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        code = code[: length - len(self.prefix) - 1]
-        return (*self.prefix, *code, self.tokenizer.sep_token_id)
+    def token_ids(self, texts: list[str]) -> list[np.ndarray]:
+        """Of each text at most ``max_length`` ids, special tokens included: Int32 each.
 
-    def embed(self, texts: Iterable[str]) -> tuple[dict[str, int], np.ndarray]:
+        What is cut is the code's end.
+        """
+        length = self.settings.max_length
+        if self.prefix:
+            length -= len(self.prefix) + 1
+        encoded = self.tokenizer(
+            texts,
+            add_special_tokens=not self.prefix,
+            truncation=True,
+            max_length=length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        if self.prefix:
+            end = [self.tokenizer.sep_token_id]
+            encoded = [self.prefix + code + end for code in encoded]
+        return [np.array(ids, dtype=np.int32) for ids in encoded]
+
+    def embed(
+        self, texts: Iterable[str], progress: Any = None
+    ) -> tuple[dict[str, int], np.ndarray]:
         """Row of each distinct text, and the vectors: Float32[rows, d].
 
-        Texts with the same token ids share a row, so that their similarities are exactly equal.
+        What is embedded is :func:`fgit.variants.normalised`. Texts with the same token ids share
+        a row, so that their similarities are exactly equal.
+
+        Args:
+            progress: a bar that counts the rows; None shows one of its own.
         """
-        rows: dict[tuple[int, ...], int] = {}
+        distinct = list(dict.fromkeys(texts))
         index: dict[str, int] = {}
-        for text in texts:
-            if text not in index:
-                index[text] = rows.setdefault(self.token_ids(text), len(rows))
-        sequences = list(rows)
+        rows: dict[bytes, int] = {}  # by token ids: as Python's integers they would take ten times
+        for start in range(0, len(distinct), TOKENIZED):
+            some = distinct[start : start + TOKENIZED]
+            for text, ids in zip(some, self.token_ids(list(map(normalised, some))), strict=True):
+                index[text] = rows.setdefault(ids.tobytes(), len(rows))
+        sequences = [np.frombuffer(ids, dtype=np.int32) for ids in rows]
         vectors = np.zeros((len(sequences), self.model.config.hidden_size), dtype=np.float32)
         order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
-        with bar(order, description="Embedding", unit="text") as progress:
-            for start in range(0, len(order), self.settings.batch_size):
-                batch = order[start : start + self.settings.batch_size]
+        with (
+            bar(description="Embedding", total=len(order), unit="text")
+            if progress is None
+            else contextlib.nullcontext(progress)
+        ) as shown:
+            start = 0
+            while start < len(order):
+                batch = order[start : start + self.texts_at_a_time(len(sequences[order[start]]))]
                 vectors[batch] = self.forward([sequences[row] for row in batch])
-                progress.update(len(batch))
+                shown.update(len(batch))
+                start += len(batch)
         return index, vectors
 
+    def texts_at_a_time(self, length: int) -> int:
+        """``batch_size``, or on a CPU fewer texts of so many tokens."""
+        size = self.settings.batch_size
+        return (
+            size
+            if models.device().type != "cpu"
+            else max(1, min(size, CPU_TOKENS // max(length, 1)))
+        )
+
     @torch.inference_mode()
-    def forward(self, sequences: Sequence[tuple[int, ...]]) -> np.ndarray:
+    def forward(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Vectors of a batch of token ids: Float32[len(sequences), d]."""
+        shape = len(sequences), max(map(len, sequences))
+        ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = sequence
+            mask[row, : len(sequence)] = 1
         device = models.device()
-        length = max(map(len, sequences))
-        padding = self.tokenizer.pad_token_id
-        ids = torch.tensor([[*row, *[padding] * (length - len(row))] for row in sequences])
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in sequences])
-        ids, mask = ids.to(device), mask.to(device)
-        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return mean_pool(states, mask).cpu().numpy()
+        attended = torch.from_numpy(mask).to(device)
+        states = self.model(
+            input_ids=torch.from_numpy(ids).to(device), attention_mask=attended
+        ).last_hidden_state
+        return mean_pool(states, attended).cpu().numpy()
 
 
 def position_limit(config: Any) -> int | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import types
 import warnings
-from collections.abc import Container, Hashable
+from collections.abc import Container, Hashable, Iterator
 from pathlib import Path
 
 import polars as pl
@@ -35,38 +36,63 @@ def read_samples(path: Path) -> pl.DataFrame:
     Raises:
         UserError: if a row lacks a field, if an id stands twice, or if there is no row.
     """
-    frame, _ = files.read_records(path, ["id", "instruction", "response"], ["language", "tests"])
-    if frame.is_empty():
-        raise UserError(f"{path}: no records, so there is nothing to make variants of")
-    repeated = frame.filter(pl.col("id").is_duplicated())
-    if not repeated.is_empty():
-        raise UserError(
-            f"{path}, rows {repeated['row'][0]} and {repeated['row'][1]}: the same id "
-            f"{repeated['id'][0]!r} twice; give every record an id of its own"
+    return pl.concat(sample_parts(path, files.PART_ROWS))
+
+
+def sample_parts(path: Path, rows: int) -> Iterator[pl.DataFrame]:
+    """Yield the records, ``rows`` at a time: columns as :func:`read_samples` has.
+
+    Raises:
+        UserError: if a row lacks a field, if an id stands twice, or if there is no row.
+    """
+    numbered = files.read_objects(path)
+    first_rows: dict[str, int] = {}
+    while part := list(itertools.islice(numbered, rows)):
+        frame, _ = files.check_rows(
+            part, path, ["id", "instruction", "response"], ["language", "tests"]
         )
-    return frame.drop("row")
+        for number, sample in frame.select("row", "id").iter_rows():
+            first = first_rows.setdefault(sample, number)
+            if first != number:
+                raise UserError(
+                    f"{path}, rows {first} and {number}: the same id {sample!r} twice; "
+                    "give every record an id of its own"
+                )
+        yield frame.drop("row")
+    if not first_rows:
+        raise UserError(f"{path}: no records, so there is nothing to make variants of")
+
+
+def sample_ids(path: Path) -> list[str]:
+    """The ids of all records, in order, when each has been checked (:func:`sample_parts`)."""
+    return [sample for part in sample_parts(path, files.PART_ROWS) for sample in part["id"]]
+
+
+def variant_parts(path: Path, ids: Container[str], rows: int) -> Iterator[pl.DataFrame]:
+    """Yield the variants of these records, ``rows`` at a time: columns id, k and code, in order.
+
+    The refused ones, whose code is null, are among them.
+
+    Raises:
+        UserError: if a column is missing, or a variant belongs to no record.
+    """
+    before = 0
+    for part in files.read_parts(path, ["id", "k", "code"], rows):
+        for number, sample in enumerate(part["id"], start=before + 1):
+            if sample not in ids:
+                raise UserError(
+                    f"{path}, row {number}: a variant of {sample!r}, which is not among the "
+                    "records; make the variants again from these records"
+                )
+        before += len(part)
+        yield part
 
 
 def read_variants(path: Path, ids: Container[str]) -> pl.DataFrame:
-    """The variants of these records, the refused ones too, in the file's order.
-
-    Raises:
-        UserError: if id, k or code is missing, or a variant belongs to no record.
-    """
-    frame = files.read_parquet(path)
-    missing = [column for column in ("id", "k", "code") if column not in frame.columns]
-    if missing:
-        raise UserError(
-            f"{path}: no column {', '.join(missing)}; "
-            "variants come from the stages generate or mutate"
-        )
-    for number, sample in enumerate(frame["id"], start=1):
-        if sample not in ids:
-            raise UserError(
-                f"{path}, row {number}: a variant of {sample!r}, which is not among the records; "
-                "make the variants again from these records"
-            )
-    return frame
+    """The variants of these records, all columns, after the checks of :func:`variant_parts`."""
+    for _ in variant_parts(path, ids, files.PART_ROWS):
+        pass
+    return files.read_parquet(path)
 
 
 def seed_of(seed: int, sample: str, k: int) -> int:

@@ -9,6 +9,7 @@ rule decontaminate:
     output:
         records="{results}/decontaminate/{dataset}/records.parquet",
         report="{results}/decontaminate/{dataset}/report.json",
+        matches="{results}/decontaminate/{dataset}/matches.parquet",
     log:
         "{results}/logs/decontaminate/{dataset}.log",
     benchmark:
@@ -37,4 +38,5 @@ rule decontaminate:
     shell:
         "{params.python} -m fgit decontaminate {params.data} {params.fields} "
         "{params.benchmarks} {params.flags} --threads {threads} "
-        "--out {output.records:q} --report {output.report:q} 2>&1 | tee {log:q}"
+        "--out {output.records:q} --report {output.report:q} --matches {output.matches:q} "
+        "2>&1 | tee {log:q}"

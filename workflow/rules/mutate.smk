@@ -10,6 +10,7 @@ rule mutate:
         "{results}/benchmarks/mutate/{dataset}.tsv"
     conda:
         "../../envs/main.yaml"
+    threads: 8
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),
@@ -20,4 +21,4 @@ rule mutate:
         "Mutating the responses of {wildcards.dataset}"
     shell:
         "{params.python} -m fgit mutate --records {input.records:q} {params.flags} "
-        "--out {output.variants:q} --report {output.report:q} 2>&1 | tee {log:q}"
+        "--threads {threads} --out {output.variants:q} --report {output.report:q} 2>&1 | tee {log:q}"

@@ -85,6 +85,7 @@ rule report:
         report=report(
             "{results}/report.html", category="Report", labels={"of": "{results}"}
         ),
+        funnel=multiext("{results}/tables/funnel", ".md", ".csv"),
         claims=[
             f"{{results}}/tables/claims.{f}" for f in ["md", "csv"] if CONFIG.claims
         ],

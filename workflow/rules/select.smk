@@ -30,4 +30,5 @@ rule select:
         "Choosing the most similar variants of {wildcards.dataset} ({wildcards.source})"
     shell:
         "{params.python} -m fgit select --records {input.records:q} --variants {input.variants:q} "
-        "{params.verified} {params.flags} --out {output.pairs:q} --report {output.report:q} 2>&1 | tee {log:q}"
+        "{params.verified} {params.flags} --threads {threads} "
+        "--out {output.pairs:q} --report {output.report:q} 2>&1 | tee {log:q}"

@@ -6,18 +6,21 @@ import json
 import re
 from html.parser import HTMLParser
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fgit.annotate import segments
 from fgit.errors import UserError
-from fgit.files import write_json
-from fgit.report import report
+from fgit.files import write_json, write_parquet
+from fgit.report import decontamination, report
 from fgit.report.facts import Facts
 from fgit.report.figures import thinned
+from fgit.report.page import SPAN_COLUMNS, UNITS, first_pairs
 from fgit.report.scores import short_names
 from fgit.report.segments import code_lines, facing, side_by_side, token_lines
+from fgit.report.training import read_trainings
 from fgit.runs import all_runs
 from tests.results_folder import EVIL, RESPONSE, Folder, make_config
 
@@ -25,6 +28,14 @@ from tests.results_folder import EVIL, RESPONSE, Folder, make_config
 @pytest.fixture
 def folder(tmp_path):
     return Folder(tmp_path / "results", make_config())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """With its report; for tests that only read it."""
+    folder = Folder(tmp_path_factory.mktemp("page") / "results", make_config())
+    report(folder.config, folder.root)
+    return folder
 
 
 def data_of(folder):
@@ -71,49 +82,45 @@ def checked(html):
     return checker
 
 
-def test_page_loads_nothing_from_elsewhere(folder):
-    report(folder.config, folder.root)
-    page = checked(folder.html())
+def test_page_loads_nothing_from_elsewhere(finished):
+    page = checked(finished.html())
     assert all(link.startswith("#") for link in page.links)
     assert "link" not in page.tags and page.tags.count("script") == 2
-    urls = re.findall(r"url\(([^)]*)\)", folder.html())
+    urls = re.findall(r"url\(([^)]*)\)", finished.html())
     assert urls and all(url.startswith("#") for url in urls)
-    assert "http://" not in folder.html() and "https://" not in folder.html()
-    defined = set(re.findall(r'\bid="([^"]*)"', folder.html()))
+    assert "http://" not in finished.html() and "https://" not in finished.html()
+    defined = set(re.findall(r'\bid="([^"]*)"', finished.html()))
     assert {link[1:] for link in [*page.links, *urls]} <= defined
 
 
-def test_the_policy_allows_the_pages_script_alone(folder):
-    report(folder.config, folder.root)
-    html = folder.html()
+def test_the_policy_allows_the_pages_script_alone(finished):
+    html = finished.html()
     script = re.search(r"<script>(.*?)</script>", html, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', html)[1]
     assert f"default-src 'none'; script-src 'sha256-{digest}';" in policy
 
 
-def test_page_ids_are_unique(folder):
-    report(folder.config, folder.root)
-    ids = re.findall(r'\bid="([^"]*)"', folder.html())
+def test_page_ids_are_unique(finished):
+    ids = re.findall(r'\bid="([^"]*)"', finished.html())
     assert len(ids) == len(set(ids))
 
 
-def test_page_shows_every_part(folder):
-    report(folder.config, folder.root)
-    page = checked(folder.html())
+def test_page_shows_every_part(finished):
+    page = checked(finished.html())
     text = " ".join(page.text)
-    assert page.tags.count("svg") == 5  # loss, weight, held out, similarity by two sources
+    # Loss, weight, held out, marked tokens; by two sources, similarity and what changed.
+    assert page.tags.count("svg") == 8
     for part in [
         *("All methods", "Stand-ins throughout.", "30.0", "16.8 to 68.7", "sample-3", "same code"),
         *("tiny-teacher", "tiny-embedder", "Easy/9", "sandbox bwrap", "polars"),
     ]:
         assert part in text, part
-    assert "4 of 10 problems; 95 % interval 16.8 to 68.7" in folder.html()
+    assert "4 of 10 problems; 95 % interval 16.8 to 68.7" in finished.html()
 
 
-def test_each_number_has_its_chain_once(folder):
-    report(folder.config, folder.root)
-    data = data_of(folder)
+def test_each_number_has_its_chain_once(finished):
+    data = data_of(finished)
     assert len(data["cells"]) == 5 * 2 and len(data["chains"]) == 5
     [[run, key]] = data["cells"]["main-2-0"]["chains"]
     assert run == "tiny/tasks/fgit/seed-0"
@@ -150,20 +157,18 @@ def test_outcomes_are_told_in_letters(folder):
     assert row.startswith("<td class=plus>●</td>")
 
 
-def test_speed_and_share_of_weighted_tokens_are_in_the_table(folder):
-    report(folder.config, folder.root)
-    rows = re.findall(r"<tr><td title=\"tiny/tasks/(\w+)/.*?</tr>", folder.html(), re.DOTALL)
+def test_speed_and_share_of_weighted_tokens_are_in_the_table(finished):
+    rows = re.findall(r"<tr><td title=\"tiny/tasks/(\w+)/[^\"]*&#10;", finished.html())
     assert rows == ["sft", "fgit", "dpo", "mutation"]
-    table = folder.html().partition("weighted</th>")[2].partition("</table>")[0]
+    table = finished.html().partition("weighted</th>")[2].partition("</table>")[0]
     cells = [re.findall(r">([^<>]+)</?(?:td|small)", row) for row in table.split("<tr>")[1:]]
     shown = {row[0]: row for row in cells}
     assert "10.0 %" in shown["fgit"] and "1004" in shown["fgit"] and "MFU 45.0 %" in shown["fgit"]
     assert "0.0 %" in shown["sft"] and not [cell for cell in shown["sft"] if "MFU" in cell]
 
 
-def test_the_curves_of_the_weight_are_of_runs_that_have_one(folder):
-    report(folder.config, folder.root)
-    figure = folder.html().partition('aria-label="Mean probabilities')[2].partition("</svg>")[0]
+def test_the_curves_of_the_weight_are_of_runs_that_have_one(finished):
+    figure = finished.html().partition('aria-label="Mean probabilities')[2].partition("</svg>")[0]
     assert all(word in figure for word in ("fgit", "mutation", "mean weight", "p̄′"))
     assert "sft" not in figure and "dpo" not in figure
 
@@ -234,6 +239,108 @@ def test_claims_and_figures_are_shown(tmp_path):
     checked(html)
 
 
+# ------------------------------------------------------------------ the data's way
+
+
+def section_of(folder, name):
+    return folder.html().partition(f'<h2 id="{name}">')[2].partition("<h2")[0]
+
+
+def test_what_was_removed_stands_beside_what_it_was_removed_for(finished):
+    section = section_of(finished, "decontamination")
+    removed = section.partition("What was removed")[2].partition("</details>")[0]
+    cells = re.findall(r"<td>(.*?)</td>", removed)
+    assert cells[0] == "sample-3<br><small>row 3, instruction, from character 12</small>"
+    assert cells[1] == "easy<br><small>Easy/1, description</small>" and cells[2] == "ngram, 75 %"
+    assert cells[3].startswith("<pre>add 2 numbers! &lt;script&gt;")
+    assert cells[4].startswith("<pre>Add two numbers. &lt;script&gt;")
+    assert "2 more matches are in decontaminate/tasks/matches.parquet" in removed
+    left = section.partition("What this mode leaves")[2].partition("</details>")[0]
+    assert re.findall(r"<td>(.*?)</td>", left)[2:4] == ["text", "<pre>ADD two numbers</pre>"]
+
+
+def test_the_facts_of_decontamination(finished):
+    section = section_of(finished, "decontamination")
+    found = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", section))
+    assert found["mode"] == "strict" and found["rows read"] == "43" and found["kept"] == "40"
+    assert found["left by this mode, found by others"] == "1"
+    assert found["duplicates: equal but for case and whitespace"] == "2"
+    assert "<strong>easy</strong>, 2: Easy/8, Easy/9" in section
+    cells = re.findall(r"<tr>(<td>.*?)</tr>", section)
+    rows = [re.findall(r">([^<]+)</td>", row) for row in cells]
+    assert ["ngram", "2", "1", "1"] in rows and [
+        "no fence; the whole is a program",
+        "9",
+        "22.5 %",
+    ] in rows
+    assert re.search(r"is a program</td>.*width: 22\.5%", section)
+    assert ["a line of the code that is indented by a tab", "2", "5.0 %"] in rows
+    assert ["several fenced blocks", "0", "0.0 %"] in rows and "\\r\\n" not in section
+
+
+def test_nothing_removed_is_no_table(folder):
+    path = folder.path("decontaminate/tasks/report.json")
+    nothing = {"removed": [], "removed_matches": 0, "not_removed": [], "unprotected": {"easy": []}}
+    write_json(path, json.loads(path.read_text("utf-8")) | nothing)
+    report(folder.config, folder.root)
+    assert "<details" not in section_of(folder, "decontamination")
+
+
+def test_figures_of_the_pairs(finished):
+    changed = section_of(finished, "variants").partition('aria-label="How many lines')[2]
+    for text in ("changed lines", "changed characters", "response", "variant", ">4<"):
+        assert text in changed.partition("</svg>")[0]
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", section_of(finished, "variants")))
+    assert facts["pairs without a difference"] == "0" and facts["no change in the variant"] == "1"
+    training = section_of(finished, "training")
+    assert ">sft and 3 more<" in training  # all counted the same
+    [_, *table] = (
+        training.partition("once they are tokens")[2].partition("</table>")[0].split("<td ")
+    )
+    row = re.findall(r">([^<>]+)</td>", "<td ".join(table))
+    assert row[:7] == ["sft", "25", "0", "1", "1", "2", "3"]
+
+
+def test_runs_that_counted_no_marked_tokens_have_no_figure_of_them(folder):
+    for path in folder.root.glob("train/**/metrics.json"):
+        metrics = json.loads(path.read_text("utf-8"))
+        del metrics["marked_share"]
+        write_json(path, metrics)
+    report(folder.config, folder.root)
+    assert "share of a pair" not in folder.html() and "once they are tokens" in folder.html()
+
+
+def test_distributions_without_a_pair_are_no_figures(folder):
+    for path in folder.root.glob("select/**/report.json"):
+        write_json(path, json.loads(path.read_text("utf-8")) | {"distribution": [[0.9, 1.0, 0]]})
+    nothing = {f"changed_{unit}": {"response": [], "variant": []} for unit in UNITS}
+    for path in folder.root.glob("annotate/**/report.json"):
+        write_json(path, json.loads(path.read_text("utf-8")) | {"distribution": nothing})
+    report(folder.config, folder.root)
+    assert "<svg" not in section_of(folder, "variants")
+
+
+@pytest.mark.parametrize("first", [0, 3, 39, 40])
+def test_the_first_pairs_are_read_and_no_more(folder, first):
+    """Whatever lies before them."""
+    frame = folder.pairs().with_columns(
+        pl.when(pl.int_range(pl.len()) >= first).then(pl.col(name)).alias(name)
+        for name in ("variant", "similarity", *SPAN_COLUMNS)
+    )
+    write_parquet(folder.path("annotate/tasks/generate/spans.parquet"), frame)
+    found = first_pairs(folder.root, "tasks", "generate")
+    expected = frame.filter(pl.col("variant").is_not_null()).head(8)
+    assert found["id"].to_list() == expected["id"].to_list()
+    assert found.equals(expected.select(found.columns))
+
+
+def test_spans_without_a_column_are_named(folder):
+    path = folder.path("annotate/tasks/generate/spans.parquet")
+    write_parquet(path, folder.pairs().drop("variant_lines"))
+    with pytest.raises(UserError, match=r"spans\.parquet: no column variant_lines; run the annot"):
+        first_pairs(folder.root, "tasks", "generate")
+
+
 # ------------------------------------------------------------------ the segment view
 
 
@@ -273,13 +380,12 @@ def test_pairs_that_no_training_shows_are_shown_by_characters(folder):
         path.unlink()
     report(folder.config, folder.root)
     html = folder.html()
-    assert "first 8 of 12 pairs" in html and 'id="viewer"' not in html
+    assert "first 8 of 36 pairs" in html and 'id="viewer"' not in html
     assert html.count("<mark>+</mark>") == 16 and html.count("<mark>-</mark>") == 16
 
 
-def test_the_viewer_has_what_training_saw(folder):
-    report(folder.config, folder.root)
-    view = data_of(folder)["segments"]
+def test_the_viewer_has_what_training_saw(finished):
+    view = data_of(finished)["segments"]
     # Both sources are trained on, runs with a weight come first, and DPO left none.
     assert [run["name"] for run in view["runs"]] == ["fgit", "mutation", "sft"]
     assert len(view["texts"]) == 2  # three runs share them
@@ -292,7 +398,7 @@ def test_the_viewer_has_what_training_saw(folder):
     assert marked == ["+"]
     assert [int(m) for m in marks] == [int(a) + int(b) for a, b in zip(line, token, strict=True)]
     assert view["runs"][0]["scale"] == 1.65 and view["runs"][2]["scale"] is None
-    html = folder.html()
+    html = finished.html()
     assert '<mark class="m2">+</mark>' in html and '<mark class="m1"> b</mark>' in html
     assert "epoch 1: w 1.650, p̄ 0.625, p̄′ 0.400" in html
 
@@ -343,12 +449,16 @@ def test_broken_segments_are_named(folder, change, message):
         ("train/tiny/tasks/sft/seed-0/run.yaml", "a: [", "cannot be read"),
         ("annotate/tasks/generate/spans.parquet", "no", "not a readable Parquet file"),
         ("decontaminate/tasks/report.json", "[]", "not a JSON object"),
+        ("decontaminate/tasks/report.json", '{"rows": 3}', "missing (it has: rows)"),
+        ("select/tasks/mutate/report.json", '{"samples": 40}', "'similarity': missing"),
         ("generate/tasks/report.json", '{"answers": 3}', "'teacher'"),
         ("evaluate/tiny/base/easy/samples.jsonl", "{}\n", "'tokens'"),
         ("annotate/tasks/generate/spans.parquet.provenance.json", "{}", "provenance"),
     ],
 )
 def test_a_broken_file_is_named(folder, file, text, message):
+    for path in folder.root.glob("train/**/segments.json"):
+        path.unlink()  # so that the pairs are shown as they were annotated
     folder.path(file).write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=re.escape(file)) as caught:
         report(folder.config, folder.root)
@@ -359,3 +469,39 @@ def test_facts_name_the_nested_key(tmp_path):
     facts = Facts.of(tmp_path / "x.json", "select", {"similarity": {"mean": True}})
     with pytest.raises(UserError, match=r"x\.json, key 'similarity\.mean': not a number"):
         facts.part("similarity").number("mean")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{}, [[0, 1]], [[0, 1, -1]], [[0, 1, 0.5]], [[1, 0, 2]], [["0", 1, 2]], [[0, True, 2]]],
+)
+def test_bins_are_checked(tmp_path, value):
+    facts = Facts.of(tmp_path / "x.json", "select", {"distribution": value})
+    with pytest.raises(UserError, match=r"x\.json, key 'distribution': not a list of bins"):
+        facts.bins("distribution")
+    good = Facts.of(tmp_path / "x.json", "select", {"distribution": [[0, 0.5, 3], [0.5, 1, 0]]})
+    assert good.bins("distribution") == [(0, 0.5, 3), (0.5, 1, 0)]
+
+
+@pytest.mark.parametrize("shares", [{"response": [1]}, {"response": [1], "variant": ["x"]}])
+def test_shares_of_marked_tokens_are_checked(folder, shares):
+    path = folder.path("train/tiny/tasks/fgit/seed-0/metrics.json")
+    write_json(path, json.loads(path.read_text("utf-8")) | {"marked_share": shares})
+    with pytest.raises(UserError, match=r"metrics\.json, key 'marked_share\.variant'"):
+        read_trainings(all_runs(folder.config).values(), folder.root)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"unprotected": {"easy": 3}}, "key 'unprotected.easy': not a list of tasks"),
+        ({"removed": [{"id": "x"}]}, "key 'removed[0].share': missing"),
+        ({"rules": {"text": {}}}, "key 'rules.text.matches': missing"),
+    ],
+)
+def test_a_broken_report_of_decontamination_is_named(folder, change, message):
+    path = folder.path("decontaminate/tasks/report.json")
+    write_json(path, json.loads(path.read_text("utf-8")) | change)
+    with pytest.raises(UserError, match=r"decontaminate/tasks/report\.json") as caught:
+        decontamination.section(folder.root, "tasks")
+    assert message in str(caught.value)

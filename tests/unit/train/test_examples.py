@@ -3,12 +3,25 @@ import copy
 import numpy as np
 import polars as pl
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fgit.errors import UserError
 from fgit.masks import TokenMasks
-from fgit.train.examples import build, end_of_turn, examples, fork, split_held_out
+from fgit.models import prompt_ids, prompt_text
+from fgit.train import examples as module
+from fgit.train.examples import (
+    Example,
+    build,
+    end_of_turn,
+    examples,
+    fork,
+    marked_share,
+    prompts_of,
+    split_held_out,
+)
+from tests.reference import plain_masks, plain_segments
 
 END = 99
 
@@ -132,6 +145,110 @@ def test_ids_are_never_tokenized_jointly(tokenizer):
     assert first.paired
     assert not second.paired
     assert counts == {"samples": 2, "paired": 1, "no_variant": 1}
+
+
+TEXTS = st.text(alphabet="ab =1\n", max_size=12)
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+@given(
+    pairs=st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS), max_size=7),
+    max_length=st.sampled_from([12, 1024]),
+)
+def test_examples_equal_the_plain_form(tokenizer, annotated, pairs, max_length):
+    """A sample at a time, from the definition of its parts; and all of them in batches of three."""
+    rows, expected = [], []
+    end = end_of_turn(tokenizer)
+    for number, (instruction, y, v) in enumerate(pairs):
+        row = {"id": str(number), "instruction": instruction, "response": y, "variant": v}
+        spans = None if v is None else vars(plain_segments(y, v))
+        sides = {"response": (y, [], []), "variant": None}
+        if spans is not None:
+            sides = {
+                name: (text, spans[f"{name}_lines"], spans[f"{name}_characters"])
+                for name, text in (("response", y), ("variant", v))
+            }
+        built, counted = build(
+            id=row["id"],
+            prompt=np.array(prompt_ids(tokenizer, prompt_text(tokenizer, instruction))),
+            end=end,
+            granularity="hybrid",
+            max_length=max_length,
+            **{
+                name: given and side(*plain_masks(tokenizer, *given))
+                for name, given in sides.items()
+            },
+        )
+        expected.append((built, counted))
+        if annotated:
+            row |= spans or dict.fromkeys(module.SPAN_COLUMNS)
+        rows.append(row)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BATCH", 3)
+        found, counts = examples(iter(rows), tokenizer, max_length=max_length)
+    kept = [one for one, _ in expected if one is not None]
+    assert [as_lists(one) for one in found] == [as_lists(one) for one in kept]
+    wanted = {"samples": len(rows), "paired": sum(one.paired for one in kept)}
+    for _, counted in expected:
+        for name in counted:
+            wanted[name] = wanted.get(name, 0) + 1
+    assert {name: count for name, count in counts.items() if count} == {
+        name: count for name, count in wanted.items() if count
+    }
+
+
+def as_lists(example):
+    return {
+        name: value if isinstance(value, str) else (value.dtype, value.tolist())
+        for name, value in vars(example).items()
+    }
+
+
+def test_prompts_of_templates_that_may_write_bos(tokenizer):
+    """Special tokens are added to those prompts alone that do not begin with BOS."""
+    other = copy.deepcopy(tokenizer)
+    bos = other.bos_token
+    other.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, other.bos_token_id)]
+    )
+    other.chat_template = (
+        "{% if messages[0].content == 'b' %}{{ bos_token }}{% endif %}{{ messages[0].content }}"
+    )
+    instructions = ["a", "b", "b", "a"]
+    found = prompts_of(other, instructions)
+    assert [ids.tolist() for ids in found] == [
+        prompt_ids(other, prompt_text(other, instruction)) for instruction in instructions
+    ]
+    assert [ids.tolist().count(other.bos_token_id) for ids in found] == [1] * 4
+
+
+def test_share_of_marked_tokens():
+    """Bin 2 begins at 10 %; the end of turn does not count, where a side has it."""
+
+    def pair(response, variant):
+        y, v = (np.array(marks, dtype=np.int8) for marks in (response, variant))
+        ids = [np.array([*[1] * (len(marks) - 1), END]) for marks in (y, v)]
+        return Example("s", np.array([7]), ids[0], y, ids[1], v)
+
+    found = marked_share(
+        [
+            pair([2, *[0] * 9, 0], [1, 2, 0]),  # 1 of 10; 2 of 2
+            pair([*[0] * 21, 1, 0], [0, 1, 1]),  # 1 of 22; 1 of 2, and the end of turn
+            pair([0, 1, 0], [1]),  # 1 of 2; the end of turn alone
+            pair([0, 0, 0], [0, 0]),  # not paired
+        ],
+        END,
+    )
+    bins = {"response": {0: 1, 2: 1, 10: 1}, "variant": {0: 1, 10: 1, 19: 1}}
+    assert found == {name: [filled.get(at, 0) for at in range(20)] for name, filled in bins.items()}
+
+
+def test_share_of_a_side_that_was_cut():
+    """Its last token is one of the text."""
+    cut, whole = np.array([1, 2]), np.array([1, END])
+    marks = np.array([0, 1], dtype=np.int8), np.array([1, 0], dtype=np.int8)
+    found = marked_share([Example("s", np.array([7]), cut, marks[0], whole, marks[1])], END)
+    assert (found["response"][10], found["variant"][19]) == (1, 1)
 
 
 def test_held_out_does_not_depend_on_the_other_samples():

@@ -43,6 +43,7 @@ def test_a_run_is_saved_whole(tmp_path, tiny_model, spans, objective):
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["counts"]["samples"] == 7
     assert metrics["held_out_counts"]["samples"] == 2
+    assert sum(metrics["marked_share"]["response"]) == metrics["counts"]["paired"]
     assert metrics["relative_update"] > 0
     assert 0 < metrics["changed_weights"] <= 1
     assert metrics["held_out_before"]["nll"] != metrics["held_out_after"]["nll"]

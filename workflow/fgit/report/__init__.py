@@ -18,6 +18,7 @@ from fgit.published import read_published
 from fgit.report.claims import claims_of, write_claims
 from fgit.report.curves import write_curve
 from fgit.report.formats import write_table
+from fgit.report.funnel import Line, read_funnel, write_funnel
 from fgit.report.page import page
 from fgit.report.results import read_results, results_frame
 from fgit.report.scores import Evaluations, read_evaluations
@@ -38,7 +39,7 @@ def report(config: Config, results: Path, *, table: str | None = None, ended: bo
 
     Writes there, or in its folder ``partial`` while something is missing, ``results.parquet``
     (:func:`fgit.report.results.results_frame`), for every table ``tables/NAME`` in each form, the
-    claims, and ``report.html``.
+    claims, the funnel, and ``report.html``.
 
     Args:
         table: write the files of this table alone.
@@ -49,7 +50,8 @@ def report(config: Config, results: Path, *, table: str | None = None, ended: bo
 
     Raises:
         UserError: naming the file, if one that is there cannot be read or lacks something; or if
-            there is no such table.
+            there is no such table. If the funnel does not add up, since a stage before has run
+            again: once all the rest is written.
     """
     existing(results)
     if table is not None and table not in config.tables:
@@ -69,10 +71,19 @@ def report(config: Config, results: Path, *, table: str | None = None, ended: bo
         whole = len(found) == asked and audited(config, results)
         out = results if whole else results / PARTIAL
         trainings = read_trainings(all_runs(config).values(), results)
-        html = page(config, results, tables, found, trainings)
+        lines: list[Line] = []
+        mismatch: UserError | None = None
+        try:
+            lines = read_funnel(results, config.datasets, trainings)
+        except UserError as error:
+            mismatch = error
+        html = page(config, results, tables, found, trainings, lines, str(mismatch or ""))
         write_parquet(out / "results.parquet", frame)
         write_all(config, tables, out / "tables")
         write_text(out / "report.html", html)
+        if mismatch is not None:
+            raise mismatch
+        write_funnel(out / "tables", lines)
         place = out / "report.html"
         if whole:
             remove(results / PARTIAL)

@@ -76,3 +76,21 @@ class Facts:
     def counts(self, key: str) -> dict[str, int]:
         part = self.part(key)
         return {name: part.count(name) for name in part.values}
+
+    def bins(self, key: str) -> list[tuple[float, float, int]]:
+        """A distribution: where each bin begins and ends, and how many are in it."""
+        value = self.get(key)
+        if not isinstance(value, list) or not all(map(is_bin, value)):
+            raise self.wrong(key, f"not a list of bins [low, high, count] but {value!r:.60}")
+        return [(low, high, count) for low, high, count in value]
+
+
+def is_bin(value: Any) -> bool:
+    numbers = isinstance(value, list) and len(value) == 3 and bool not in map(type, value)
+    return (
+        numbers
+        and isinstance(value[2], int)
+        and value[2] >= 0
+        and all(isinstance(end, int | float) for end in value[:2])
+        and value[0] <= value[1]
+    )

@@ -68,6 +68,8 @@ WIDTH = 10.0  # inches
 FEW_STEPS = 40  # up to here each step is a dot too
 POINTS = 200  # of a curve; more cannot be told apart, and a page of many runs would be slow
 
+Bins = Sequence[tuple[float, float, int]]  # where each begins and ends, and how many are in it
+
 
 def style(salt: str) -> Any:
     """The figures' look, within a block; figures of one page need salts of their own."""
@@ -216,17 +218,91 @@ def held_out_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> 
         return svg(figure, "Held-out figures before and after training, one line for each run")
 
 
-def similarity_histogram(values: Sequence[float], salt: str) -> Markup:
-    """How similar the chosen variants are: counts in 40 bins of the cosine."""
+def similarity_histogram(bins: Bins, salt: str) -> Markup:
+    """How similar the chosen variants are: how many pairs in each bin of the cosine."""
+    filled = [low for low, _, count in bins if count]
     with style(f"similarity {salt}"):
         figure = Figure(figsize=(0.5 * WIDTH, 1.7), layout="constrained")
         axes = figure.add_subplot()
-        low = min(0.9, math.floor(10 * min(values)) / 10)
-        axes.hist(values, bins=40, range=(low, max([1.0, *values])), color=FIRST)
+        lows, highs, counts = zip(*bins, strict=True)
+        widths = [high - low for low, high, _ in bins]
+        axes.bar(lows, counts, widths, align="edge", color=FIRST)
+        axes.set_xlim(min(0.9, *filled, highs[-1]), highs[-1])
         axes.set_xlabel("cosine of response and variant")
-        axes.set_ylabel("samples")
+        axes.set_ylabel("pairs")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         return svg(figure, "How similar the chosen variants are to the correct code")
+
+
+def changed_figure(changed: Mapping[str, Mapping[str, Bins]], salt: str) -> Markup:
+    """How many pairs have how many changed lines, and how many changed characters, on each side.
+
+    Args:
+        changed: what is counted -> side -> bins that grow with the number.
+    """
+    with style(f"changed {salt}"):
+        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        for number, (what, sides) in enumerate(changed.items(), start=1):
+            axes = figure.add_subplot(1, len(changed), number)
+            lows = sorted({low for bins in sides.values() for low, _, _ in bins})
+            two_sided(axes, {side: bars(bins, lows) for side, bins in sides.items()})
+            axes.set_xticks(range(len(lows)), [f"{low:g}" for low in lows])
+            axes.set_xlabel(f"changed {what}, each bin from this number on")
+            if number == 1:
+                axes.set_ylabel("pairs")
+        bar_legend(figure)
+        return svg(figure, "How many lines and characters differ in a pair, on each side")
+
+
+def bars(bins: Bins, lows: Sequence[float]) -> list[int]:
+    """The counts of the bins that begin at ``lows``; 0 where there is none."""
+    counts = {low: count for low, _, count in bins}
+    return [counts.get(low, 0) for low in lows]
+
+
+def share_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> Markup | None:
+    """Which share of a pair's tokens is marked, a panel for each distribution that a run has.
+
+    Runs that counted the same share a panel. None if no run counted it.
+    """
+    panels: dict[str, tuple[dict[str, list[int]], list[str]]] = {}
+    for training in trainings:
+        if (shares := training.marked_share) is not None:
+            panels.setdefault(repr(shares), (shares, []))[1].append(names[training.run.name])
+    if not panels:
+        return None
+    columns = min(COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    with style("share"):
+        figure = Figure(figsize=(WIDTH, 1.9 * rows + 0.4), layout="constrained")
+        for number, (shares, runs) in enumerate(panels.values()):
+            axes = figure.add_subplot(rows, columns, number + 1)
+            two_sided(axes, shares)
+            bins = max(map(len, shares.values()))
+            axes.set_xticks([at * bins - 0.5 for at in (0, 0.5, 1)], ["0 %", "50 %", "100 %"])
+            axes.set_title(runs[0] + (f" and {len(runs) - 1} more" if len(runs) > 1 else ""))
+            if number % columns == 0:
+                axes.set_ylabel("pairs")
+            if number >= len(panels) - columns:
+                axes.set_xlabel("marked tokens")
+        bar_legend(figure)
+        return svg(figure, "Which share of a pair's tokens is marked, on each side")
+
+
+def two_sided(axes: Axes, sides: Mapping[str, Sequence[int]]) -> None:
+    """The response's and the variant's counts beside each other, a place for each bin."""
+    for side, colour, offset in (("response", FIRST, -0.4), ("variant", SECOND, 0.0)):
+        places = [place + offset for place in range(len(sides[side]))]
+        axes.bar(places, sides[side], 0.4, align="edge", color=colour, label=side)
+    axes.grid(axis="x", visible=False)
+    axes.tick_params(axis="x", length=0)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+
+
+def bar_legend(figure: Figure) -> None:
+    """One legend for all panels' bars."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
 
 
 def svg(figure: Figure, label: str) -> Markup:

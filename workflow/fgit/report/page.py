@@ -8,7 +8,7 @@ import hashlib
 import importlib.resources
 import itertools
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,22 @@ from markupsafe import Markup
 from fgit.annotate import SIDES
 from fgit.config import Config
 from fgit.errors import UserError
-from fgit.files import BadRow, read_objects, read_parquet
-from fgit.report import audit, chains, claims, curves, failures, figures, templates
+from fgit.files import BadRow, read_objects
+from fgit.report import (
+    audit,
+    chains,
+    claims,
+    curves,
+    decontamination,
+    failures,
+    figures,
+    funnel,
+    templates,
+)
 from fgit.report.chains import Chains
 from fgit.report.facts import Facts
 from fgit.report.formats import reading
+from fgit.report.funnel import SOURCES
 from fgit.report.scores import Evaluation, Evaluations, short_names
 from fgit.report.segments import Pair, View, code_lines, side_by_side, view_of
 from fgit.report.tables import AVERAGE, Cell, Column, Drawn, Line
@@ -30,10 +41,17 @@ from fgit.report.training import Training, median
 from fgit.runs import Run, all_runs, evaluations, runs_of
 from fgit.statistics import Comparison
 
-SOURCES = {"generate": "teacher", "mutate": "mutation"}
-SHOWN_REMOVED = 200
 SHOWN_PAIRS = 8
-SPAN_COLUMNS = [f"{side}_{kind}" for side in SIDES for kind in ("lines", "characters")]
+TOKEN_COUNTS = {  # what training counts of the samples, once they are tokens
+    "paired": "pairs",
+    "fork_for_response": "no mark in the response",
+    "fork_for_variant": "no mark in the variant",
+    "no_difference": "no difference",
+    "marks_cut": "marks cut off",
+    "cut": "response cut",
+}
+UNITS = ("lines", "characters")
+SPAN_COLUMNS = [f"{side}_{unit}" for side in SIDES for unit in UNITS]
 
 Fact = tuple[str, str]  # what it is, and its value
 
@@ -44,8 +62,13 @@ def page(
     tables: Mapping[str, Drawn],
     found: Evaluations,
     trainings: Mapping[str, Training],
+    lines: Sequence[funnel.Line],
+    mismatch: str = "",
 ) -> str:
     """The page as HTML. Whatever comes from a model or from data is escaped.
+
+    Args:
+        lines: the funnel's; ``mismatch`` says in its place why it does not add up.
 
     It loads nothing, and runs one script, which is named by its digest in the page's policy.
 
@@ -104,7 +127,15 @@ def page(
         loss_figure=figures.loss_curves(done, names) if done else None,
         weight_figure=figures.weight_curves(done, names),
         held_out_figure=figures.held_out_figure(done, names) if done else None,
-        decontamination=each_there(decontamination, results, [(d,) for d in config.datasets]),
+        share_figure=figures.share_figure(done, names),
+        token_counts=TOKEN_COUNTS.values(),
+        funnel=[funnel_item(*part, names) for part in funnel.of_datasets(lines)],
+        run_headings=funnel.run_headings(),
+        funnel_reading=funnel.reading(lines),
+        mismatch=mismatch,
+        decontamination=each_there(
+            decontamination.section, results, [(d,) for d in config.datasets]
+        ),
         variants=each_there(variants, results, sources),
         audit=audit.section(config, results),
         view=view,
@@ -250,6 +281,7 @@ def training_row(training: Training, names: Mapping[str, str]) -> dict[str, Any]
         "settings": "\n".join(f"{key}: {value}" for key, value in settings.items()),
         "samples": training.counts.get("samples", 0),
         "counted": ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in counts.items()),
+        "tokens": [training.counts.get(key, 0) for key in TOKEN_COUNTS],
         "steps": len(training.steps),
         "figures": [
             [decimals(getattr(figures, key), 3) for figures in (training.before, training.after)]
@@ -279,37 +311,37 @@ def share(part: int, whole: int) -> str:
 # ------------------------------------------------------------------ the data's way
 
 
-def decontamination(results: Path, dataset: str) -> dict[str, Any] | None:
-    path = results / "decontaminate" / dataset / "report.json"
-    if not path.exists():
-        return None
-    facts = Facts.read(path, "decontaminate")
-    removed = facts.parts("removed")
-    columns = ("id", "benchmark", "task_id", "what", "field", "text")
-    benchmarks = facts.part("benchmarks")
-    looked_for = [
-        f"{name} ({benchmarks.part(name).count('problems')} problems, "
-        f"{benchmarks.part(name).count('texts')} texts)"
-        for name in benchmarks.values
-    ]
+def funnel_item(
+    dataset: str,
+    lines: Sequence[funnel.Line],
+    runs: Mapping[str, Sequence[Sequence[funnel.Line]]],
+    names: Mapping[str, str],
+) -> dict[str, Any]:
+    """A dataset's funnel: its steps with bars, and its trainings as rows."""
+    rows = lines[0].left
+    found = []
+    for before, line in zip([lines[0], *lines], lines, strict=False):
+        found.append(
+            {
+                "heading": SOURCES[line.source] if line.source != before.source else None,
+                "step": line.step,
+                "what": funnel.shown(line),
+                "lost": "" if line.lost is None else str(line.lost),
+                "left": line.left,
+                "share": share(line.left, rows),
+                "percent": 100 * line.left / max(rows, 1),
+            }
+        )
     return {
         "dataset": dataset,
-        "rule": facts.get("rule"),
-        "facts": [
-            ("samples", str(facts.count("samples"))),
-            ("unusable rows", str(facts.count("bad_row_count"))),
-            ("removed", str(facts.count("removed_count"))),
-            ("over the config's limit", str(facts.count("over_limit"))),
-            ("kept", str(facts.count("kept"))),
-            ("duplicates among the kept", str(facts.count("duplicates"))),
-            ("trivial texts, exempt", str(facts.count("exempt_texts"))),
-            ("looked for", ", ".join(looked_for) or "nothing"),
+        "lines": found,
+        "runs": [
+            (
+                SOURCES[source],
+                [(run, names[run], cells) for run, *cells in map(funnel.run_row, trainings)],
+            )
+            for source, trainings in runs.items()
         ],
-        "removed": [
-            {column: item.get(column) for column in columns} for item in removed[:SHOWN_REMOVED]
-        ],
-        "more": max(0, len(removed) - SHOWN_REMOVED),
-        "path": path.relative_to(results),
     }
 
 
@@ -335,7 +367,8 @@ def variants(results: Path, dataset: str, source: str, label: str) -> dict[str, 
     ]
     usable = made.count("usable")
     rows = [("usable", usable), *made.counts("refused").items()]
-    selected = selection(results, dataset, source)
+    selected = read_facts(results, "select", dataset, source)
+    annotated = read_facts(results, "annotate", dataset, source)
     return {
         "dataset": dataset,
         "label": label,
@@ -344,17 +377,20 @@ def variants(results: Path, dataset: str, source: str, label: str) -> dict[str, 
             (reason.replace("_", " "), count, share(count, total), 100 * count / max(total, 1))
             for reason, count in rows
         ],
-        "selection": selected,
-        "histogram": histogram(results, dataset, source) if selected else None,
-        "annotation": annotation(results, dataset, source),
+        "selection": selected and selection(selected),
+        "histogram": selected and histogram(selected, f"{dataset} {source}"),
+        "annotation": annotated and annotation(annotated),
+        "changed": annotated and changed(annotated, f"{dataset} {source}"),
     }
 
 
-def selection(results: Path, dataset: str, source: str) -> list[Fact] | None:
-    path = results / "select" / dataset / source / "report.json"
-    if not path.exists():
-        return None
-    facts = Facts.read(path, "select")
+def read_facts(results: Path, stage: str, dataset: str, source: str) -> Facts | None:
+    """A stage's report; None if it has not run yet."""
+    path = results / stage / dataset / source / "report.json"
+    return Facts.read(path, stage) if path.exists() else None
+
+
+def selection(facts: Facts) -> list[Fact]:
     similarity = facts.part("similarity")
     return [
         ("embedder", str(facts.get("embedder"))),
@@ -380,40 +416,65 @@ def verification(selected: Facts) -> list[Fact]:
     ]
 
 
-def annotation(results: Path, dataset: str, source: str) -> list[Fact] | None:
-    path = results / "annotate" / dataset / source / "report.json"
-    if not path.exists():
-        return None
-    facts = Facts.read(path, "annotate")
+def annotation(facts: Facts) -> list[Fact]:
     return [
         ("pairs", str(facts.count("pairs"))),
         *(
             (f"changed {unit} in the {side}, mean", decimals(changed.number_or_none(side), 1))
-            for unit in ("lines", "characters")
+            for unit in UNITS
             for changed in [facts.part(f"changed_{unit}")]
             for side in SIDES
         ),
+        ("pairs without a difference", str(facts.count("no_difference"))),
         ("no change in the response", str(facts.count("without_marked_response"))),
         ("no change in the variant", str(facts.count("without_marked_variant"))),
     ]
 
 
-def read_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None:
-    """The samples with a variant and their spans, or None if they are not annotated yet."""
+def histogram(facts: Facts, salt: str) -> Markup | None:
+    bins = facts.bins("distribution")
+    return figures.similarity_histogram(bins, salt) if counted(bins) else None
+
+
+def changed(facts: Facts, salt: str) -> Markup | None:
+    """How much differs in a pair; None if there is no pair."""
+    distribution = facts.part("distribution")
+    found = {
+        unit: {side: part.bins(side) for side in SIDES}
+        for unit in UNITS
+        for part in [distribution.part(f"changed_{unit}")]
+    }
+    filled = any(counted(bins) for sides in found.values() for bins in sides.values())
+    return figures.changed_figure(found, salt) if filled else None
+
+
+def counted(bins: figures.Bins) -> int:
+    return sum(count for _, _, count in bins)
+
+
+def first_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None:
+    """The first samples with a variant and their spans; None if they are not annotated yet.
+
+    Only as many rows are read as that takes: all of them, texts included, would fill the memory.
+    """
     path = results / "annotate" / dataset / source / "spans.parquet"
     if not path.exists():
         return None
-    frame = read_parquet(path)
     needed = ["id", "instruction", *SIDES, "similarity", *SPAN_COLUMNS]
-    if missing := [column for column in needed if column not in frame.columns]:
-        raise UserError(f"{path}: no column {', '.join(missing)}; run the annotate stage again")
-    return frame.filter(pl.col("variant").is_not_null())
-
-
-def histogram(results: Path, dataset: str, source: str) -> Markup | None:
-    frame = read_pairs(results, dataset, source)
-    values = [] if frame is None else frame["similarity"].drop_nulls().to_list()
-    return figures.similarity_histogram(values, f"{dataset} {source}") if values else None
+    try:
+        frame = pl.scan_parquet(path, glob=False)
+        names = frame.collect_schema().names()
+        if missing := [column for column in needed if column not in names]:
+            raise UserError(f"{path}: no column {', '.join(missing)}; run the annotate stage again")
+        # The similarity is null where the variant is, and a number is read sooner than a text.
+        is_pair = pl.col("similarity").is_not_null()
+        places = frame.select(pl.arg_where(is_pair)).head(SHOWN_PAIRS).collect().to_series()
+        rows = places[-1] + 1 if len(places) else 0
+        return frame.select(needed).head(rows).filter(is_pair).collect()
+    except pl.exceptions.ComputeError as error:
+        raise UserError(
+            f"{path}: not a readable Parquet file ({error}); run the annotate stage again"
+        ) from error
 
 
 def untrained_sources(
@@ -429,13 +490,14 @@ def untrained_sources(
 
 
 def segments(results: Path, dataset: str, source: str, label: str) -> dict[str, Any] | None:
-    frame = read_pairs(results, dataset, source)
-    if frame is None or frame.is_empty():
+    frame = first_pairs(results, dataset, source)
+    annotated = read_facts(results, "annotate", dataset, source)
+    if frame is None or frame.is_empty() or annotated is None:
         return None
     return {
         "dataset": dataset,
         "label": label,
-        "total": frame.height,
+        "total": annotated.count("pairs"),
         "pairs": [
             {
                 "id": row["id"],
@@ -443,7 +505,7 @@ def segments(results: Path, dataset: str, source: str, label: str) -> dict[str, 
                 "similarity": decimals(row["similarity"], 3),
                 "lines": lines_of(row),
             }
-            for row in frame.head(SHOWN_PAIRS).iter_rows(named=True)
+            for row in frame.iter_rows(named=True)
         ],
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from fgit.annotate import SIDES
 from fgit.errors import UserError
 from fgit.files import BadRow, read_objects
 from fgit.report.facts import Facts
@@ -37,6 +38,9 @@ class Training:
     after: HeldOut
     steps: list[dict[str, Any]]  # each with step and loss, and what else the loop logged
     counts: dict[str, int]  # what became of the samples
+    # By side, pairs by the share of their tokens that is marked, in equal bins from 0 to 1; None
+    # where it was not counted.
+    marked_share: dict[str, list[int]] | None
     seconds: float
     peak_memory_gb: float
     relative_update: float
@@ -66,6 +70,7 @@ def read_training(run: Run, folder: Path) -> Training:
         after=held_out(metrics.part("held_out_after")),
         steps=read_steps(folder / "steps.jsonl"),
         counts=metrics.counts("counts"),
+        marked_share=marked_share(metrics),
         seconds=metrics.number("seconds"),
         peak_memory_gb=metrics.number("peak_memory_gb"),
         relative_update=metrics.number("relative_update"),
@@ -79,6 +84,18 @@ def held_out(facts: Facts) -> HeldOut:
     return HeldOut(
         **{field.name: facts.number_or_none(field.name) for field in dataclasses.fields(HeldOut)}
     )
+
+
+def marked_share(metrics: Facts) -> dict[str, list[int]] | None:
+    if metrics.values.get("marked_share") is None:
+        return None
+    found, shares = metrics.part("marked_share"), {}
+    for side in SIDES:
+        counts = found.get(side)
+        if not isinstance(counts, list) or not counts or not all(type(n) is int for n in counts):
+            raise found.wrong(side, f"not a list of counts but {counts!r:.60}")
+        shares[side] = counts
+    return shares
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:

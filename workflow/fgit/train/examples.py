@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fgit.annotate import Segments
+from fgit.annotate import SIDES, SPAN_COLUMNS, Segments, segments
 from fgit.errors import UserError
-from fgit.masks import TokenMasks, pair_masks, token_masks
-from fgit.models import prompt_ids, prompt_text, render
+from fgit.masks import BATCH, TokenMasks, masks_of_pairs
+from fgit.models import prompt_text, render
 from fgit.subset import subset
 
 NO_MARKS = np.zeros(0, dtype=np.int8)
+BINS = 20  # of the share of marked tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,32 +137,87 @@ def examples(
     end = end_of_turn(tokenizer)
     result: list[Example] = []
     counts: Counter[str] = Counter()
-    for row in rows:
-        counts["samples"] += 1
-        prompt = prompt_ids(tokenizer, prompt_text(tokenizer, row["instruction"]))
-        response, variant = masks_of(tokenizer, row)
-        example, counted = build(
-            id=row["id"],
-            prompt=np.asarray(prompt, dtype=np.int64),
-            end=end,
-            response=response,
-            variant=variant,
-            granularity=granularity,
-            max_length=max_length,
-        )
-        counts.update(counted)
-        if example is not None:
-            counts["paired"] += example.paired
-            result.append(example)
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, BATCH)):
+        counts["samples"] += len(batch)
+        prompts = prompts_of(tokenizer, [row["instruction"] for row in batch])
+        sides = masks_of_rows(tokenizer, batch)
+        for row, prompt, (response, variant) in zip(batch, prompts, sides, strict=True):
+            example, counted = build(
+                id=row["id"],
+                prompt=prompt,
+                end=end,
+                response=response,
+                variant=variant,
+                granularity=granularity,
+                max_length=max_length,
+            )
+            counts.update(counted)
+            if example is not None:
+                counts["paired"] += example.paired
+                result.append(example)
     return result, counts
 
 
+def prompts_of(tokenizer: Any, instructions: Sequence[str]) -> list[np.ndarray]:
+    """Each instruction's prompt as int64 ids, those of :func:`fgit.models.prompt_ids`."""
+    texts = [prompt_text(tokenizer, instruction) for instruction in instructions]
+    bos = tokenizer.bos_token
+    found: list[np.ndarray] = []
+    # Neighbours that go through the tokenizer alike: a template writes BOS always, or never.
+    for has_bos, alike in itertools.groupby(texts, lambda text: bool(bos) and text.startswith(bos)):
+        encoded = tokenizer(list(alike), add_special_tokens=not has_bos)
+        found += [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]
+    return found
+
+
 def masks_of(tokenizer: Any, row: Mapping[str, Any]) -> tuple[TokenMasks, TokenMasks | None]:
+    """The masks of one annotated pair; None for the variant that a sample does not have."""
+    return masks_of_rows(tokenizer, [row])[0]
+
+
+def masks_of_rows(
+    tokenizer: Any, rows: Sequence[Mapping[str, Any]]
+) -> list[tuple[TokenMasks, TokenMasks | None]]:
+    """:func:`masks_of` of each row, in one call of the tokenizer."""
+    pairs = [(row["response"], row["variant"] or "") for row in rows]
+    sides = masks_of_pairs(tokenizer, pairs, [spans_of(row) for row in rows])
+    return [
+        (response, None if row["variant"] is None else variant)
+        for row, (response, variant) in zip(rows, sides, strict=True)
+    ]
+
+
+def spans_of(row: Mapping[str, Any]) -> Segments:
+    """A row's spans, found here if it has none; no span where there is no variant."""
     if row["variant"] is None:
-        return token_masks(tokenizer, [row["response"]], [([], [])])[0], None
-    names = [field.name for field in dataclasses.fields(Segments)]
-    known = Segments(**{name: row[name] for name in names}) if names[0] in row else None
-    return pair_masks(tokenizer, row["response"], row["variant"], known)
+        return Segments([], [], [], [])
+    if SPAN_COLUMNS[0] not in row:
+        return segments(row["response"], row["variant"])
+    return Segments(**{name: row[name] for name in SPAN_COLUMNS})
+
+
+def marked_share(built: Iterable[Example], end: int) -> dict[str, list[int]]:
+    """How many pairs have which share of their tokens marked, as trained on.
+
+    Args:
+        end: the end-of-turn token; at the end of a side it does not count, marked or not.
+
+    Returns:
+        response, variant: the paired examples in each of BINS equal parts of [0, 1]; a share that
+        two parts meet at belongs to the upper one, and an empty text has the share 0.
+    """
+    found = {side: [0] * BINS for side in SIDES}
+    for example in built:
+        if not example.paired:
+            continue
+        for side, counts in found.items():
+            ids, marks = getattr(example, side), getattr(example, f"{side}_marks")
+            if ids[-1] == end:
+                marks = marks[:-1]
+            share = int(np.count_nonzero(marks)) * BINS // max(len(marks), 1)
+            counts[min(share, BINS - 1)] += 1
+    return found
 
 
 def split_held_out(frame: pl.DataFrame, count: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -31,7 +31,7 @@ from fgit.models import (
     seed_everything,
 )
 from fgit.train.card import Training, model_card
-from fgit.train.examples import examples, split_held_out
+from fgit.train.examples import end_of_turn, examples, marked_share, split_held_out
 from fgit.train.loop import Trained, train_loop
 from fgit.train.segments import segments_of
 from fgit.train.state import State
@@ -91,7 +91,7 @@ def train(
         loaded = load_model(model, revision, "float32", on=torch.device("cpu"))
         trained = train_loop(loaded, training, settings, held_out=measured, state=state)
         if processes.is_first():
-            counted = {
+            counted: dict[str, Any] = {
                 "counts": dict(sorted(counts.items())),
                 "held_out_counts": dict(sorted(held_out_counts.items())),
             }
@@ -106,8 +106,15 @@ def train(
                 before=trained.held_out_before,
                 after=trained.held_out_after,
             )
+            shares = {"marked_share": marked_share(training, end_of_turn(tokenizer))}
             save(
-                out, trained, tokenizer, parameters, settings, counted, model_card(card, tokenizer)
+                out,
+                trained,
+                tokenizer,
+                parameters,
+                settings,
+                counted | shares,
+                model_card(card, tokenizer),
             )
             write_parquet(out / "samples.parquet", trained.samples)
             shown = segments_of(kept, training, tokenizer, trained.samples, settings)

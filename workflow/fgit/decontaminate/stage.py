@@ -1,0 +1,528 @@
+"""The stage: data read in parts, searched on all cores, and written as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fgit import files, processes
+from fgit.config import DecontaminateSettings
+from fgit.decontaminate.search import REMOVES, RULES, Match, Search
+from fgit.decontaminate.texts import BenchmarkText, normalise, read_benchmark
+from fgit.errors import UserError
+from fgit.fields import check_template
+from fgit.progress import bar
+from fgit.provenance import note_dataset
+from fgit.subset import subset
+
+log = logging.getLogger(__name__)
+
+REQUIRED = ("instruction", "response")
+OPTIONAL = ("id", "language", "tests")
+COLUMNS = ("id", "instruction", "response", "language", "tests")
+RECORDS = dict.fromkeys(COLUMNS, pl.String)
+MATCHES = {
+    "id": pl.String,
+    "row": pl.Int64,
+    "removed": pl.Boolean,
+    "rule": pl.String,
+    "benchmark": pl.String,
+    "task_id": pl.String,
+    "what": pl.String,
+    "field": pl.String,
+    "position": pl.Int64,
+    "share": pl.Float64,
+    "text": pl.String,
+    "found": pl.String,
+}
+
+SHOWN_CHARACTERS = 300  # of a matched text, and of the sample where it matches
+SHOWN_REMOVED = 200
+SHOWN_LEFT = 50
+SHOWN_BAD_ROWS = 20
+
+# What one process searches at a time.
+PART_ROWS = 16_000
+PART_CHARACTERS = 40_000_000
+
+
+def decontaminate(
+    data: str,
+    benchmarks: Mapping[str, Path],
+    out: Path,
+    report: Path,
+    settings: DecontaminateSettings,
+    *,
+    matches: Path | None = None,
+    fields: Mapping[str, str] | None = None,
+    revision: str | None = None,
+    split: str = "train",
+    limit: int | None = None,
+    threads: int = 1,
+) -> None:
+    """Write the samples of ``data`` that hold no text of ``benchmarks``.
+
+    The data are never in memory as a whole: with t processes, about t + 1 parts of
+    ``PART_CHARACTERS`` are, and some hundred bytes for each row. (A ``.json`` array is.)
+
+    Args:
+        data: a records file (a path or ``package:NAME/file``), or, where no such file exists,
+            a dataset on the Hugging Face hub (``ORG/NAME``). Its rows have text fields
+            ``instruction`` and ``response``, and may have ``id``, ``language`` and ``tests``.
+        benchmarks: a benchmark's name -> its problem file.
+        out: Parquet with String columns id, instruction, response, language and tests, in the
+            order of ``data``; the last two may be null.
+        report: JSON: how many rows came in, were unusable, were removed and kept, by what and why;
+            the first matches, and what the mode's rules left that the others find.
+        matches: Parquet (:data:`MATCHES`): every match of every rule; ``position`` counts
+            characters in the sample's field as it was given, ``text`` is the benchmark's, and
+            ``found`` what stands at the position.
+        fields: our name -> the data's name, a path, or a template (:func:`fgit.fields.value_of`).
+        revision: the commit of a dataset on the hub.
+        split: the split of a dataset on the hub.
+        limit: keep at most this many of the clean samples, chosen by a hash of their ids.
+        threads: processes that search; the result is the same.
+
+    Raises:
+        UserError: if a file or row cannot be used, an id occurs twice, there is no sample, or
+            none is left. Nothing is written then.
+    """
+    fields = fields or {}
+    check_fields(fields)
+    verbatim: list[BenchmarkText] = []
+    texts: list[BenchmarkText] = []
+    read = {
+        name: read_benchmark(name, path, settings.min_characters)
+        for name, path in benchmarks.items()
+    }
+    for benchmark in read.values():
+        verbatim += benchmark.verbatim
+        texts += benchmark.texts
+    if not benchmarks:
+        log.warning("no benchmark is named: nothing is looked for in %s", data)
+
+    source, rows, total = open_data(data, revision, split)
+    search = functools.partial(
+        search_part,
+        search=Search(verbatim, texts, settings),
+        source=source,
+        fields=fields,
+        settings=settings,
+    )
+    account = Account(tuple(benchmarks), REMOVES[settings.mode])
+    ids = Ids(source)
+    with (
+        writing_records(out, limit) as write,
+        files.writing_parquet(matches, MATCHES) if matches else nothing_written() as write_matches,
+        bar(description="decontaminate", total=total, unit="row") as progress,
+    ):
+        for part in processes.each(search, in_parts(rows), threads):
+            if part.bad and settings.on_bad_row != "skip":
+                raise UserError(
+                    f"{part.bad[0]}. Mend the row, or set on_bad_row: skip to leave such rows out"
+                )
+            samples = part.samples.with_columns(ids.of(part.samples))
+            removed, found = account.take(part, samples)
+            write(samples.filter(~removed).select(COLUMNS))
+            write_matches(found)
+            progress.update(part.rows)
+        account.check(data)
+    summary = account.summary(limit) | {
+        "exempt_texts": sum(benchmark.exempt for benchmark in read.values()),
+        "unprotected": {n: found.unprotected for n, found in read.items() if found.unprotected},
+        "benchmarks": {
+            name: {
+                "problems": found.problems,
+                "texts": len(found.texts),
+                "sha256": files.sha256(benchmarks[name]),
+            }
+            for name, found in read.items()
+        },
+        **settings.model_dump(mode="json"),
+        "rule": rule(settings),
+    }
+    files.write_json(report, summary)
+    log.info("%s", line_of(data, summary))
+
+
+def rule(settings: DecontaminateSettings) -> str:
+    """What the mode removes, in words."""
+    if settings.mode == "paper":
+        return (
+            "A sample is removed if a problem's whole docstring (MBPP: its text; DS-1000: its "
+            "prompt) or canonical solution occurs, lower-cased, in its lower-cased instruction "
+            "and response; of MBPP itself only the problems 11 to 510 are looked for, and three "
+            "trivial solutions of HumanEval are not."
+        )
+    share = f"{settings.ngram_share:.0%}"
+    return (
+        "A sample is removed if its instruction or its response holds a problem's description (its "
+        "prose up to the first example or section) or canonical solution, lower-cased and without "
+        f"whitespace; or {share} of the {settings.ngram_size}-grams of its words; or, whatever "
+        f"names stand in the code, {share} of the {settings.renamed_size}-grams of the solution's "
+        f"tokens, if these are more than {settings.renamed_size}. Texts of fewer than "
+        f"{settings.min_characters} characters without whitespace are exempt; in their place the "
+        "text is taken with the function's head, if that is long enough."
+    )
+
+
+def line_of(data: str, summary: Mapping[str, Any]) -> str:
+    """The report in a line, for the log."""
+    by_benchmark = ", ".join(f"{n} {count}" for n, count in summary["removed_by_benchmark"].items())
+    return (
+        f"{data}: {summary['rows']} rows, {summary['bad_row_count']} bad rows, "
+        f"{summary['removed_count']} removed ({by_benchmark or 'no benchmark'}), "
+        f"{summary['over_limit']} over the limit, {summary['kept']} kept "
+        f"({summary['duplicates']['exact']} duplicates); what the mode {summary['mode']} does not "
+        f"remove but another does: {summary['not_removed_count']}; "
+        f"{summary['exempt_texts']} trivial texts exempt"
+    )
+
+
+@contextlib.contextmanager
+def writing_records(out: Path, limit: int | None) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Yield a function that takes the clean samples; in the end ``limit`` of them are written."""
+    with files.writing_parquet(out, RECORDS) as write:
+        if limit is None:
+            yield write
+            return
+        with files.scratch() as folder:
+            clean = folder / "clean.parquet"
+            with files.writing_parquet(clean, RECORDS) as keep:
+                yield keep
+            chosen = subset(pl.read_parquet(clean, columns=["id"])["id"], limit, seed=0)
+            start = 0
+            for part in files.read_parts(clean, None, PART_ROWS):
+                write(part.filter(chosen.slice(start, len(part))))
+                start += len(part)
+
+
+@contextlib.contextmanager
+def nothing_written() -> Iterator[Callable[[pl.DataFrame], None]]:
+    yield lambda frame: None
+
+
+# ------------------------------------------------------------------ reading, in parts
+
+Rows = Sequence[tuple[int, bytes | Mapping[str, Any] | files.BadRow]]
+
+
+def open_data(
+    data: str, revision: str | None, split: str
+) -> tuple[str, Iterable[tuple[int, Any]], int | None]:
+    """The name of the data for messages, their numbered rows, and how many if that is known.
+
+    Raises:
+        UserError: if there is neither a file nor a dataset of that name.
+    """
+    path = files.resolve(data)
+    if path.is_file():
+        return str(path), files.raw_rows(path), None
+    is_file_name = path.name.removesuffix(".gz").endswith((".jsonl", ".json", ".parquet"))
+    if path.exists() or is_file_name or not re.fullmatch(r"[\w.-]+/[\w.-]+", data):
+        raise UserError(
+            f"{data}: no such file; name a records file (.jsonl, .jsonl.gz, .json, .parquet) "
+            f"or a dataset on the hub as ORG/NAME (looked in {Path.cwd()})"
+        )
+    rows = load_from_hub(data, revision, split)
+    return f"{data} (hub, split {split})", enumerate(rows, start=1), len(rows)
+
+
+def load_from_hub(name: str, revision: str | None, split: str) -> Any:
+    """A split of a dataset on the Hugging Face hub.
+
+    Raises:
+        UserError: if it cannot be reached, or has no such revision or split.
+    """
+    from fgit.hub import load_dataset
+
+    try:
+        found = load_dataset(name, revision=revision, split=split)
+    except UserError:
+        raise
+    except Exception as error:  # the network libraries beneath it raise errors of their own
+        raise UserError(
+            f"{name}: no such file here, and the dataset of this name (revision "
+            f"{revision or 'not pinned'}, split {split!r}) could not be loaded from the Hugging "
+            f"Face hub: {error}. Check name, revision and split; on a machine without network, "
+            "run fgit fetch --config CONFIG where there is one (same HF_HOME), or name a file"
+        ) from error
+    note_dataset(name, revision, found)
+    return found
+
+
+def check_fields(fields: Mapping[str, str]) -> None:
+    for ours, theirs in fields.items():
+        try:
+            check_template(theirs)
+        except ValueError as error:
+            raise UserError(f"field {ours}: {error}") from error
+
+
+def in_parts(rows: Iterable[tuple[int, Any]]) -> Iterator[Rows]:
+    """The rows, so many at a time as one process takes."""
+    part: list[tuple[int, Any]] = []
+    size = 0
+    for number, row in rows:
+        part.append((number, row))
+        size += row_size(row)
+        if len(part) == PART_ROWS or size >= PART_CHARACTERS:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def row_size(row: Any) -> int:
+    """About how many characters a row has."""
+    if isinstance(row, bytes):
+        return len(row)
+    values = row.values() if isinstance(row, Mapping) else ()
+    return sum(len(text) for text in values if isinstance(text, str))
+
+
+# ------------------------------------------------------------------ one part
+
+
+@dataclasses.dataclass(frozen=True)
+class Searched:
+    """A part of the rows: the samples that can be used, and what each holds.
+
+    samples: row (Int64), id, instruction, response, language, tests (String).
+    matches: of each sample. digests: UInt64 columns by which duplicates are counted.
+    """
+
+    rows: int
+    bad: list[files.BadRow]
+    samples: pl.DataFrame
+    matches: list[list[Match]]
+    digests: pl.DataFrame
+
+
+def search_part(
+    rows: Rows,
+    *,
+    search: Search,
+    source: str,
+    fields: Mapping[str, str],
+    settings: DecontaminateSettings,
+) -> Searched:
+    parsed = (
+        (number, files.parse_line(source, number, row) if isinstance(row, bytes) else row)
+        for number, row in rows
+    )
+    samples, bad = files.check_rows(
+        parsed, source, REQUIRED, OPTIONAL, fields=fields, on_bad_row="skip"
+    )
+    length = pl.sum_horizontal(pl.col(name).str.len_chars() for name in REQUIRED)
+    too_long = samples.select("row", length=length).filter(
+        pl.col("length") > settings.max_characters
+    )
+    if len(too_long):
+        samples = samples.filter(~pl.col("row").is_in(too_long["row"].implode()))
+        bad += [
+            files.BadRow(
+                source,
+                row,
+                f"instruction and response have {characters:,} characters, and max_characters is "
+                f"{settings.max_characters:,}",
+                "too long",
+            )
+            for row, characters in too_long.iter_rows()
+        ]
+        bad.sort(key=lambda row: row.row)
+    instructions, responses = (samples[name].to_list() for name in REQUIRED)
+    normalised = [list(map(normalise, texts)) for texts in (instructions, responses)]
+    return Searched(
+        rows=len(rows),
+        bad=bad,
+        samples=samples,
+        matches=search.matches(instructions, responses, normalised[0] + normalised[1]),
+        digests=samples.select(
+            exact=pl.concat_str(REQUIRED, separator="\0").hash(),
+            same_text=pl.concat_str(
+                *(pl.Series(column, dtype=pl.String) for column in normalised), separator="\0"
+            ).hash(),
+            same_instruction=pl.col("instruction").hash(),
+        ),
+    )
+
+
+class Ids:
+    """Ids of samples: the given one, else one made of the content, wherever the row stands."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.row_of: dict[str, int] = {}
+        self.copies: Counter[str] = Counter()
+
+    def of(self, samples: pl.DataFrame) -> pl.Series:
+        """The ids (String) of the next samples.
+
+        Raises:
+            UserError: if two rows have the same id.
+        """
+        found = []
+        for row, given, instruction, response in samples.select("row", "id", *REQUIRED).iter_rows():
+            if given and given in self.row_of:
+                raise UserError(
+                    f"{self.source}: rows {self.row_of[given]} and {row} have the same id "
+                    f"{given!r}; give each row an id of its own, or leave the field out"
+                )
+            identifier = given or self.made(instruction, response)
+            self.row_of[identifier] = row
+            found.append(identifier)
+        return pl.Series("id", found, dtype=pl.String)
+
+    def made(self, instruction: str, response: str) -> str:
+        digest = hashlib.sha256(f"{instruction}\0{response}".encode()).hexdigest()[:16]
+        while True:
+            self.copies[digest] += 1
+            copy = self.copies[digest]
+            identifier = digest if copy == 1 else f"{digest}-{copy}"
+            if identifier not in self.row_of:
+                return identifier
+
+
+# ------------------------------------------------------------------ the account
+
+
+class Account:
+    """What became of all rows, part by part.
+
+    Args:
+        benchmarks: their names; a removed sample is counted under the first whose text it holds.
+        removes: the rules by which samples are removed.
+    """
+
+    def __init__(self, benchmarks: Sequence[str], removes: Container[str]) -> None:
+        self.removes = removes
+        self.rows = self.samples = self.removed = self.left = 0
+        self.bad: list[str] = []
+        self.bad_by_kind: Counter[str] = Counter()
+        self.by_benchmark = dict.fromkeys(benchmarks, 0)
+        self.rules = {name: Counter(matches=0, samples=0, only=0) for name in RULES}
+        self.removed_matches = 0
+        self.shown_removed: list[dict[str, Any]] = []
+        self.shown_left: list[dict[str, Any]] = []
+        self.digests: list[pl.DataFrame] = []
+
+    def take(self, part: Searched, samples: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+        """Count a part.
+
+        Args:
+            samples: those of the part, all with ids.
+
+        Returns:
+            Which samples are removed (Boolean), and the part's matches (:data:`MATCHES`).
+        """
+        self.rows += part.rows
+        self.samples += len(samples)
+        self.bad += [str(row) for row in part.bad[: SHOWN_BAD_ROWS - len(self.bad)]]
+        self.bad_by_kind.update(row.kind for row in part.bad)
+        removed = [any(match.rule in self.removes for match in found) for found in part.matches]
+        entries: list[dict[str, Any]] = []
+        for row, (found, is_removed) in enumerate(zip(part.matches, removed, strict=True)):
+            if not found:
+                continue
+            self.count(found, is_removed)
+            sample = samples.row(row, named=True)
+            mine = [entry(sample, match, is_removed) for match in found]
+            entries += mine
+            shown, most = (
+                (self.shown_removed, SHOWN_REMOVED) if is_removed else (self.shown_left, SHOWN_LEFT)
+            )
+            shown += mine[: most - len(shown)]
+        kept = pl.Series(removed, dtype=pl.Boolean)
+        self.digests.append(part.digests.filter(~kept))
+        return kept, pl.DataFrame(entries, schema=MATCHES)
+
+    def count(self, found: Sequence[Match], removed: bool) -> None:
+        """Count the matches of one sample."""
+        rules = {match.rule for match in found}
+        for rule in rules:
+            self.rules[rule].update(
+                matches=sum(match.rule == rule for match in found),
+                samples=1,
+                only=len(rules) == 1,
+            )
+        if not removed:
+            self.left += 1
+            return
+        self.removed += 1
+        self.removed_matches += len(found)
+        held = {match.source.benchmark for match in found if match.rule in self.removes}
+        self.by_benchmark[next(name for name in self.by_benchmark if name in held)] += 1
+
+    def check(self, data: str) -> None:
+        """Refuse data of which nothing can be used, or nothing is left.
+
+        Raises:
+            UserError: saying why.
+        """
+        if not self.samples:
+            first = f", first: {self.bad[0]}" if self.bad else ""
+            raise UserError(
+                f"{data}: no usable sample ({self.bad_by_kind.total()} bad rows{first}); "
+                "name a file or dataset that has some"
+            )
+        if self.removed == self.samples:
+            raise UserError(
+                f"{data}: all {self.samples} samples hold a text of "
+                f"{', '.join(self.by_benchmark)}, so nothing is left to train on; is a benchmark "
+                "itself named as the data?"
+            )
+
+    def summary(self, limit: int | None) -> dict[str, Any]:
+        """The figures of the report."""
+        clean = self.samples - self.removed
+        kept = clean if limit is None else min(clean, limit)
+        digests = pl.concat(self.digests)
+        return {
+            "rows": self.rows,
+            "samples": self.samples,
+            "bad_row_count": self.bad_by_kind.total(),
+            "bad_rows_by_reason": dict(self.bad_by_kind.most_common()),
+            "bad_rows": self.bad,
+            "removed_count": self.removed,
+            "removed_by_benchmark": self.by_benchmark,
+            "rules": {name: dict(counts) for name, counts in self.rules.items()},
+            "not_removed_count": self.left,
+            "over_limit": clean - kept,
+            "kept": kept,
+            "duplicates": {
+                name: len(digests) - digests[name].n_unique() for name in digests.columns
+            },
+            "removed_matches": self.removed_matches,
+            "removed": self.shown_removed,
+            "not_removed": self.shown_left,
+        }
+
+
+def entry(sample: Mapping[str, Any], match: Match, removed: bool) -> dict[str, Any]:
+    """A match as a row of :data:`MATCHES`."""
+    text = sample[match.field]
+    return {
+        "id": sample["id"],
+        "row": sample["row"],
+        "removed": removed,
+        "rule": match.rule,
+        "benchmark": match.source.benchmark,
+        "task_id": match.source.task_id,
+        "what": match.source.what,
+        "field": match.field,
+        "position": match.position,
+        "share": match.share,
+        "text": match.source.text[:SHOWN_CHARACTERS],
+        "found": text[match.position : match.position + SHOWN_CHARACTERS],
+    }

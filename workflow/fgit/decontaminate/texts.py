@@ -1,0 +1,259 @@
+"""The texts of benchmarks that must not be in training data."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fgit import files
+from fgit.benchmarks import check_pair, continuations, problem_rows
+from fgit.errors import UserError
+
+# The fields by which a benchmark's format is known, the first that fits; all hold text.
+BIGCODEBENCH = ("task_id", "complete_prompt", "canonical_solution", "entry_point")
+HUMANEVAL = ("task_id", "prompt", "canonical_solution", "entry_point")  # HumanEval+ and MBPP+ too
+MBPP = ("task_id", "text", "code")
+DS_1000 = ("prompt", "reference_code")
+QUESTION = ("question",)  # APPS, GSM8K
+PAIRS = ("task_id", "prompt", "correct", "incorrect")
+
+MBPP_TEST = range(11, 511)  # the ids of MBPP's test split
+# Solutions of HumanEval that Magicoder's rule lets pass. (Its fourth, of HumanEval/28, is cut by
+# its own quotation marks, and lets nothing pass.)
+PASSED_OVER = frozenset({"return x + y", "return len(string)", "return n**2"})
+
+FUNCTION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)", re.MULTILINE)
+DOCSTRING = re.compile(r'("""|\'\'\')(.*?)\1', re.DOTALL)
+EXAMPLE = r">>>|(?:\bfor\s+)?\bexamples?\b|^[ \t]*assert\b"
+SECTION = (
+    r"^[ \t]*(?:parameters?|args|returns?|requirements?|raises?|notes?|constants?|functionality)"
+    r"[ \t]*:"
+)
+LITERAL = r"""(?:["'\[({\d-]|True\b|False\b|None\b)"""
+DS_1000_ANSWER = re.compile(r"^A:", re.MULTILINE)
+DS_1000_SOLUTION = re.compile(r"SOLUTION START|BEGIN SOLUTION")
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkText:
+    """A text that must not be in the data.
+
+    ``what`` is ``docstring``, ``description``, ``prompt``, ``solution`` or ``program``.
+    """
+
+    benchmark: str
+    task_id: str
+    what: str
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """What is looked for of a benchmark.
+
+    verbatim: as Magicoder's rule has them. texts: for the other rules, long enough each.
+    exempt: how many texts are too short to be looked for.
+    unprotected: the problems of which no text is long enough.
+    """
+
+    problems: int
+    verbatim: list[BenchmarkText]
+    texts: list[BenchmarkText]
+    exempt: int
+    unprotected: list[str]
+
+
+def normalise(text: str) -> str:
+    """Lower case, without whitespace; each character alone gives its part of the result."""
+    if text.isascii():  # the same, ten times as fast
+        return text.encode().translate(LOWER, WHITESPACE).decode()
+    return lowered("".join(text.split()))
+
+
+LOWER = bytes(range(256)).lower()
+WHITESPACE = bytes(code for code in range(128) if chr(code).isspace())
+
+
+def lowered(text: str) -> str:
+    """Lower case, each character by itself, and one sigma.
+
+    ``str.lower`` is that but for the capital sigma, whose lower case depends on its neighbours, and
+    these differ between a text and a sample that holds it.
+    """
+    return text.replace("Σ", "σ").lower().replace("ς", "σ")
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_benchmark(name: str, path: Path, min_characters: int) -> Benchmark:
+    """What is looked for of a problem file.
+
+    Args:
+        min_characters: texts of fewer characters, whitespace not counted, are trivial; the rule
+            ``verbatim`` has them all the same.
+
+    Raises:
+        UserError: naming file and row, if a row is not a problem of a known benchmark.
+    """
+    found = Benchmark(0, [], [], 0, [])
+    problems = exempt = 0
+    for number, row in problem_rows(path):
+        problem = row if isinstance(row, files.BadRow) else check_problem(path, number, row)
+        if isinstance(problem, files.BadRow):
+            raise UserError(
+                f"{problem}. Benchmark {name!r} must be a problem file of HumanEval, MBPP, "
+                "EvalPlus, BigCodeBench, DS-1000 or APPS, or of pairs, or rows of task_id, text "
+                "and code"
+            )
+        problems += 1
+        task_id = problem["task_id"]
+        found.verbatim.extend(
+            BenchmarkText(name, task_id, what, text)
+            for what, text in verbatim_texts(problem).items()
+        )
+        texts = problem_texts(problem, min_characters)
+        long = {w: t for w, t in texts.items() if len(normalise(t)) >= min_characters}
+        exempt += len(texts) - len(long)
+        if not long:
+            found.unprotected.append(task_id)
+        found.texts.extend(BenchmarkText(name, task_id, what, text) for what, text in long.items())
+    if not problems:
+        raise UserError(f"{path}: no problem in it; fetch the file of benchmark {name!r} again")
+    return dataclasses.replace(found, problems=problems, exempt=exempt)
+
+
+def check_problem(path: Path, number: int, row: Mapping[str, Any]) -> dict[str, Any] | files.BadRow:
+    """The fields of a problem of a known benchmark, all text.
+
+    Of whatever benchmark: ``task_id``; ``prompt``, ``entry_point`` and ``canonical_solution``, or
+    ``text`` and ``code``; and ``verbatim``, where Magicoder's rule has other texts of it.
+    """
+    if all(name in row for name in PAIRS):
+        pair = check_pair(f"{path}, row {number}", row)
+        heads = FUNCTION.findall(pair["prompt"])  # helpers may stand before what is asked for
+        return {
+            "task_id": pair["task_id"],
+            "prompt": pair["prompt"],
+            "entry_point": heads[-1] if heads else "",
+            "canonical_solution": continuations(pair)[0],
+        }
+    for names in (BIGCODEBENCH, HUMANEVAL, DS_1000, MBPP, QUESTION):
+        if all(name in row for name in names):
+            break
+    else:
+        reason = f"not a problem of a known benchmark (its fields: {', '.join(row)})"
+        return files.BadRow(str(path), number, reason, "not a problem")
+    # MBPP and APPS number their tasks, DS-1000 has its numbers elsewhere, GSM8K none.
+    own = next((row[key] for key in ("task_id", "problem_id") if key in row), number)
+    values: dict[str, Any] = {name: row[name] for name in names} | {"task_id": str(own)}
+    same = {name: name for name in values}
+    checked = files.check_row(path, number, values, list(values), [], same, empty=("code",))
+    if isinstance(checked, files.BadRow):
+        return checked
+    problem: dict[str, Any] = dict(checked)
+    if names == DS_1000:
+        prompt = problem["prompt"]
+        problem["verbatim"] = {"description": DS_1000_SOLUTION.split(prompt)[0]}
+        problem |= {"text": DS_1000_ANSWER.split(prompt)[0], "code": problem["reference_code"]}
+    if names == QUESTION:
+        problem |= {"text": problem["question"], "code": ""}
+    if names == MBPP and "test_list" in row and row["task_id"] not in MBPP_TEST:
+        problem["verbatim"] = {}
+    return problem
+
+
+# ------------------------------------------------------------------ what is looked for
+
+
+def verbatim_texts(problem: Mapping[str, Any]) -> dict[str, str]:
+    """A problem's texts as Magicoder's rule has them: the whole docstring, and the solution.
+
+    MBPP's are text and code, of the test split alone; DS-1000's is the prompt.
+    """
+    if "verbatim" in problem:
+        found = problem["verbatim"]
+    elif "text" in problem:
+        found = {"description": problem["text"], "solution": problem["code"]}
+    else:
+        prompt = problem.get("complete_prompt") or problem["prompt"]
+        found = {
+            "docstring": docstring(prompt, problem["entry_point"]).strip(),
+            "solution": problem["canonical_solution"].strip(),
+        }
+    return {w: t for w, t in found.items() if t.strip() and t not in PASSED_OVER}
+
+
+def problem_texts(problem: Mapping[str, Any], min_characters: int) -> dict[str, str]:
+    """A problem's texts for the other rules: ``description``, ``docstring`` and ``solution``.
+
+    The description is the prose of the docstring, up to the first example; BigCodeBench's ends
+    at the first section (Parameters, Returns, ...) too. MBPP's is its text, DS-1000's ends where
+    the solution is to stand. The docstring, with all that the description leaves out, is for
+    partial copies.
+
+    A text of fewer than ``min_characters`` would be found by chance. So where the description has
+    fewer, ``prompt`` is added, the function's head with it; and ``program``, head and solution,
+    where the solution has.
+    """
+    if "text" in problem:
+        found = {"description": problem["text"], "solution": problem["code"]}
+    else:
+        prompt = problem.get("complete_prompt") or problem["prompt"]
+        end = f"{EXAMPLE}|{SECTION}" if "complete_prompt" in problem else EXAMPLE
+        entry = problem["entry_point"]
+        whole = docstring(prompt, entry)
+        description = prose(whole, entry, end)
+        solution = problem["canonical_solution"]
+        found = {"description": description, "solution": solution}
+        if len(normalise(whole)) >= max(len(normalise(description)) + 1, min_characters):
+            found["docstring"] = whole
+        head, opening = head_of(prompt, entry)
+        if head and len(normalise(description)) < min_characters:
+            found["prompt"] = f"{head}{opening}{description}"
+        if head and len(normalise(solution)) < min_characters:
+            found["program"] = f"{head}\n{solution}"
+    return {what: text.strip() for what, text in found.items() if text.strip()}
+
+
+def head_of(prompt: str, entry_point: str) -> tuple[str, str]:
+    """The head of the function that is asked for, and what is between it and its docstring's text.
+
+    Two empty texts if there is no such function, or no docstring behind its head.
+    """
+    function = function_at(prompt, entry_point)
+    match = DOCSTRING.search(prompt, function.start()) if function else None
+    if function is None or match is None:
+        return "", ""
+    before = prompt[function.start() : match.start(2)]
+    head = before[: match.start() - function.start()]
+    return head.strip(), before[len(head.rstrip()) :]
+
+
+def function_at(prompt: str, entry_point: str) -> re.Match[str] | None:
+    return re.search(rf"^\s*(?:async\s+)?def\s+{re.escape(entry_point)}\b", prompt, re.MULTILINE)
+
+
+def docstring(prompt: str, entry_point: str) -> str:
+    """The source of the docstring of ``entry_point``; the whole prompt if it has none.
+
+    The source and not the value, since that is what stands in a sample's code. Helpers may stand
+    before the function, with docstrings of their own.
+    """
+    function = function_at(prompt, entry_point)
+    match = DOCSTRING.search(prompt, function.start() if function else 0)
+    return match[2] if match else prompt
+
+
+def prose(text: str, entry_point: str, end: str) -> str:
+    """The part of a docstring before the first match of ``end``.
+
+    Some docstrings have no heading over their examples, only lines with a call of the function;
+    such a call has a literal argument (``f(n) = ...`` may be the definition that is asked for).
+    """
+    call = rf"^[ \t]*{re.escape(entry_point)}\([ \t]*{LITERAL}"
+    match = re.search(f"{end}|{call}", text, re.IGNORECASE | re.MULTILINE)
+    return text[: match.start()] if match else text
