@@ -18,7 +18,7 @@ rule decontaminate:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=growing(4000),
+        mem_mb=growing(8000),
         runtime=growing(60),
     params:
         python=CONFIG.python.main,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import functools
+import itertools
 import keyword
 import re
 from collections.abc import Iterator, Sequence
@@ -55,7 +56,7 @@ def tokens(text: str, blind: bool) -> list[str]:
 
 
 def is_word(token: str) -> bool:
-    return bool(KINDS[token[0].encode()[0]] & WORD)
+    return token[0] > "\x7f" or token[0].isalnum() or token[0] == "_"
 
 
 def is_name(token: str) -> bool:
@@ -81,15 +82,14 @@ def overlap(text: str, sample: str, size: int, blind: bool) -> float:
 def first_place(text: str, sample: str, size: int, blind: bool) -> int:
     """Where in ``lowered(sample)`` the first n-gram stands that ``text`` has too."""
     wanted = grams_of(text, size, blind)
-    places = [match.start() for match in TOKEN.finditer(lowered(sample))]
-    found = tokens(sample, True) if blind else TOKEN.findall(lowered(sample))
-    if not blind:
-        words = [(at, token) for at, token in zip(places, found, strict=True) if is_word(token)]
-        places, found = [at for at, _ in words], [token for _, token in words]
+    found = tokens(sample, blind)
     for start in range(len(found) - size + 1):
         if tuple(found[start : start + size]) in wanted:
-            return places[start]
-    raise ValueError("the sample has no n-gram of the text")
+            break
+    else:
+        raise ValueError("the sample has no n-gram of the text")
+    counted = (m for m in TOKEN.finditer(lowered(sample)) if blind or is_word(m[0]))
+    return next(itertools.islice(counted, start, None)).start()
 
 
 # ------------------------------------------------------------------ the sieve

@@ -12,10 +12,11 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from fgit.config import DecontaminateSettings
-from fgit.decontaminate.ngrams import Grams, first_place, hashed, overlap
+from fgit.decontaminate.ngrams import KINDS, SPACE, Grams, first_place, hashed, overlap
 from fgit.decontaminate.texts import BenchmarkText, lowered, normalise
 
 Rule = Literal["verbatim", "text", "ngram", "renamed"]
@@ -156,8 +157,13 @@ def original_position(text: str, offset: int, form: Callable[[str], str]) -> int
     """Where in ``text`` the character ``offset`` of ``form(text)`` comes from.
 
     Args:
-        form: gives each character its part of the result.
+        form: gives each character its part of the result, that of ASCII one character or none.
     """
+    if text.isascii():
+        if form is not normalise:
+            return offset
+        solid = np.frombuffer(text.encode().translate(KINDS), np.uint8) != SPACE
+        return int(np.flatnonzero(solid)[offset])
     for position, character in enumerate(text):
         offset -= len(form(character))
         if offset < 0:
