@@ -638,14 +638,24 @@ class PlanSettings(Settings):
     bigcodebench_program_seconds: Estimate = assumed(
         5, "the import of large libraries", "core-seconds for one program of BigCodeBench"
     )
-    decontaminate_per_second: Estimate = assumed(
-        500, "some 2,000 texts searched for in 2.3 kB", "samples a second and core"
+    decontaminate_per_second: Estimate = Field(
+        Estimate(
+            value=7500,
+            basis="measured",
+            note="100,000 samples of 2.3 kB, 13.3 s on one core (docs/benchmarks.md)",
+        ),
+        description="samples a second and core",
     )
     mutate_per_second: Estimate = assumed(
-        200, "240 on the quickstart's 80 short samples", "samples a second and core"
+        65, "15 ms for 2.1 kB of code, on one core", "samples a second and core"
     )
-    annotate_per_second: Estimate = assumed(
-        500, "a Levenshtein path of 4,000 characters takes 0.5 ms", "pairs a second and core"
+    annotate_per_second: Estimate = Field(
+        Estimate(
+            value=2500,
+            basis="measured",
+            note="40,000 pairs of 2,000 characters, 7.9 s on two cores (docs/benchmarks.md)",
+        ),
+        description="pairs a second and core",
     )
 
 
