@@ -136,15 +136,16 @@ def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
     """
     from fgit.models import load_tokenizer
 
+    rows = iter(bar(read_objects(pairs), description="masks", unit="pair"))
+    batch = list(itertools.islice(rows, BATCH))  # before the tokenizer, which takes longer
     loaded = load_tokenizer(tokenizer)
     schema: dict[str, Any] = {"id": pl.String}
     for side in SIDES:
         schema[f"{side}_tokens"] = pl.List(pl.Int64)
         schema |= {f"{side}_{granularity}": pl.List(pl.Int8) for granularity in GRANULARITIES}
-    rows = iter(bar(read_objects(pairs), description="masks", unit="pair"))
     count = 0
     with writing_parquet(out, schema) as write:
-        while batch := list(itertools.islice(rows, BATCH)):
+        while batch:
             frame, _ = check_rows(batch, pairs, ["id", *SIDES], empty=SIDES)
             texts = list(frame.select(SIDES).iter_rows())
             found = masks_of_pairs(loaded, texts, itertools.starmap(segments, texts))
@@ -159,6 +160,7 @@ def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
                     columns[f"{side}_{kind}"] = [side_masks.of(kind) for side_masks in of_side]
             write(pl.DataFrame(columns, schema=schema))
             count += len(batch)
+            batch = list(itertools.islice(rows, BATCH))
     log.info("%d pairs", count)
 
 
