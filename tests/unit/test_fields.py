@@ -12,6 +12,7 @@ ROW = {
     "a.b": 1,
     "a": {"b": 2, "c": [{"d": "x"}, "y"]},
     "number": 3,
+    "nested": {"null": None, "list": [1]},
     "{task}": "as it stands",
 }
 
@@ -34,7 +35,10 @@ ROW = {
         ("<{a.c.0.d}>{task}", "<x>Add."),
         ("{{{task}}}", "{Add.}"),
         ("{task}{gone}", None),
-        ("{task}{number}", 3),
+        ("{task}{number}", "Add.3"),
+        ("{task} {nested.null}", "Add."),
+        ("{task}{nested.gone}", None),
+        ("{task}{nested.list}", [1]),
     ],
 )
 def test_value_of(name, value):

@@ -311,6 +311,13 @@ def test_a_bad_row_is_named_or_counted(tmp_path, line):
     assert [b.row for b in bad] == [2]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_byte_order_mark_is_passed_over(tmp_path, name):
+    text = '{"a": 1}\n' if name.endswith("l") else '[{"a": 1}]'
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert list(files.read_objects(tmp_path / name)) == [(1, {"a": 1})]
+
+
 def test_bad_rows_of_a_json_array(tmp_path):
     path = tmp_path / "a.json"
     files.write_json(path, [{"a": "x"}, "text", {"a": 1}, {"a": "y"}])

@@ -6,6 +6,8 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+ABSENT = object()
+
 
 def value_of(row: Mapping[str, Any], name: str) -> Any:
     """What a row has under a name: a field, a path to one, or a text made of several.
@@ -20,28 +22,37 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
     """
     if name in row:
         return row[name]
-    if "{" in name:
-        return filled(row, name)
+    found = filled(row, name) if "{" in name else looked_up(row, name)
+    return None if found is ABSENT else found
+
+
+def looked_up(row: Mapping[str, Any], path: str) -> Any:
+    """The value at a path, ABSENT if it leads nowhere."""
+    if path in row:
+        return row[path]
     value: Any = row
-    for key in name.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(key)
+    for key in path.split("."):
+        if isinstance(value, Mapping) and key in value:
+            value = value[key]
         elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
             value = value[int(key)]
         else:
-            return None
+            return ABSENT
     return value
 
 
 def filled(row: Mapping[str, Any], template: str) -> Any:
-    """The template with the row's fields; the field itself where it is neither text nor null."""
+    """The template with the row's fields, whole numbers among them.
+
+    A field that is absent or something else, such as a list, is returned in its place.
+    """
     parts = []
     for literal, name, *_ in string.Formatter().parse(template):
         parts.append(literal)
         if name is not None:
-            value = value_of(row, name)
-            if value is None and name not in row:
-                return None
+            value = looked_up(row, name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                value = str(value)
             if not isinstance(value, str | None):
                 return value
             parts.append(value or "")

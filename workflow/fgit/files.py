@@ -7,6 +7,7 @@ accepted wherever records are read.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import errno
@@ -180,7 +181,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     existing(path)
     try:
         with open_binary(path) as file:
-            return json.loads(file.read().decode("utf-8"))
+            return json.loads(file.read().decode("utf-8-sig"))  # some editors write a BOM
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     except json.JSONDecodeError as error:
@@ -232,6 +233,8 @@ def numbered_lines(name: str, file: IO[bytes]) -> Iterator[tuple[int, bytes | Ba
     """The lines that are not blank; one of more than MAX_LINE bytes is never held whole."""
     for number in itertools.count(1):
         line = file.readline(MAX_LINE)
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if not line:
             return
         if len(line) == MAX_LINE and not line.endswith(b"\n"):

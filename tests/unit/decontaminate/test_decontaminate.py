@@ -256,7 +256,7 @@ def frame_of(*rows):
 
 
 def test_ids_come_from_the_content():
-    rows = [(None, "a", "b"), ("x", "a", "b"), (None, "a", "b"), ("", "a", "b"), (None, "ab", "")]
+    rows = [(None, "a", "b"), ("x", "a", "b"), (None, "a", "b"), (" ", "a", "b"), (None, "ab", "")]
     ids = Ids("data").of(frame_of(*rows)).to_list()
     parts = Ids("data")
     assert [i for row in rows for i in parts.of(frame_of(row))] == ids
@@ -361,7 +361,7 @@ def test_fields_are_paths_and_templates(stage):
         {"task": "Add.", "input": "1, 2", "turns": [{"role": "user"}, {"text": "3"}]},
         {"task": "Say {x}.", "input": None, "turns": [{}, {"text": "x"}]},
         {"task": "Add.", "turns": [{}, {"text": "3"}]},
-        {"task": "Add.", "input": 3, "turns": [{}, {"text": "3"}]},
+        {"task": "Add.", "input": [3], "turns": [{}, {"text": "3"}]},
         {"task": "Add.", "input": "", "turns": [{}]},
     ]
     fields = {"instruction": "{task}\n{input}", "response": "turns.1.text"}

@@ -149,6 +149,7 @@ def test_of_mbpp_only_the_test_split_is_verbatim():
     whole = {"description": "Add.", "solution": "a + b"}
     assert found(10, test_list=[]) == found(511, test_list=[]) == {}
     assert found(11, test_list=[]) == found(510, test_list=[]) == whole
+    assert found("11", test_list=[]) == whole and found("511", test_list=[]) == {}
     assert found(600) == whole  # not MBPP itself
 
 

@@ -264,7 +264,7 @@ def test_the_facts_of_decontamination(finished):
     found = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", section))
     assert found["mode"] == "strict" and found["rows read"] == "43" and found["kept"] == "40"
     assert found["left by this mode, found by others"] == "1"
-    assert found["duplicates: equal but for case and whitespace"] == "2"
+    assert found["duplicates among the clean: equal but for case and whitespace"] == "2"
     assert "<strong>easy</strong>, 2: Easy/8, Easy/9" in section
     cells = re.findall(r"<tr>(<td>.*?)</tr>", section)
     rows = [re.findall(r">([^<]+)</td>", row) for row in cells]

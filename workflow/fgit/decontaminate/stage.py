@@ -167,9 +167,10 @@ def rule(settings: DecontaminateSettings) -> str:
     share = f"{settings.ngram_share:.0%}"
     return (
         "A sample is removed if its instruction or its response holds a problem's description (its "
-        "prose up to the first example or section) or canonical solution, lower-cased and without "
-        f"whitespace; or {share} of the {settings.ngram_size}-grams of its words; or, whatever "
-        f"names stand in the code, {share} of the {settings.renamed_size}-grams of the solution's "
+        "prose up to the first example or section), docstring or canonical solution, lower-cased "
+        f"and without whitespace; or {share} of the {settings.ngram_size}-grams of its words; or, "
+        f"whatever names stand in the code, {share} of the {settings.renamed_size}-grams of the "
+        "solution's "
         f"tokens, if these are more than {settings.renamed_size}. Texts of fewer than "
         f"{settings.min_characters} characters without whitespace are exempt; in their place the "
         "text is taken with the function's head, if that is long enough."
@@ -183,8 +184,8 @@ def line_of(data: str, summary: Mapping[str, Any]) -> str:
         f"{data}: {summary['rows']} rows, {summary['bad_row_count']} bad rows, "
         f"{summary['removed_count']} removed ({by_benchmark or 'no benchmark'}), "
         f"{summary['over_limit']} over the limit, {summary['kept']} kept "
-        f"({summary['duplicates']['exact']} duplicates); what the mode {summary['mode']} does not "
-        f"remove but another does: {summary['not_removed_count']}; "
+        f"({summary['duplicates']['exact']} duplicates among the clean ones); what the mode "
+        f"{summary['mode']} does not remove but another does: {summary['not_removed_count']}; "
         f"{summary['exempt_texts']} trivial texts exempt"
     )
 
@@ -287,8 +288,11 @@ def row_size(row: Any) -> int:
     """About how many characters a row has."""
     if isinstance(row, bytes):
         return len(row)
-    values = row.values() if isinstance(row, Mapping) else ()
-    return sum(len(text) for text in values if isinstance(text, str))
+    if isinstance(row, Mapping):
+        return sum(map(row_size, row.values()))
+    if isinstance(row, list):
+        return sum(map(row_size, row))
+    return len(row) if isinstance(row, str) else 0
 
 
 # ------------------------------------------------------------------ one part
@@ -374,12 +378,12 @@ class Ids:
         """
         found = []
         for row, given, instruction, response in samples.select("row", "id", *REQUIRED).iter_rows():
-            if given and given in self.row_of:
+            if given in self.row_of:
                 raise UserError(
                     f"{self.source}: rows {self.row_of[given]} and {row} have the same id "
                     f"{given!r}; give each row an id of its own, or leave the field out"
                 )
-            identifier = given or self.made(instruction, response)
+            identifier = given if given and given.strip() else self.made(instruction, response)
             self.row_of[identifier] = row
             found.append(identifier)
         return pl.Series("id", found, dtype=pl.String)
@@ -443,9 +447,9 @@ class Account:
                 (self.shown_removed, SHOWN_REMOVED) if is_removed else (self.shown_left, SHOWN_LEFT)
             )
             shown += mine[: most - len(shown)]
-        kept = pl.Series(removed, dtype=pl.Boolean)
-        self.digests.append(part.digests.filter(~kept))
-        return kept, pl.DataFrame(entries, schema=MATCHES)
+        mask = pl.Series(removed, dtype=pl.Boolean)
+        self.digests.append(part.digests.filter(~mask))
+        return mask, pl.DataFrame(entries, schema=MATCHES)
 
     def count(self, found: Sequence[Match], removed: bool) -> None:
         """Count the matches of one sample."""

@@ -20,7 +20,7 @@ DS_1000 = ("prompt", "reference_code")
 QUESTION = ("question",)  # APPS, GSM8K
 PAIRS = ("task_id", "prompt", "correct", "incorrect")
 
-MBPP_TEST = range(11, 511)  # the ids of MBPP's test split
+MBPP_TEST = frozenset(map(str, range(11, 511)))  # the ids of MBPP's test split
 # Solutions of HumanEval that Magicoder's rule lets pass. (Its fourth, of HumanEval/28, is cut by
 # its own quotation marks, and lets nothing pass.)
 PASSED_OVER = frozenset({"return x + y", "return len(string)", "return n**2"})
@@ -161,7 +161,7 @@ def check_problem(path: Path, number: int, row: Mapping[str, Any]) -> dict[str, 
         problem |= {"text": DS_1000_ANSWER.split(prompt)[0], "code": problem["reference_code"]}
     if names == QUESTION:
         problem |= {"text": problem["question"], "code": ""}
-    if names == MBPP and "test_list" in row and row["task_id"] not in MBPP_TEST:
+    if names == MBPP and "test_list" in row and problem["task_id"] not in MBPP_TEST:
         problem["verbatim"] = {}
     return problem
 

@@ -50,8 +50,8 @@ def report(config: Config, results: Path, *, table: str | None = None, ended: bo
 
     Raises:
         UserError: naming the file, if one that is there cannot be read or lacks something; or if
-            there is no such table. If the funnel does not add up, since a stage before has run
-            again: once all the rest is written.
+            there is no such table. (Where the funnel does not add up, since a stage before has run
+            again, page and table say so.)
     """
     existing(results)
     if table is not None and table not in config.tables:
@@ -81,9 +81,10 @@ def report(config: Config, results: Path, *, table: str | None = None, ended: bo
         write_parquet(out / "results.parquet", frame)
         write_all(config, tables, out / "tables")
         write_text(out / "report.html", html)
-        if mismatch is not None:
-            raise mismatch
         write_funnel(out / "tables", lines)
+        if mismatch is not None:  # an error would have Snakemake remove all the rest
+            log.error("%s", mismatch)
+            write_text(out / "tables" / "funnel.md", f"{mismatch}\n")
         place = out / "report.html"
         if whole:
             remove(results / PARTIAL)

@@ -11,9 +11,9 @@ from fgit.report.facts import Facts
 
 MODES = {"paper": "paper: Magicoder's rule", "strict": "strict"}
 DUPLICATES = {
-    "exact": "duplicates: instruction and response equal",
-    "same_text": "duplicates: equal but for case and whitespace",
-    "same_instruction": "duplicates: instruction equal",
+    "exact": "duplicates among the clean: instruction and response equal",
+    "same_text": "duplicates among the clean: equal but for case and whitespace",
+    "same_instruction": "duplicates among the clean: instruction equal",
 }
 
 

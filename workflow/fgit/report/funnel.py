@@ -47,7 +47,7 @@ READING = (
 )
 RUNS_READING = (
     "Samples = held out + prompt too long + with weight 1 + as pairs; with weight 1 = no variant + "
-    "marks cut off + no difference. With a preference, no variant is left out."
+    "marks cut off + no difference. A training on preferences leaves out samples without a variant."
 )
 
 
@@ -108,7 +108,7 @@ def runs_in(results: Path) -> list[str]:
 def read_funnel(results: Path, datasets: Iterable[str], runs: Iterable[str]) -> list[Line]:
     """The lines of these datasets and trainings, as far as they are done.
 
-    Trainings on other pairs than those of the folder are left out.
+    Trainings on other datasets or sources are left out.
 
     Raises:
         UserError: naming the file, if one that is there lacks something, or two do not agree.
