@@ -149,8 +149,9 @@ def test_a_training_that_reaches_its_time_limit_saves_before_it(project, cluster
     going = ("RUNNING", "COMPLETING")
     cluster.wait(lambda: cluster.jobs()[job][0] not in going, "the time limit", 120)
     state = project.results / "train" / RUN / "state"
-    log = (project.results / "logs" / "train" / f"{RUN}.log").read_text()
-    assert "stopped by SIGTERM" in log
+    log = project.results / "logs" / "train" / f"{RUN}.log"
+    # What the training wrote last may still be on its way through tee when SLURM calls it ended.
+    cluster.wait(lambda: "stopped by SIGTERM" in log.read_text(), "the message", 60)
     assert any(state.glob("step-*"))
     snakemake.send_signal(signal.SIGINT)
     ended(snakemake)
