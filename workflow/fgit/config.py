@@ -554,6 +554,11 @@ def assumed(value: float, note: str, description: str) -> Any:
     return Field(Estimate(value=value, note=note), description=description)
 
 
+def measured(value: float, note: str, description: str) -> Any:
+    """A field with a measurement as its default."""
+    return Field(Estimate(value=value, basis="measured", note=note), description=description)
+
+
 class PlanSettings(Settings):
     """What `fgit plan` reckons with; nothing here changes a result.
 
@@ -627,35 +632,26 @@ class PlanSettings(Settings):
         "27 GB of fp32 weights read and copied, compilation, saving",
         "what a job with a model takes before and after its work",
     )
-    program_seconds: Estimate = Field(
-        Estimate(
-            value=0.27,
-            basis="measured",
-            note="164 HumanEval+ programs, 22.5 s on two cores (docs/benchmarks.md)",
-        ),
-        description="core-seconds for one program of HumanEval+, MBPP+ or one's own tests",
+    program_seconds: Estimate = measured(
+        0.27,
+        "164 HumanEval+ programs, 22.5 s on two cores (docs/benchmarks.md)",
+        "core-seconds for one program of HumanEval+, MBPP+ or one's own tests",
     )
     bigcodebench_program_seconds: Estimate = assumed(
         5, "the import of large libraries", "core-seconds for one program of BigCodeBench"
     )
-    decontaminate_per_second: Estimate = Field(
-        Estimate(
-            value=7500,
-            basis="measured",
-            note="100,000 samples of 2.3 kB, 13.3 s on one core (docs/benchmarks.md)",
-        ),
-        description="samples a second and core",
+    decontaminate_per_second: Estimate = measured(
+        7500,
+        "100,000 samples of 2.3 kB, 13.3 s on one core (docs/benchmarks.md)",
+        "samples a second and core",
     )
     mutate_per_second: Estimate = assumed(
         65, "15 ms for 2.1 kB of code, on one core", "samples a second and core"
     )
-    annotate_per_second: Estimate = Field(
-        Estimate(
-            value=2500,
-            basis="measured",
-            note="40,000 pairs of 2,000 characters, 7.9 s on two cores (docs/benchmarks.md)",
-        ),
-        description="pairs a second and core",
+    annotate_per_second: Estimate = measured(
+        2500,
+        "40,000 pairs of 2,000 characters, 7.9 s on two cores (docs/benchmarks.md)",
+        "pairs a second and core",
     )
 
 

@@ -198,14 +198,21 @@ def read_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, 
     Formats by name: ``.parquet``, ``.json`` (one array) and ``.jsonl``; the latter two may end in
     ``.gz``. For JSONL the row number is the line number; blank lines are passed over.
     """
-    for number, row in raw_rows(path):
-        yield number, parse_line(str(path), number, row) if isinstance(row, bytes) else row
+    return parsed(str(path), raw_rows(path))
+
+
+def parsed(
+    name: str, rows: Iterable[tuple[int, Any]]
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Numbered rows, those that are still lines of JSON parsed."""
+    for number, row in rows:
+        yield number, parse_line(name, number, row) if isinstance(row, bytes) else row
 
 
 def raw_rows(
     path: str | os.PathLike[str],
 ) -> Iterator[tuple[int, bytes | dict[str, Any] | BadRow]]:
-    """:func:`read_objects` with the lines of JSONL as they are, for :func:`parse_line`."""
+    """:func:`read_objects` with the lines of JSONL as they are, for :func:`parsed`."""
     name = str(path)
     existing(path)
     plain = name.removesuffix(".gz")

@@ -191,5 +191,9 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     The tokenizer's special tokens are added unless the text begins with BOS already; EvalPlus
     always adds them, and so gives BOS twice to a model whose template writes it.
     """
-    has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    return tokenizer(text, add_special_tokens=not has_bos)["input_ids"]
+    return tokenizer(text, add_special_tokens=not has_bos(tokenizer, text))["input_ids"]
+
+
+def has_bos(tokenizer: Any, text: str) -> bool:
+    """Whether a prompt's text begins with BOS, as some templates write it."""
+    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)

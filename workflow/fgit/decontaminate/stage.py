@@ -170,8 +170,7 @@ def rule(settings: DecontaminateSettings) -> str:
         "prose up to the first example or section), docstring or canonical solution, lower-cased "
         f"and without whitespace; or {share} of the {settings.ngram_size}-grams of its words; or, "
         f"whatever names stand in the code, {share} of the {settings.renamed_size}-grams of the "
-        "solution's "
-        f"tokens, if these are more than {settings.renamed_size}. Texts of fewer than "
+        f"solution's tokens, if these are more than {settings.renamed_size}. Texts of fewer than "
         f"{settings.min_characters} characters without whitespace are exempt; in their place the "
         "text is taken with the function's head, if that is long enough."
     )
@@ -321,12 +320,9 @@ def search_part(
     fields: Mapping[str, str],
     settings: DecontaminateSettings,
 ) -> Searched:
-    parsed = (
-        (number, files.parse_line(source, number, row) if isinstance(row, bytes) else row)
-        for number, row in rows
-    )
+    objects = files.parsed(source, rows)
     samples, bad = files.check_rows(
-        parsed, source, REQUIRED, OPTIONAL, fields=fields, on_bad_row="skip"
+        objects, source, REQUIRED, OPTIONAL, fields=fields, on_bad_row="skip"
     )
     length = pl.sum_horizontal(pl.col(name).str.len_chars() for name in REQUIRED)
     too_long = samples.select("row", length=length).filter(

@@ -81,10 +81,9 @@ def report(config: Config, results: Path, *, table: str | None = None, ended: bo
         write_parquet(out / "results.parquet", frame)
         write_all(config, tables, out / "tables")
         write_text(out / "report.html", html)
-        write_funnel(out / "tables", lines)
+        write_funnel(out / "tables", lines, mismatch)
         if mismatch is not None:  # an error would have Snakemake remove all the rest
             log.error("%s", mismatch)
-            write_text(out / "tables" / "funnel.md", f"{mismatch}\n")
         place = out / "report.html"
         if whole:
             remove(results / PARTIAL)

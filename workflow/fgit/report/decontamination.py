@@ -30,7 +30,6 @@ def section(results: Path, dataset: str) -> dict[str, Any] | None:
     removed, not_removed = facts.parts("removed"), facts.parts("not_removed")
     duplicates = facts.counts("duplicates")
     mode = str(facts.get("mode"))
-    kept = facts.count("kept")
     return {
         "dataset": dataset,
         "rule": facts.get("rule"),
@@ -42,10 +41,10 @@ def section(results: Path, dataset: str) -> dict[str, Any] | None:
             ("removed", str(facts.count("removed_count"))),
             ("left by this mode, found by others", str(facts.count("not_removed_count"))),
             ("over the config's limit", str(facts.count("over_limit"))),
-            ("kept", str(kept)),
+            ("kept", str(facts.count("kept"))),
             *((words, str(duplicates[key])) for key, words in DUPLICATES.items()),
             ("trivial texts, exempt", str(facts.count("exempt_texts"))),
-            ("looked for", ", ".join(map(looked_for, benchmarks(facts))) or "nothing"),
+            ("looked for", ", ".join(looked_for(facts)) or "nothing"),
         ],
         "forms": forms(results, dataset),
         "rules": [
@@ -85,13 +84,12 @@ def parts(facts: Facts, key: str) -> dict[str, Facts]:
     return {name: part.part(name) for name in part.values}
 
 
-def benchmarks(facts: Facts) -> list[tuple[str, Facts]]:
-    return list(parts(facts, "benchmarks").items())
-
-
-def looked_for(benchmark: tuple[str, Facts]) -> str:
-    name, facts = benchmark
-    return f"{name} ({facts.count('problems')} problems, {facts.count('texts')} texts)"
+def looked_for(facts: Facts) -> list[str]:
+    """The benchmarks, and how much of each."""
+    return [
+        f"{name} ({part.count('problems')} problems, {part.count('texts')} texts)"
+        for name, part in parts(facts, "benchmarks").items()
+    ]
 
 
 def form_row(words: str, count: int, kept: int) -> tuple[str, int, str, float]:

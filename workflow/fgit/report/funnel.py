@@ -372,7 +372,8 @@ def to_csv(lines: Sequence[Line]) -> str:
     )
 
 
-def write_funnel(folder: Path, lines: Sequence[Line]) -> None:
-    """Write ``funnel.md`` and ``funnel.csv``."""
-    write_text(folder / "funnel.md", to_markdown(lines))
+def write_funnel(folder: Path, lines: Sequence[Line], mismatch: UserError | None) -> None:
+    """Write ``funnel.md``, which says in place of the lines why they do not add up, and
+    ``funnel.csv``."""
+    write_text(folder / "funnel.md", to_markdown(lines) if mismatch is None else f"{mismatch}\n")
     write_text(folder / "funnel.csv", to_csv(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import polars as pl
 from fgit.annotate import SIDES, SPAN_COLUMNS, Segments, segments
 from fgit.errors import UserError
 from fgit.masks import BATCH, TokenMasks, masks_of_pairs
-from fgit.models import prompt_text, render
+from fgit.models import has_bos, prompt_text, render
 from fgit.subset import subset
 
 NO_MARKS = np.zeros(0, dtype=np.int8)
@@ -162,11 +163,10 @@ def examples(
 def prompts_of(tokenizer: Any, instructions: Sequence[str]) -> list[np.ndarray]:
     """Each instruction's prompt as int64 ids, those of :func:`fgit.models.prompt_ids`."""
     texts = [prompt_text(tokenizer, instruction) for instruction in instructions]
-    bos = tokenizer.bos_token
     found: list[np.ndarray] = []
     # Neighbours that go through the tokenizer alike: a template writes BOS always, or never.
-    for has_bos, alike in itertools.groupby(texts, lambda text: bool(bos) and text.startswith(bos)):
-        encoded = tokenizer(list(alike), add_special_tokens=not has_bos)
+    for written, alike in itertools.groupby(texts, functools.partial(has_bos, tokenizer)):
+        encoded = tokenizer(list(alike), add_special_tokens=not written)
         found += [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]
     return found
 
