@@ -241,7 +241,7 @@ def test_a_model_that_the_engine_cannot_run(tiny_model):
     network = load_model(str(tiny_model), dtype="float32")
     network.config.final_logit_softcapping = 30.0
     with pytest.raises(UserError, match=r"softcapping are not supported.*kind pairs out of this"):
-        discriminate.mean_probabilities(network, [], "float32")
+        discriminate.mean_probabilities(network, [])
 
 
 def test_no_longer_than_the_models_context_or_window(tiny_model):

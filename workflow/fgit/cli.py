@@ -31,14 +31,17 @@ Arguments = argparse.Namespace
 
 
 class Command(typing.NamedTuple):
-    """One verb: its help, its own flags, the settings whose fields are flags, what it does."""
+    """One verb: its help, its own flags, the settings whose fields are flags, what it does.
+
+    ``run`` may return the settings as they turned out on this machine, for the provenance.
+    """
 
     summary: str
     details: str
     add_arguments: Callable[[argparse.ArgumentParser], Any]
     settings: type[BaseModel] | None
     fields: tuple[str, ...] | None  # of the settings, if not all of them are flags
-    run: Callable[[Arguments, Any], None]
+    run: Callable[[Arguments, Any], Any]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -60,10 +63,10 @@ def command(
     inputs: tuple[str, ...] = (),
     outputs: tuple[str, ...] = ("out",),
     under: str | None = None,
-) -> Callable[[Callable[[Arguments, Any], None]], Callable[[Arguments, Any], None]]:
+) -> Callable[[Callable[[Arguments, Any], Any]], Callable[[Arguments, Any], Any]]:
     """Register a verb, named as its function; ``under`` is the first word of a verb of two."""
 
-    def register(run: Callable[[Arguments, Any], None]) -> Callable[[Arguments, Any], None]:
+    def register(run: Callable[[Arguments, Any], Any]) -> Callable[[Arguments, Any], Any]:
         name = run.__name__.replace("_", "-")
         if under is not None:
             name = f"{under} {name.removeprefix(f'{under}-')}"
@@ -315,11 +318,11 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
     inputs=("records", "given"),
     outputs=("out", "report"),
 )
-def generate(arguments: Arguments, settings: Any) -> None:
+def generate(arguments: Arguments, settings: Any) -> Any:
     use_threads(None)
     from fgit.generate import generate
 
-    generate(
+    return generate(
         arguments.records,
         arguments.out,
         arguments.report,
@@ -496,11 +499,11 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     fields=tuple(set(config.TrainSettings.model_fields) - {"variants"}),  # says which spans
     inputs=("model", "template", "spans"),
 )
-def train(arguments: Arguments, settings: Any) -> None:
+def train(arguments: Arguments, settings: Any) -> Any:
     use_threads(arguments.threads and max(1, arguments.threads // processes.on_this_machine()))
     from fgit.train.stage import train
 
-    train(
+    return train(
         arguments.model,
         arguments.spans,
         arguments.out,
@@ -549,11 +552,11 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     inputs=("model", "template", "problems"),
     outputs=("out", "one_bos"),
 )
-def evaluate(arguments: Arguments, settings: Any) -> None:
+def evaluate(arguments: Arguments, settings: Any) -> Any:
     use_threads(arguments.threads)
     from fgit.evaluate import evaluate
 
-    evaluate(
+    return evaluate(
         arguments.model,
         arguments.benchmark,
         arguments.problems,
@@ -1224,7 +1227,7 @@ def main(argv: list[str] | None = None) -> int:
 
                 inputs = named_inputs(arguments, found.inputs) | named_models(arguments, settings)
                 check_inputs(inputs.values())
-            found.run(arguments, settings)
+            settings = found.run(arguments, settings) or settings
             if outputs:
                 write_provenance(
                     outputs[0],

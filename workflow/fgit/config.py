@@ -20,7 +20,9 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Objective = Literal["fgit", "fixed", "dpo"]
 Granularity = Literal["hybrid", "line", "token"]
 Gap = Literal["clipped", "absolute"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+AUTO = "auto: bf16 where the device computes it in hardware, else fp32"
 VariantSource = Literal["generate", "mutate"]
 # Whose format and scorer. Three are published; `tests` is any problems with a program of tests,
 # `pairs` is correct and incorrect code, of which the model must find the correct one more probable,
@@ -105,7 +107,7 @@ class GenerateSettings(Settings):
     batch_size: int = Field(
         32, ge=1, description="answers at a time (transformers), requests in flight (openai)"
     )
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="the teacher's weights")
+    dtype: Dtype = Field("auto", description=f"the teacher's weights: float32, bfloat16, or {AUTO}")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share the teacher (vllm)")
     min_similarity: float = Field(
         0.0,
@@ -220,7 +222,9 @@ class TrainSettings(Settings):
         "packed into a row; it changes speed and memory, not the result",
     )
     max_length: int = Field(1024, ge=8, description="tokens of prompt and response that are kept")
-    precision: Precision = Field("bf16", description="bf16 autocast over fp32 weights, or fp32")
+    precision: Precision = Field(
+        "auto", description=f"fp32, bf16 (autocast over fp32 weights), or {AUTO}"
+    )
     gradient_checkpointing: bool = Field(False, description="trade time for memory")
     attention: Literal["auto", "flex", "sdpa"] = Field(
         "auto",
@@ -272,7 +276,7 @@ class EvaluateSettings(Settings):
 
     max_new_tokens: int = Field(768, ge=1, description="length limit of a solution, in tokens")
     batch_size: int = Field(16, ge=1, description="problems at a time")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="the model's weights")
+    dtype: Dtype = Field("auto", description=f"the model's weights: float32, bfloat16, or {AUTO}")
 
 
 class ScoreSettings(Settings):

@@ -31,7 +31,7 @@ import polars as pl
 import fgit
 from fgit import files
 from fgit.benchmarks import continuations, problems_digest, read_problems, read_samples
-from fgit.config import BenchmarkKind, EvaluateSettings, TrainSettings
+from fgit.config import BenchmarkKind, EvaluateSettings, Precision, TrainSettings
 from fgit.errors import UserError
 from fgit.progress import bar
 from fgit.statistics import paired_bootstrap, wilson
@@ -53,7 +53,7 @@ NOT_COMPARED = {
 }
 # By how much log P may differ between a packed row and a plain call; bfloat16 rounds log P to
 # sixteenths and eighths, while layers that mix samples change it by several.
-EXACT = {"float32": 0.01, "bfloat16": 1.0}
+EXACT = {"fp32": 0.01, "bf16": 1.0}
 OUTCOMES = {
     "task_id": pl.String,
     "base_pass": pl.Boolean,
@@ -121,7 +121,6 @@ def discriminate(
     means = mean_probabilities(
         network,
         [pair.example for pair in pairs.values() if pair.example and not pair.not_compared],
-        settings.dtype,
     )
     missing = Counter(pair.not_compared for pair in pairs.values() if pair.not_compared)
     for reason, count in missing.items():
@@ -221,9 +220,7 @@ def tokenize(
     return found
 
 
-def mean_probabilities(
-    network: Any, examples: Sequence[Example], dtype: str
-) -> dict[str, tuple[float, float]]:
+def mean_probabilities(network: Any, examples: Sequence[Example]) -> dict[str, tuple[float, float]]:
     """p̄ and p̄′ of each pair, by id, in fp32 whatever the model computes in.
 
     Raises:
@@ -235,10 +232,11 @@ def mean_probabilities(
     from fgit.train.engine import Engine, check_exact
     from fgit.train.rows import lay_out, pack
 
-    settings = TrainSettings(precision="bf16" if dtype == "bfloat16" else "fp32")
+    precision: Precision = "bf16" if network.dtype is torch.bfloat16 else "fp32"
+    settings = TrainSettings(precision=precision)
     try:
         engine = Engine(network, settings).eval()
-        check_exact(engine, EXACT[dtype])
+        check_exact(engine, EXACT[precision])
     except UserError as error:
         raise UserError(
             f"{error}. Pairs are measured as training measures them: leave benchmarks of kind "

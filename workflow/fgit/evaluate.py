@@ -22,7 +22,13 @@ from fgit.benchmarks import read_problems
 from fgit.config import BenchmarkKind, EvaluateSettings
 from fgit.decode import context_length, decode, end_tokens, greedy
 from fgit.errors import UserError
-from fgit.models import load_model, load_tokenizer, prompt_ids, require_chat_template
+from fgit.models import (
+    load_model,
+    load_tokenizer,
+    prompt_ids,
+    require_chat_template,
+    settled,
+)
 from fgit.progress import bar
 
 log = logging.getLogger(__name__)
@@ -62,7 +68,7 @@ def evaluate(
     mode: Mode = "chat",
     sha256: str | None = None,
     one_bos: str | os.PathLike[str] | None = None,
-) -> None:
+) -> EvaluateSettings:
     """Write a model's greedy solution of every problem to ``out`` (JSONL).
 
     Rows, in the problems' order: task_id; solution (sanitized); raw (the model's answer, cut at
@@ -79,10 +85,14 @@ def evaluate(
         one_bos: the same rows for prompts that begin with one BOS token; no rows where they are
             the same prompts.
 
+    Returns:
+        The settings, with the dtype that ``auto`` was.
+
     Raises:
         UserError: for a bad problem file, a model that cannot be loaded, chat mode without a
             template, or a prompt longer than the model's context.
     """
+    settings = settled(settings, "dtype")
     if kind == "pairs":
         from fgit.discriminate import discriminate
 
@@ -95,7 +105,7 @@ def evaluate(
             mode=mode,
             sha256=sha256,
         )
-        return
+        return settings
     by_id = read_problems(kind, problems, sha256)
     tokenizer = load_tokenizer(model, revision, template)
     if mode == "chat":
@@ -119,6 +129,7 @@ def evaluate(
             again = solve(once)
         files.write_jsonl(one_bos, again)
     files.write_jsonl(out, rows)
+    return settings
 
 
 def sample_rows(

@@ -42,6 +42,9 @@ STAGES = {
 }
 WEIGHTS = {".safetensors", ".gguf", ".bin", ".pt"}
 CHANGED, GONE, NOT_CHECKED = "changed since", "gone", "not checked"
+# The stages whose numbers depend on what they were computed in, and the setting that says it.
+COMPUTING = {"generate": "dtype", "train": "precision", "evaluate": "dtype"}
+SHORT = {"fp32": "fp32", "float32": "fp32", "bf16": "bf16", "bfloat16": "bf16"}
 PLACE_ONLY = {"url"}  # settings that say where, not what
 
 
@@ -116,15 +119,39 @@ def identity(results: Path, run: str, benchmark: str) -> str:
     Raises:
         UserError: if a provenance file is broken.
     """
+    found = ""
+    before: dict[str, str] = {}
+    for step in score_steps(results, run, benchmark):
+        found = before[step.name] = identity_of(step, before)
+    return found[:12]
+
+
+def score_steps(results: Path, run: str, benchmark: str) -> list[Step]:
+    """The steps behind a score, each before those that read it; none where it has no provenance.
+
+    The files are not looked at.
+
+    Raises:
+        UserError: if a provenance file is broken.
+    """
     chained = Chain(results, hashes=None)
-    steps = chained.steps
     last = chained.follow(f"score/{run}/{benchmark}")
-    if last is None or steps[last].provenance is None:
-        return ""
-    found: dict[str, str] = {}
-    for step in steps.values():
-        found[step.name] = identity_of(step, found)
-    return found[last][:12]
+    if last is None or chained.steps[last].provenance is None:
+        return []
+    return list(chained.steps.values())
+
+
+def precisions(steps: Iterable[Step]) -> dict[str, str]:
+    """What the teacher, the training and the evaluation were computed in: fp32 or bf16, by stage.
+
+    Where the teacher's shards differ, both, joined by ``and``.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for step in steps:
+        name = step.settings.get(COMPUTING.get(step.stage, ""))
+        if name in SHORT:
+            found.setdefault(step.stage, {})[SHORT[name]] = None
+    return {stage: " and ".join(sorted(names)) for stage, names in found.items()}
 
 
 def identity_of(step: Step, before: Mapping[str, str]) -> str:

@@ -31,7 +31,10 @@ SUMMED = (
     "tokens",
 )
 OWN = ("shard", "records_sha256")
-MAY_DIFFER = {*SUMMED, *OWN, *GENERATE_SPEED_ONLY, "refused", "tokens_per_second", "same_text"}
+MAY_DIFFER = {
+    *(*SUMMED, *OWN, *GENERATE_SPEED_ONLY),
+    *("refused", "tokens_per_second", "same_text", "dtype"),
+}
 
 
 def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> None:
@@ -43,7 +46,8 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
         records: the records that the shards were made of.
         out: Parquet (:data:`fgit.variants.SCHEMA`), the same as of one shard.
         report: JSON: counts and seconds are sums over the shards, so that ``tokens_per_second`` is
-            that of one teacher; ``same_text`` is the shards' promise, ``none`` where they differ.
+            that of one teacher; ``same_text`` is the shards' promise, ``none`` where they differ;
+            ``dtype`` names each that the teacher had (with ``auto``, machines may differ).
 
     Raises:
         UserError: naming the file, if a shard is missing, is there twice, or was made by other
@@ -112,7 +116,7 @@ def read_report(shard: Path) -> dict[str, Any]:
     files.existing(shard)
     path = report_of(shard)
     found = files.read_json(path)
-    needed = {*SUMMED, *OWN, "shards", "refused", "same_text"}
+    needed = {*SUMMED, *OWN, "shards", "refused", "same_text", "dtype"}
     if not isinstance(found, dict) or not needed <= found.keys():
         raise UserError(
             f"{path}: not the report of a shard; fgit generate writes one beside each shard"
@@ -172,6 +176,8 @@ def summed(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary["same_text"] = one_promise(
         report["same_text"] for report in reports if report["same_text"] is not None
     )
+    dtypes = dict.fromkeys(report["dtype"] for report in reports)
+    summary["dtype"] = " and ".join(dtypes)
     return summary
 
 

@@ -72,7 +72,7 @@ def generate(
     *,
     given: Path | None = None,
     shard: int | None = None,
-) -> None:
+) -> GenerateSettings:
     """Ask the teacher for ``settings.variants`` answers to each record that has code.
 
     The teacher's answers are kept in ``state/NAME/answers.jsonl`` beside ``out`` as they come, NAME
@@ -89,6 +89,9 @@ def generate(
             (:func:`fgit.gather.part`); None where there is one only.
         out: Parquet, one row per answer in the records' order (:data:`fgit.variants.SCHEMA`).
         report: JSON with counts, reasons of refusal, speed and the settings.
+
+    Returns:
+        The settings, with the dtype that ``auto`` was where the teacher ran here.
 
     Raises:
         UserError: if a file or the teacher is missing, or if no answer at all is usable (of one of
@@ -117,7 +120,7 @@ def generate(
             out.parent / "state" / out.stem, answers_digest(requests, settings), len(requests)
         )
         with journal:
-            load_seconds = ask(requests, settings, journal, take)
+            settings, load_seconds = ask(requests, settings, journal, take)
         seconds, promises = journal.seconds, journal.promises
         made_by = {"teacher": settings.teacher, "backend": settings.backend}
     else:
@@ -166,6 +169,7 @@ def generate(
     files.write_json(report, summary)
     if journal is not None:
         journal.remove()
+    return settings
 
 
 def shard_number(shard: int | None, shards: int, given: Path | None) -> int:
@@ -249,11 +253,14 @@ def ask(
     settings: GenerateSettings,
     journal: Journal,
     take: Callable[[teachers.Answer], None],
-) -> float:
+) -> tuple[GenerateSettings, float]:
     """Take the journal's answers, and the teacher's to the other requests, which the journal keeps.
 
+    What goes on keeps the dtype that it began with, where the settings leave it to the machine.
+
     Returns:
-        Seconds that loading the teacher took; 0 where it has nothing left to answer.
+        The settings that the teacher answered by, and the seconds that loading it took; 0 where it
+        has nothing left to answer.
 
     Raises:
         Stopped: on SIGTERM, saying how far it came.
@@ -262,7 +269,8 @@ def ask(
         take(answer)
     missing = [index for index in range(len(requests)) if index not in journal.answers]
     if not missing:
-        return 0.0
+        begun = journal.dtype or settings.dtype
+        return settings.model_copy(update={"dtype": begun}), 0.0
     if journal.answers:
         log.info("%d of %d answers are there already", len(journal.answers), len(requests))
     log.info("Loading the teacher %s (%s)", settings.teacher, settings.backend)
@@ -270,15 +278,17 @@ def ask(
     done = len(journal.answers)
     where = "loading the teacher"
     try:
+        settings = teachers.settled(settings, journal.dtype)
         stream = teachers.answers([requests[index] for index in missing], settings, journal.spent)
         load_seconds = time.perf_counter() - loading
-        for answer in journal.keep(placed(stream, missing), teachers.promise(settings)):
+        kept = journal.keep(placed(stream, missing), teachers.promise(settings), settings.dtype)
+        for answer in kept:
             done += 1
             where = f"answer {done} of {len(requests)}"
             take(answer)
     except Stopped:
         raise Stopped(where) from None
-    return load_seconds
+    return settings, load_seconds
 
 
 def placed(answers: Iterator[teachers.Answer], places: Sequence[int]) -> Iterator[teachers.Answer]:

@@ -29,12 +29,13 @@ class Journal:
     line is not used. The file is read and written by one process at a time.
 
     Each process that adds answers writes a line of its own first: the digest of what the answers
-    depend on, and which promise of equal text its answers have. Where answers were dropped, what
-    they had cost stays.
+    depend on, which promise of equal text its answers have, and the dtype of the teacher's weights.
+    Where answers were dropped, what they had cost stays.
 
     Attributes:
         answers: those that were there when the journal was opened, by index.
         promises: of the processes that added answers, without repetition.
+        dtype: of the teacher's weights when the first answers came; None where there are none.
         seconds: that answering took so far.
         spent: what all answers cost so far, those that were dropped among them.
 
@@ -50,6 +51,7 @@ class Journal:
         self.count = count
         self.answers: dict[int, Answer] = {}
         self.promises: list[str] = []
+        self.dtype: str | None = None
         self.seconds = 0.0
         self.spent = 0.0
         self.synced = time.monotonic()
@@ -102,7 +104,7 @@ class Journal:
                 if "spent" in entry:
                     self.spent += entry["spent"]
                 else:
-                    self.note_promise(entry["same_text"])
+                    self.note(entry["same_text"], entry.get("dtype"))
                 return True
             self.seconds = entry.pop("seconds")
             answer = Answer(**entry)
@@ -114,11 +116,12 @@ class Journal:
         self.spent += answer.cost
         return True
 
-    def note_promise(self, promise: str) -> None:
+    def note(self, promise: str, dtype: str | None) -> None:
+        self.dtype = self.dtype or dtype
         if promise not in self.promises:
             self.promises.append(promise)
 
-    def keep(self, answers: Iterator[Answer], promise: str) -> Iterator[Answer]:
+    def keep(self, answers: Iterator[Answer], promise: str, dtype: str) -> Iterator[Answer]:
         """Append each answer, then yield it.
 
         Raises:
@@ -127,8 +130,8 @@ class Journal:
         before, started = self.seconds, time.perf_counter()
         for number, answer in enumerate(answers):
             if number == 0:
-                self.append({"digest": self.digest, "same_text": promise})
-                self.note_promise(promise)
+                self.append({"digest": self.digest, "same_text": promise, "dtype": dtype})
+                self.note(promise, dtype)
             self.seconds = before + time.perf_counter() - started
             self.spent += answer.cost
             self.append(dataclasses.asdict(answer) | {"seconds": round(self.seconds, 3)})

@@ -9,18 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import importlib.resources
+import logging
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
 import torch
 import transformers
+from pydantic import BaseModel
 
 from fgit.errors import UserError
 from fgit.files import PACKAGE_PREFIX, is_offline, resolve
+
+log = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 SOURCE_HINT = "give a folder, a name on the hub, or package:NAME/file.gguf"
 
@@ -36,6 +43,77 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+}
+# What oneDNN may be held to (ONEDNN_MAX_CPU_ISA) and still multiply bf16 in hardware.
+BF16_ISA = ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
+
+
+def computes_bf16(on: torch.device | None = None) -> bool:
+    """Whether a device multiplies bf16 matrices in hardware; elsewhere fp32 is faster, too.
+
+    GPUs of compute capability 8.0 and later do, and x86 CPUs with AVX512-BF16 or AMX-BF16, unless
+    torch or oneDNN are told not to use these instructions.
+    """
+    if (on or device()).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return False
+    if not any(isa in os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() for isa in BF16_ISA):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def torch_dtype(name: str, on: torch.device | None = None) -> torch.dtype:
+    """The dtype of a name, as ``dtype`` and ``precision`` of the config have them.
+
+    ``auto`` is bf16 where the device computes it in hardware, else fp32.
+    """
+    if name == "auto":
+        return torch.bfloat16 if computes_bf16(on) else torch.float32
+    return DTYPES[name]
+
+
+def settled(
+    settings: Settings, field: str, begun: str | None = None, hardware: bool | None = None
+) -> Settings:
+    """The settings with the dtype or precision that ``auto`` is on this machine, which is logged.
+
+    Args:
+        field: ``dtype`` or ``precision``.
+        begun: what an earlier process began with: what goes on keeps it, whatever is faster here.
+        hardware: whether bf16 is computed in hardware; None asks :func:`computes_bf16`.
+    """
+    asked = getattr(settings, field)
+    hardware = computes_bf16() if hardware is None else hardware
+    kind = "GPU" if torch.cuda.is_available() else "CPU"
+    if asked != "auto":
+        name, why = asked, "as named in the settings"
+    elif begun is not None:
+        name, why = begun, "as it began"
+    else:
+        names = {"dtype": ("float32", "bfloat16"), "precision": ("fp32", "bf16")}
+        name = names[field][hardware]
+        why = f"auto: this {kind} {'computes' if hardware else 'has no'} bf16 in hardware"
+    log.info("computing in %s (%s)", name, why)
+    if DTYPES[name] is torch.bfloat16 and not hardware:
+        log.warning(
+            "%s %s is slow on this %s, which has no bf16 in hardware; auto takes fp32 here",
+            field,
+            name,
+            kind,
+        )
+    return settings.model_copy(update={field: name})
 
 
 def seed_everything(seed: int) -> None:
@@ -81,7 +159,7 @@ def require_chat_template(tokenizer: Any, path: str) -> None:
 def load_model(
     path: str,
     revision: str | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     on: torch.device | None = None,
 ) -> Any:
     """A causal language model in evaluation mode, on a device (by default :func:`device`)."""
@@ -100,7 +178,7 @@ def load_model(
             name,
             **arguments,
             revision=revision,
-            dtype=getattr(torch, dtype),
+            dtype=torch_dtype(dtype, on),
             trust_remote_code=False,
         )
     note_commit(path, revision, model.config)

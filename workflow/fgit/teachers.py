@@ -84,6 +84,22 @@ def answers(
     return openai_answers(requests, settings, spent)
 
 
+def settled(settings: GenerateSettings, begun: str | None = None) -> GenerateSettings:
+    """The settings with the dtype that the teacher has here; a server has its own (``auto``).
+
+    Args:
+        begun: the dtype of the answers that are there.
+
+    Raises:
+        UserError: if vLLM is asked for and not installed.
+    """
+    if settings.backend == "openai":
+        return settings
+    return models.settled(
+        settings, "dtype", begun, vllm_computes_bf16() if settings.backend == "vllm" else None
+    )
+
+
 def promise(settings: GenerateSettings) -> SameText:
     """Why a text is the same whatever is asked beside it, in this job or another; or ``none``.
 
@@ -199,17 +215,32 @@ def generate_batch(
 
 
 BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
-# vLLM 0.32 has batch-invariant kernels for NVIDIA GPUs of this compute capability and later.
+# NVIDIA GPUs of this compute capability and later have bf16, and vLLM 0.32 has batch-invariant
+# kernels for them.
 LEAST_CAPABILITY = (8, 0)
 
 
-def vllm_answers(requests: Sequence[Request], settings: GenerateSettings) -> Iterator[Answer]:
+def vllm_computes_bf16() -> bool:
+    """As :func:`fgit.models.computes_bf16`, but leaves the GPU alone: vLLM's workers will have it."""
+    require_vllm()
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        return models.computes_bf16()
+    return tuple(current_platform.get_device_capability() or (0, 0)) >= LEAST_CAPABILITY
+
+
+def require_vllm() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise UserError(
             "backend vllm: vllm is not installed in this environment. Install envs/vllm.txt in an "
             "environment of its own (make .venv-vllm), and name its interpreter in the config as "
             "python.vllm"
         )
+
+
+def vllm_answers(requests: Sequence[Request], settings: GenerateSettings) -> Iterator[Answer]:
+    require_vllm()
     name, arguments = models.source(settings.teacher)
     if arguments:
         raise UserError(

@@ -45,7 +45,9 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
             f"{pairs}: the prompt of {longest!r} leaves no room for a response in "
             f"{settings.max_length} tokens; raise --max-length"
         )
-    engine = Engine(load_model(model, dtype="float32"), settings)
+    engine = Engine(
+        load_model(model, dtype="float32"), settings.model_copy(update={"precision": "fp32"})
+    )
     check_exact(engine)
     rows = []
     with torch.no_grad():

@@ -86,6 +86,7 @@ def reading(drawn: Drawn, *, counts: bool = False) -> str:
         "95 % intervals: results.parquet",
         *([f"problems: {', '.join(drawn.problems)}"] if drawn.problems else []),
         *([f"scored without a strong sandbox: {', '.join(drawn.weak)}"] if drawn.weak else []),
+        *(f"computed in different precisions: {stage}" for stage in drawn.mixed),
     ]
     return "; ".join(parts) + "."
 

@@ -18,6 +18,7 @@ from markupsafe import Markup
 from fgit.annotate import SIDES
 from fgit.config import Config
 from fgit.errors import UserError
+from fgit.explain import COMPUTING, SHORT
 from fgit.files import BadRow, read_objects
 from fgit.report import (
     audit,
@@ -617,6 +618,7 @@ class Record:
     command: str
     packages: dict[str, str]
     hardware: str
+    precision: str  # what its numbers were computed in, in words; empty if they do not depend on it
 
 
 def read_provenance(config: Config, results: Path) -> Iterator[Record]:
@@ -658,6 +660,8 @@ def read_record(stage: str, path: Path, results: Path) -> Record:
     commit = code.get("commit")
     command = facts.get("command")
     hardware = facts.part("hardware")
+    settings = facts.values.get("settings") or {}  # layout 1 had none of some stages
+    name = settings.get(COMPUTING.get(stage, ""))
     gpus = hardware.get("gpus")
     return Record(
         stage=stage,
@@ -673,6 +677,7 @@ def read_record(stage: str, path: Path, results: Path) -> Record:
         hardware=f"{hardware.get('cpu')}, {hardware.get('cores')} cores"
         + (f", {', '.join(map(str, gpus))}" if gpus else ", no GPU")
         + f"; {hardware.get('system')}",
+        precision=f"{stage} in {SHORT[name]}" if name in SHORT else "",
     )
 
 
@@ -687,6 +692,7 @@ def environment_of(records: list[Record]) -> dict[str, list[Any]]:
     return {
         "packages": [(name, ", ".join(versions)) for name, versions in packages.items()],
         "hardware": distinct(record.hardware for record in records),
+        "precision": distinct(record.precision for record in records),
         "code": distinct(record.code for record in records),
     }
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from fgit.config import PUBLISHED, Config, Row
 from fgit.errors import UserError
-from fgit.explain import identity
+from fgit.explain import COMPUTING, identity, precisions, score_steps
 from fgit.fetch import RELEASE_PREFIX
 from fgit.files import read_parquet
 from fgit.published import Published
@@ -41,6 +41,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "problems": pl.String(),
     "problems_sha256": pl.String(),
     "sandbox": pl.String(),
+    "precision": pl.Struct(dict.fromkeys(COMPUTING, pl.String())),
     "provenance": pl.String(),
 }
 
@@ -119,6 +120,7 @@ def results_frame(
       ``printed``: what each table prints, since they may differ;
     * ``solved``: each problem's outcome, in the order of the problems, for comparisons;
     * ``problems``: the benchmark's release and digest, in words; ``problems_sha256``; ``sandbox``;
+    * ``precision``: what the teacher, training and evaluation were computed in, by stage;
     * ``provenance``: the id of all that determined the value (:func:`fgit.explain.identity`).
 
     Args:
@@ -174,6 +176,7 @@ def origin(
         f"sha256 {evaluation.problems_sha256[:8]}…",
         "problems_sha256": evaluation.problems_sha256,
         "sandbox": evaluation.sandbox,
+        "precision": dict.fromkeys(COMPUTING) | precisions(score_steps(results, name, benchmark)),
         "provenance": identity(results, name, benchmark) or None,
     }
 

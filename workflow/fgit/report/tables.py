@@ -13,6 +13,7 @@ import polars as pl
 
 from fgit.config import BASE, Config, Row, Table
 from fgit.errors import UserError
+from fgit.explain import COMPUTING
 from fgit.report.results import run_name, shown_runs
 from fgit.report.scores import STRONG, Score, metric_of
 from fgit.statistics import Comparison, over_seeds, paired
@@ -103,6 +104,7 @@ class Drawn:
     several_seeds: bool
     problems: list[str]  # for each benchmark that is scored: name, release and digest
     weak: list[str]  # benchmarks of which a score was made without a strong sandbox, and with what
+    mixed: list[str]  # stages that computed the rows in different precisions, and which in which
 
     @property
     def grouped(self) -> bool:
@@ -225,7 +227,32 @@ def draw(config: Config, name: str, frame: pl.DataFrame) -> Drawn:
         if row["sandbox"] not in (STRONG, None)
     }
     several = len(config.seeds) > 1
-    return Drawn(table, columns, lines, several, list(problem_files.values()), list(weak))
+    mixed = mixed_precisions(
+        [(row.name, runs) for row, runs in zip(table.rows, rows_runs, strict=True)], by_benchmark
+    )
+    return Drawn(table, columns, lines, several, list(problem_files.values()), list(weak), mixed)
+
+
+def mixed_precisions(
+    rows: Sequence[tuple[str, Sequence[str]]], results: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """The stages that computed what a table shows in more than one precision.
+
+    Args:
+        rows: name and runs of each row of the table.
+        results: what it shows.
+    """
+    names = {run: name for name, runs in rows for run in runs}
+    found: list[str] = []
+    for stage in COMPUTING:
+        by_precision: dict[str, dict[str, None]] = {}
+        for result in results:
+            if precision := (result["precision"] or {}).get(stage):
+                by_precision.setdefault(precision, {})[names[result["run"]]] = None
+        if len(by_precision) > 1 or any(" and " in precision for precision in by_precision):
+            parts = [f"{precision} ({', '.join(rows)})" for precision, rows in by_precision.items()]
+            found.append(f"{stage} {', '.join(parts)}")
+    return found
 
 
 def column_of(table: Table, name: str, seeds: Sequence[Seeds]) -> list[Cell]:

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from fgit.config import TrainSettings
 from fgit.errors import UserError
+from fgit.models import torch_dtype
 from fgit.train.attention import BLOCK, NAME, Visible, backend, block_mask, head_size
 from fgit.train.examples import Example
 from fgit.train.head import target_logprobs
@@ -168,7 +169,7 @@ def attention_shape(model: Any, settings: TrainSettings) -> tuple[int, int, int,
     """Heads, heads of keys, their size and dtype, as FlexAttention's trial needs them."""
     config = model.config
     heads = config.num_attention_heads
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    dtype = torch_dtype(settings.precision)
     key_heads = getattr(config, "num_key_value_heads", None) or heads
     return heads, key_heads, head_size(config), dtype
 

@@ -20,6 +20,7 @@ from transformers import get_scheduler
 from fgit import processes
 from fgit.config import TrainSettings
 from fgit.errors import Stopped, UserError
+from fgit.models import torch_dtype
 from fgit.progress import bar
 from fgit.signals import Sigterm
 from fgit.train.engine import Engine, StepOutput, check_exact
@@ -376,7 +377,7 @@ def autocast(device: torch.device, settings: TrainSettings) -> Any:
 
     accelerate's own bf16 would, under FSDP2 only, cast weights, gradients and figures to bf16.
     """
-    enabled = settings.precision == "bf16"
+    enabled = torch_dtype(settings.precision, device) is torch.bfloat16
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 

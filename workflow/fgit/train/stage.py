@@ -48,7 +48,7 @@ def train(
     revision: str | None = None,
     template: str = "own",
     licence: str | None = None,
-) -> None:
+) -> TrainSettings:
     """Train one run; one that was stopped goes on from its last checkpoint.
 
     Writes into the folder ``out``: ``model/`` (safetensors, tokenizer, chat template, and its card
@@ -60,6 +60,9 @@ def train(
 
     Args:
         licence: of the base model's weights, for the card; by default what its own card says.
+
+    Returns:
+        The settings, with the precision that ``auto`` was.
     """
     frame = read_parquet(spans)
     if "response_characters" not in frame.columns:
@@ -87,6 +90,7 @@ def train(
         "spans": sha256(spans),
     }
     with State(out / "state", depends_on) as state:
+        settings = state.settled(settings)
         # accelerate places it: whole on a GPU, or a part on each.
         loaded = load_model(model, revision, "float32", on=torch.device("cpu"))
         trained = train_loop(loaded, training, settings, held_out=measured, state=state)
@@ -122,6 +126,7 @@ def train(
                 out / "segments.json", json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
             )
         state.remove()
+    return settings
 
 
 def save(
@@ -156,6 +161,7 @@ def save(
     metrics = counted | {
         "held_out_before": before,
         "held_out_after": after,
+        "precision": settings.precision,
         "steps": len(trained.history),
         "seconds": trained.seconds,
         "peak_memory_gb": peak_memory_gb(),

@@ -39,6 +39,8 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
+from fgit import models
+from fgit.config import TrainSettings
 from fgit.errors import UserError
 from fgit.files import remove, settle, sha256
 from fgit.lock import Lock
@@ -113,6 +115,26 @@ class State:
         for checkpoint in checkpoints(self.folder):
             retire(checkpoint)
         remove(self.folder)
+
+    # -------------------------------------------------------------- precision
+
+    def settled(self, settings: TrainSettings) -> TrainSettings:
+        """The settings with the precision that all processes train in.
+
+        The main process says what ``auto`` is; a training that goes on keeps what it began in, so
+        that a kill changes no number, whatever the machine.
+        """
+        settings = from_main(lambda: models.settled(settings, "precision", self.begun_in()))
+        self.parameters["train"]["precision"] = settings.precision
+        return settings
+
+    def begun_in(self) -> str | None:
+        """The precision of the newest checkpoint; None where there is none."""
+        for checkpoint in checkpoints(self.folder)[::-1]:
+            with contextlib.suppress(NotWhole):
+                begun: str = read_manifest(checkpoint)["parameters"]["train"]["precision"]
+                return begun
+        return None
 
     # -------------------------------------------------------------- load
 
