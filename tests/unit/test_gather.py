@@ -63,6 +63,7 @@ def shards(tmp_path, records, monkeypatch):
             yield teachers.Answer(index, f"```python\n{wrong}```", 10)
 
     monkeypatch.setattr(teachers, "answers", answers)
+    monkeypatch.setattr(teachers, "settled", lambda settings, begun=None: settings)
     settings = GenerateSettings(backend="openai", variants=2, shards=3)
     files = [tmp_path / "shards" / f"{number}-of-3.parquet" for number in (1, 2, 3)]
     for number, file in enumerate(files, start=1):

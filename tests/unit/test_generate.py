@@ -176,6 +176,7 @@ def teacher(monkeypatch):
             )
 
         monkeypatch.setattr(teachers, "answers", answers)
+        monkeypatch.setattr(teachers, "settled", lambda settings, begun=None: settings)
         return install
 
     teacher = install
@@ -291,6 +292,7 @@ class Echo:
         self.error = Deaf
         self.wrong = WRONG
         monkeypatch.setattr(teachers, "answers", self.answers)
+        monkeypatch.setattr(teachers, "settled", lambda settings, begun=None: settings)
 
     def answers(self, requests, settings, spent=0.0):
         self.spent.append(spent)

@@ -29,7 +29,7 @@ from fgit.models import (
     require_chat_template,
     settled,
 )
-from fgit.progress import bar
+from fgit.progress import Writing
 
 log = logging.getLogger(__name__)
 
@@ -265,14 +265,16 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))  # little padding
     answers: dict[int, Answer] = {}
     started = time.monotonic()
-    with bar(description="evaluate", total=len(prompts), unit="problem") as progress:
+    with Writing("evaluate", len(prompts), settings.max_new_tokens) as progress:
         for start in range(0, len(order), settings.batch_size):
             batch = order[start : start + settings.batch_size]
             for row, answer in generate_batch(
-                model, tokenizer, [prompts[i] for i in batch], stops, settings.max_new_tokens
+                *(model, tokenizer, [prompts[i] for i in batch], stops),
+                settings.max_new_tokens,
+                progress.wrote,
             ):
                 answers[batch[row]] = answer
-                progress.update()
+                progress.end()
     seconds = time.monotonic() - started
     tokens = sum(answer.tokens for answer in answers.values())
     log.info(
@@ -293,6 +295,7 @@ def generate_batch(
     prompts: Sequence[list[int]],
     stops: Sequence[str],
     max_new_tokens: int,
+    wrote: Callable[[int], Any] = lambda tokens: None,
 ) -> Iterator[tuple[int, Answer]]:
     """Yield (row, answer) as the rows end."""
     ends = end_tokens(model, tokenizer)
@@ -301,7 +304,7 @@ def generate_batch(
         return tokens[-1] in ends or stopped(tokenizer, tokens, stops)
 
     for row, tokens, complete in decode(
-        model, prompts, max_new_tokens=max_new_tokens, choose=greedy, ended=ended
+        model, prompts, max_new_tokens=max_new_tokens, choose=greedy, ended=ended, wrote=wrote
     ):
         text = cut(tokenizer.decode(tokens, skip_special_tokens=True), stops)
         yield row, Answer(text, len(tokens), truncated=not complete)

@@ -684,9 +684,12 @@ def measured_training(config: Config, folder: Path) -> Measured:
 def measured_teacher(config: Config, source: Config, folder: Path) -> Measured:
     """The teacher's rate, if it was the one that is planned for, and the length of its answers."""
     tokens = seconds = answers = 0.0
+    teacher = config.generate.teacher
+    names = [name for name, model in config.models.items() if model.path == teacher]
+    planned_for = {teacher, *(f"{folder}/fetch/models/{name}" for name in names)}
     for file in sorted(folder.glob("generate/*/report.json")):
         report = read_json(file)
-        if report.get("teacher") == config.generate.teacher and report.get("tokens"):
+        if report.get("teacher") in planned_for and report.get("tokens"):
             tokens += report["tokens"]
             answers += report["answers"]
             gpus = report["tensor_parallel"] if report["backend"] == "vllm" else 1

@@ -14,7 +14,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,10 +25,11 @@ from fgit.config import GenerateSettings
 from fgit.decode import context_length, decode, end_tokens, greedy
 from fgit.errors import UserError
 from fgit.markdown import code_blocks
-from fgit.progress import bar
+from fgit.progress import SECONDS, Writing
 
 log = logging.getLogger(__name__)
 
+ASKING = "Asking the teacher"
 TOO_LONG = "prompt_too_long"
 RETRIES = 8  # with the waits below, an endpoint may be away for some five minutes
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds; each wait is twice the last
@@ -131,9 +132,10 @@ class GumbelSampling:
     def __call__(self, logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
         noise = torch.empty_like(logits, dtype=torch.float32)
         for place, row in enumerate(rows):
-            noise[place].exponential_(generator=self.generators[row])
-        # -log of an exponential draw is a Gumbel draw; the clamp keeps an exact 0 finite.
-        return (logits.float() / self.temperature - noise.clamp_min(1e-30).log()).argmax(-1)
+            noise[place].uniform_(generator=self.generators[row])
+        # -log(-log u) of a uniform draw is a Gumbel draw; the clamp keeps it finite.
+        noise.clamp_(1e-30, 1 - 2**-24).log_().neg_().log_()
+        return (logits.float() / self.temperature - noise).argmax(-1)
 
 
 def fence_closed(text: str) -> bool:
@@ -159,24 +161,25 @@ def _transformers_stream(
     # Prompts of like length share a batch; the sort is stable, so the answers to one prompt stay
     # together. The longest come first: if the memory does not suffice, that shows at once.
     order = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt))
-    with bar(description="Asking the teacher", total=len(order), unit="answer") as progress:
+    with Writing(ASKING, len(order), settings.max_new_tokens) as progress:
         for start in range(0, len(order), settings.batch_size):
             fitting = []
             for index in order[start : start + settings.batch_size]:
                 ids = prompt_ids(tokenizer, requests[index].prompt)
                 if len(ids) >= limit:
                     yield Answer(index, "", 0, TOO_LONG)
-                    progress.update()
+                    progress.end()
                 else:
                     fitting.append((index, ids))
             if not fitting:
                 continue
             seeds = [requests[index].seed for index, _ in fitting]
             for row, text, tokens in generate_batch(
-                model, tokenizer, [ids for _, ids in fitting], seeds, settings
+                *(model, tokenizer, [ids for _, ids in fitting], seeds, settings),
+                progress.wrote,
             ):
                 yield Answer(fitting[row][0], text, tokens)
-                progress.update()
+                progress.end()
 
 
 def generate_batch(
@@ -185,6 +188,7 @@ def generate_batch(
     prompts: Sequence[list[int]],
     seeds: Sequence[int],
     settings: GenerateSettings,
+    wrote: Callable[[int], Any] = lambda tokens: None,
 ) -> Iterator[tuple[int, str, int]]:
     """Yield (row, text, number of generated tokens) as the rows end; temperature 0 is greedy.
 
@@ -206,7 +210,11 @@ def generate_batch(
         else greedy
     )
     for row, tokens, _ in decode(
-        model, prompts, max_new_tokens=settings.max_new_tokens, choose=choose, ended=ended
+        *(model, prompts),
+        max_new_tokens=settings.max_new_tokens,
+        choose=choose,
+        ended=ended,
+        wrote=wrote,
     ):
         yield row, text_of(tokens), len(tokens)
 
@@ -221,7 +229,7 @@ LEAST_CAPABILITY = (8, 0)
 
 
 def vllm_computes_bf16() -> bool:
-    """As :func:`fgit.models.computes_bf16`, but leaves the GPU alone: vLLM's workers will have it."""
+    """As :func:`fgit.models.computes_bf16`, but leaves the GPU alone, which vLLM's workers want."""
     require_vllm()
     from vllm.platforms import current_platform
 
@@ -265,6 +273,7 @@ def vllm_answers(requests: Sequence[Request], settings: GenerateSettings) -> Ite
             # ("CPU Generator does not use offset").
             enable_chunked_prefill=gpu,
             enforce_eager=not gpu,  # compiling takes a minute and hardly pays on a CPU
+            disable_log_stats=False,  # its count of tokens is what the bar shows
             seed=0,
         )
     # RuntimeError: vLLM's word for a model without batch-invariant kernels, or too little memory.
@@ -285,6 +294,7 @@ def set_vllm_environment() -> None:
     # One process besides the GPUs' workers: a signal then finds one that knows what to do.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOG_STATS_INTERVAL", "60")  # seconds; the bar says the same
     from vllm.platforms import current_platform  # asks the driver, and leaves the GPU alone
 
     capability = current_platform.get_device_capability() if current_platform.is_cuda() else None
@@ -332,8 +342,10 @@ def _vllm_stream(
     running: set[str] = set()
     prompt, ids = "", prompt_ids(tokenizer, "")
     read, cached = 0, 0
+    written, told = 0, time.monotonic()
+    before = tokens_written(engine)
     try:
-        with bar(description="Asking the teacher", total=len(requests), unit="answer") as progress:
+        with Writing(ASKING, len(requests), settings.max_new_tokens) as progress:
             while True:
                 # No more: a queue of all of a dataset's 300,000 requests takes gigabytes.
                 taken = list(itertools.islice(waiting, ahead - len(running)))
@@ -345,7 +357,7 @@ def _vllm_stream(
                         ids = prompt_ids(tokenizer, prompt)
                     if len(ids) >= limit:  # vLLM would refuse it with an error
                         yield Answer(index, "", 0, TOO_LONG)
-                        progress.update()
+                        progress.end()
                         continue
                     sampling = SamplingParams(
                         temperature=settings.temperature,
@@ -356,7 +368,12 @@ def _vllm_stream(
                     # vLLM puts random letters behind the name: two runs may use one twice.
                     engine.add_request(str(index), {"prompt_token_ids": ids}, sampling)
                     running.add(str(index))
-                for output in engine.step() if running else ():
+                outputs = engine.step() if running else ()
+                if time.monotonic() - told > SECONDS or len(outputs) == len(running):
+                    now = tokens_written(engine) - before
+                    progress.wrote(now - written)
+                    written, told = now, time.monotonic()
+                for output in outputs:
                     if not output.finished:
                         continue
                     running.discard(output.request_id)
@@ -364,11 +381,16 @@ def _vllm_stream(
                     cached += output.num_cached_tokens or 0
                     text, tokens = output.outputs[0].text, len(output.outputs[0].token_ids)
                     yield Answer(int(output.request_id), text, tokens)
-                    progress.update()
+                    progress.end()
     finally:
         if running:  # the caller wants no more
             engine.abort_request(sorted(running))
     log.info("Of %d prompt tokens, %d were not computed again (prefix cache)", read, cached)
+
+
+def tokens_written(engine: Any) -> int:
+    """How many tokens vLLM has given since it was loaded, those of running requests among them."""
+    return sum(m.value for m in engine.get_metrics() if m.name == "vllm:generation_tokens")
 
 
 # ------------------------------------------------------------------ an endpoint
@@ -504,9 +526,7 @@ class Endpoint:
         failure: BaseException | None = None
         answered = 0
         try:
-            with bar(
-                description="Asking the teacher", total=len(requests), unit="answer"
-            ) as progress:
+            with Writing(ASKING, len(requests), self.settings.max_new_tokens) as progress:
                 while count:
                     result = done.get()
                     if result is None:
@@ -516,7 +536,8 @@ class Endpoint:
                     else:
                         yield result
                         answered += 1
-                        progress.update()
+                        progress.wrote(result.tokens or 0)
+                        progress.end()
         finally:
             self.stopping.set()
         if failure is not None:

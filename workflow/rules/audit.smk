@@ -28,6 +28,7 @@ rule audit_records:
 use rule generate as audit_generate with:
     input:
         given=[],
+        teacher=teacher_folder,
         records="{results}/audit/{benchmark}/records.parquet",
     output:
         variants="{results}/audit/{benchmark}/generate/variants.parquet",

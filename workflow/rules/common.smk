@@ -93,6 +93,23 @@ def teacher_python(given):
     return CONFIG.python.vllm if vllm else CONFIG.python.main
 
 
+def teacher_folder(w):
+    """The folder that fetch writes of the teacher, where it is a model of the config, too."""
+    teacher = CONFIG.generate.teacher
+    names = [name for name, model in CONFIG.models.items() if model.path == teacher]
+    fetched = names and is_fetched_model(teacher)
+    return [f"{w.results}/fetch/models/{names[0]}"] if fetched else []
+
+
+def teacher_flags(w, input):
+    """The teacher's settings that its answers depend on."""
+    folder = {"teacher": str(input.teacher)} if input.teacher else {}
+    return flags(
+        CONFIG.generate.model_copy(update=folder),
+        leave_out=["shards", *GENERATE_SPEED_ONLY],
+    )
+
+
 # What of the teacher's settings changes the speed or the price only.
 TEACHER_SPEED = flags(
     CONFIG.generate,

@@ -3,6 +3,9 @@
 rule generate:
     input:
         records="{results}/decontaminate/{dataset}/records.parquet",
+        teacher=lambda w: (
+            [] if CONFIG.datasets[w.dataset].variants else teacher_folder(w)
+        ),
         given=lambda w: [file for file in [CONFIG.datasets[w.dataset].variants] if file],
     output:
         variants="{results}/generate/{dataset}/shards/{shard}-of-{shards}.parquet",
@@ -19,7 +22,7 @@ rule generate:
         runtime=1440,
     params:
         python=lambda w, input: teacher_python(bool(input.given)),
-        flags=flags(CONFIG.generate, leave_out=["shards", *GENERATE_SPEED_ONLY]),
+        flags=teacher_flags,
         # Not compared with the last run's, as in the rule train.
         speed=lambda w, threads: TEACHER_SPEED,
         given=lambda w, input: (
