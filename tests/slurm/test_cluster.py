@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slurm
 ON_GPUS = {"generate": 1, "audit_generate": 1, "select": 1, "train": 2, "evaluate": 1}
 
 
+@pytest.mark.promise
 def test_the_whole_workflow_runs_on_the_cluster(project, cluster):
     """The teacher's work in three shards."""
     project.config["generate"]["shards"] = 3

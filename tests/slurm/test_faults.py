@@ -111,6 +111,7 @@ def submitted(project: ClusterProject, rule: str) -> int:
 # ------------------------------------------------------------------ the job
 
 
+@pytest.mark.promise
 def test_a_training_that_is_cancelled_goes_on_in_the_next_job(project, cluster):
     snakemake = project.start(TRAINED)
     job = running(project, "train")
@@ -194,6 +195,7 @@ def test_a_file_system_that_is_full_costs_the_job_and_nothing_else(project, clus
 # ------------------------------------------------------------------ the node
 
 
+@pytest.mark.promise
 def test_a_node_that_dies_costs_the_steps_since_the_last_checkpoint(project, cluster):
     snakemake = project.start(TRAINED)
     job = running(project, "train")
@@ -212,7 +214,9 @@ def test_a_node_that_dies_costs_the_steps_since_the_last_checkpoint(project, clu
 # ------------------------------------------------------------------ Snakemake
 
 
-@pytest.mark.parametrize("orphan_ends", ["cancelled", "by itself"])
+@pytest.mark.parametrize(
+    "orphan_ends", [pytest.param("cancelled", marks=pytest.mark.promise), "by itself"]
+)
 def test_after_a_kill_of_snakemake_the_next_one_does_not_write_beside_its_jobs(
     project, cluster, orphan_ends
 ):

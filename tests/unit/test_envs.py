@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -66,13 +69,47 @@ def test_a_package_is_pinned_once_for_each_platform(name):
         seen.add((package(requirement), marker))
 
 
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
 def test_direct_dependencies_are_in_the_main_environment():
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    direct = {package(requirement) for requirement in project["dependencies"]}
+    direct = {package(requirement) for requirement in PROJECT["dependencies"]}
     asked = {package(requirement) for requirement in requirements("main.in")}
     locked = {package(requirement) for requirement in requirements("main.txt")}
-    assert direct <= asked
+    assert direct <= asked | {package(r) for r in requirements("main-nodeps.txt")}
     assert asked <= locked
+
+
+def imported() -> set[str]:
+    """The top-level modules that the package imports, at any depth, but for Python's own."""
+    found = set()
+    for source in (REPOSITORY / "workflow/fgit").rglob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(node.module.split(".")[0])
+    return found - sys.stdlib_module_names - {"fgit"}
+
+
+def test_the_project_declares_what_it_imports():
+    names = importlib.metadata.packages_distributions()
+    modules = {  # where it is not installed, a package has its own name
+        name: {package(found) for found in names.get(name, [name])} for name in imported()
+    }
+    optional = PROJECT["optional-dependencies"].values()
+    declared = {package(r) for r in [*PROJECT["dependencies"], *(r for rs in optional for r in rs)]}
+    # python-Levenshtein is what brings the module that Levenshtein holds.
+    assert not [name for name, found in modules.items() if not found & (declared | {"levenshtein"})]
+    assert declared - {"python-levenshtein"} <= {
+        found for each in modules.values() for found in each
+    }
+
+
+def test_the_pythons_that_the_project_names_are_those_that_make_takes():
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert "not (3, 11) <= sys.version_info < (3, 14)" in makefile
 
 
 @pytest.mark.parametrize(

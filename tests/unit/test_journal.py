@@ -19,9 +19,9 @@ ANSWERS = [
 LONGEST = 400  # bytes of their file, which holds measured seconds
 
 
-def fill(folder, answers=ANSWERS, digest="d", promise="none"):
+def fill(folder, answers=ANSWERS, digest="d", promise="none", dtype="float32"):
     with Journal(folder, digest, 4) as journal:
-        assert list(journal.keep(iter(answers), promise)) == list(answers)
+        assert list(journal.keep(iter(answers), promise, dtype)) == list(answers)
     return journal
 
 
@@ -55,7 +55,7 @@ def test_an_answer_is_in_the_file_before_the_next_is_waited_for(tmp_path):
             assert json.loads(line)["index"] == answer.index
 
     with Journal(tmp_path, "d", 4) as journal:
-        assert len(list(journal.keep(answers(), "none"))) == len(ANSWERS)
+        assert len(list(journal.keep(answers(), "none", "float32"))) == len(ANSWERS)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -107,7 +107,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
     with Journal(tmp_path, "d", 4) as journal:
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(OSError, match=r"No space left on device.*answers\.jsonl"):
-            list(journal.keep(iter(ANSWERS), "none"))
+            list(journal.keep(iter(ANSWERS), "none", "float32"))
 
 
 def test_what_dropped_answers_cost_stays(tmp_path):
@@ -129,3 +129,10 @@ def test_who_gave_no_answer_promised_nothing(tmp_path):
     fill(tmp_path, [], promise="none")
     fill(tmp_path, promise="batch_1")
     assert read(tmp_path).promises == ["batch_1"]
+
+
+def test_the_first_dtype_stays(tmp_path):
+    assert read(tmp_path / "none").dtype is None
+    fill(tmp_path, ANSWERS[:1], dtype="bfloat16")
+    fill(tmp_path, ANSWERS[1:], dtype="float32")
+    assert read(tmp_path).dtype == "bfloat16"

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from fgit import models
+from fgit.config import EvaluateSettings, TrainSettings
 from fgit.errors import UserError
 from fgit.models import load_model, load_tokenizer, prompt_text, seed_everything
 
@@ -313,3 +314,99 @@ def test_a_seed_gives_the_same_numbers(seed):
         return random.random(), np.random.rand(), torch.rand(1).item()
 
     assert numbers() == numbers()
+
+
+# ------------------------------------------------------------------ precision
+
+WITH = "flags : fpu avx2 avx512f avx512_bf16\n"
+WITHOUT = "flags : fpu avx2 avx512f avx512_bf16_of_another_name\n"
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """A CPU of these flags, for which torch was built so, and to which oneDNN is held."""
+
+    def install(flags=WITH, capability="AVX512", isa=None):
+        monkeypatch.setattr(models.Path, "read_text", lambda *_, **__: flags)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        if isa is None:
+            monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        else:
+            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"flags": "flags : avx2 amx_bf16 amx_tile"}, True),
+        ({"flags": WITHOUT}, False),
+        ({"flags": "flags : avx2 fma"}, False),
+        ({"capability": "AVX2"}, False),
+        ({"capability": "DEFAULT"}, False),
+        ({"isa": "AVX2"}, False),
+        ({"isa": "avx512_core"}, False),
+        ({"isa": "AVX512_CORE_VNNI"}, False),
+        ({"isa": "AVX512_CORE_BF16"}, True),
+        ({"isa": "avx512_core_amx"}, True),
+        ({"isa": "ALL"}, True),
+    ],
+)
+def test_bf16_in_hardware_is_what_cpu_torch_and_onednn_have(cpu, changes, expected):
+    cpu(**changes)
+    assert models.computes_bf16() is expected
+    assert models.torch_dtype("auto") is (torch.bfloat16 if expected else torch.float32)
+    names = ("bf16", "bfloat16") if expected else ("fp32", "float32")
+    assert models.settled(TrainSettings(), "precision").precision == names[0]
+    assert models.settled(EvaluateSettings(), "dtype").dtype == names[1]
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_a_gpu_is_asked_itself(monkeypatch, hardware):
+    def supported(including_emulation=True):
+        return hardware or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert models.computes_bf16(torch.device("cuda")) is hardware
+
+
+def test_no_cpuinfo_is_no_bf16(cpu, monkeypatch):
+    cpu()
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(models.Path, "read_text", missing)
+    assert not models.computes_bf16()
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp32"])
+def test_a_precision_by_name_is_obeyed_and_a_slow_one_is_said(cpu, caplog, name):
+    cpu(flags=WITHOUT)
+    with caplog.at_level("INFO"):
+        found = models.settled(TrainSettings(precision=name), "precision", begun="fp32")
+    assert found.precision == name
+    assert f"computing in {name} (as named in the settings)" in caplog.text
+    slow = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(slow) == (name == "bf16")
+    assert "precision bf16 is slow on this CPU" in caplog.text or name == "fp32"
+
+
+def test_what_goes_on_keeps_what_it_began_in(cpu, caplog):
+    cpu()
+    assert models.settled(EvaluateSettings(), "dtype", begun="float32").dtype == "float32"
+    assert not caplog.records
+    cpu(flags=WITHOUT)
+    with caplog.at_level("INFO"):
+        assert models.settled(TrainSettings(), "precision", begun="bf16").precision == "bf16"
+    assert "computing in bf16 (as it began)" in caplog.text
+    assert "auto takes fp32 here" in caplog.text
+
+
+def test_auto_is_what_a_model_is_loaded_in(cpu, tiny_model, monkeypatch):
+    for hardware, dtype in [(True, torch.bfloat16), (False, torch.float32)]:
+        monkeypatch.setattr(models, "computes_bf16", lambda on=None, found=hardware: found)
+        assert load_model(str(tiny_model)).dtype is dtype

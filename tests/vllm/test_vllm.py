@@ -112,6 +112,7 @@ def asked(frame: pl.DataFrame) -> list[tuple]:
     return frame.select("id", "k", "seed").rows()
 
 
+@pytest.mark.promise
 def test_vllm_answers_every_request(whole):
     frame, report, _ = whole
     assert asked(frame) == [

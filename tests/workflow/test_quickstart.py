@@ -64,7 +64,7 @@ def test_table(results):
     assert 20 <= base["quickstart+"] <= 80
     assert 55 <= base["pairs"] <= 90
     assert table["n quickstart"].unique().to_list() == [40]
-    assert table["n pairs"].unique().to_list() == [60]
+    assert table["n pairs"].unique().to_list() == [30]
     assert (results / "tables/quickstart.md").read_text().count("|") > 30
 
 

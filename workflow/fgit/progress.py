@@ -91,7 +91,7 @@ class Writing:
         """How many tokens there will be, after so many."""
         if self.ended == self.answers:
             return tokens
-        mean = min(self.limit, tokens / max(self.ended, 1))
+        mean = min(self.limit, tokens / self.ended) if self.ended else self.limit
         return max(tokens + self.answers - self.ended, round(self.answers * mean))
 
     def show_ended(self) -> None:
