@@ -86,7 +86,7 @@ envs: .venv .venv-vllm
 	@touch $@
 
 quickstart: install
-	@snakemake --profile local all
+	@snakemake --profile local all --quiet host reason
 	@echo
 	@cat results/quickstart/tables/quickstart.md
 	@echo

@@ -287,6 +287,37 @@ def test_vllm_gets_every_request_with_its_seed(tiny, vllm):
     assert texts == ["<user>Say a.<end>"] * 2 + ["<user>Say b.<end>"] * 2
 
 
+@pytest.mark.parametrize(
+    ("capability", "cpu", "expected"),
+    [
+        ((9, 0), False, "bfloat16"),
+        ((7, 5), True, "float32"),
+        (None, True, "bfloat16"),
+        (None, False, "float32"),
+    ],
+)
+def test_vllm_says_itself_what_its_hardware_computes(
+    tiny, vllm, monkeypatch, capability, cpu, expected
+):
+    """The driver is asked, through vLLM; torch would take a part of the GPU's memory for it."""
+    vllm.current_platform = Platform(capability)
+    monkeypatch.setattr(teachers.models, "computes_bf16", lambda: cpu)
+    chosen = tiny_settings(tiny, backend="vllm", dtype="auto")
+    assert teachers.settled(chosen).dtype == expected
+
+
+def test_vllm_is_not_loaded_in_a_dtype_that_its_gpu_has_not(tiny, vllm, monkeypatch):
+    vllm.current_platform = Platform((7, 5))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"generate\.dtype bfloat16: .* 8\.0 .* name float32"):
+        teachers.settled(tiny_settings(tiny, backend="vllm", dtype="bfloat16"))
+
+
+def test_a_server_has_its_own_dtype():
+    chosen = GenerateSettings(backend="openai", teacher="t", url="http://localhost:1/v1")
+    assert teachers.settled(chosen) is chosen
+
+
 def test_vllm_holds_few_requests_and_yields_them_as_they_end(tiny, vllm):
     requests = requests_for([f"Say {number}." for number in range(20)])
     stream = answers(requests, tiny_settings(tiny, backend="vllm"))

@@ -96,9 +96,14 @@ def settled(settings: GenerateSettings, begun: str | None = None) -> GenerateSet
     """
     if settings.backend == "openai":
         return settings
-    return models.settled(
-        settings, "dtype", begun, vllm_computes_bf16() if settings.backend == "vllm" else None
-    )
+    hardware = vllm_computes_bf16() if settings.backend == "vllm" else None
+    found = models.settled(settings, "dtype", begun, hardware)
+    if hardware is False and found.dtype == "bfloat16" and torch.cuda.is_available():
+        raise UserError(
+            "generate.dtype bfloat16: vLLM computes it on GPUs of compute capability 8.0 and "
+            "later, and this one is older; name float32, or use another GPU"
+        )
+    return found
 
 
 def promise(settings: GenerateSettings) -> SameText:

@@ -55,6 +55,7 @@ def test_a_row_for_each_run_benchmark_and_metric(folder):
         "problems": "easy sha256 1a2b3c4d…",
         "problems_sha256": SHA256,
         "sandbox": "bwrap",
+        "precision": dict.fromkeys(["generate", "train", "evaluate"]),
         "provenance": identity(folder.root, "tiny/base", "easy"),
     }
     assert frame.row(3, named=True)["run"] == "tiny/tasks/sft/seed-0"

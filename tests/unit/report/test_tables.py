@@ -1,11 +1,13 @@
 """The tables: what their cells show, and what stands beside what."""
 
+import dataclasses
 import re
 
 import pytest
 
+from fgit.explain import unknown
 from fgit.published import read_published
-from fgit.report import report
+from fgit.report import report, results
 from fgit.report.results import read_results, results_frame
 from fgit.report.tables import draw
 from fgit.runs import all_runs
@@ -204,6 +206,46 @@ def test_the_problems_are_named_with_release_and_digest(tmp_path, folder):
     released = Folder(tmp_path / "released", config)
     assert "; problems: easy v0.1.10 sha256 1a2b3c4d…." in reading_of(released)
     assert "easy v0.1.10 sha256 1a2b3c4d…" in released.html()
+
+
+def computed_in(folder, monkeypatch, by_run):
+    """As if the runs had been trained and evaluated in these precisions."""
+
+    def steps(results, run, benchmark):
+        train, dtype = by_run.get(run, ("bf16", "bfloat16"))
+        made = {"train": {"precision": train}, "evaluate": {"dtype": dtype}}
+        return [
+            dataclasses.replace(unknown(f"{stage}/{run}", results), settings=settings)
+            for stage, settings in made.items()
+            if stage == "evaluate" or run.count("/") == 3
+        ]
+
+    monkeypatch.setattr(results, "score_steps", steps)
+
+
+def test_rows_that_were_computed_in_different_precisions_are_named(folder, monkeypatch):
+    computed_in(folder, monkeypatch, {})
+    assert "precision" not in reading_of(folder)
+    frame = read_results(folder.drawn("results.parquet"))
+    assert set(frame["precision"].struct.field("train")) == {None, "bf16"}
+    assert set(frame["precision"].struct.field("evaluate")) == {"bf16"}
+    computed_in(folder, monkeypatch, {"tiny/tasks/dpo/seed-0": ("fp32", "float32")})
+    text = reading_of(folder)
+    assert "; computed in different precisions: train bf16 (" in text
+    assert "), fp32 (dpo); computed in different precisions: evaluate bf16 (" in text
+    assert text.endswith("), fp32 (dpo).\n")
+
+
+def test_a_stage_in_both_precisions_is_said(folder, monkeypatch):
+    def steps(results, run, benchmark):
+        shards = {"1": "bfloat16", "2": "float32"}
+        return [
+            dataclasses.replace(unknown(f"generate/{shard}", results), settings={"dtype": dtype})
+            for shard, dtype in shards.items()
+        ]
+
+    monkeypatch.setattr(results, "score_steps", steps)
+    assert "different precisions: generate bf16 and fp32 (" in reading_of(folder)
 
 
 def test_a_weak_sandbox_is_said(folder):

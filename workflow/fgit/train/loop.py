@@ -143,7 +143,8 @@ def measure(
     sums = Sums(accelerator.device)
     engine.eval()
     with torch.no_grad():
-        for samples in own_rows(accelerator, examples, settings, "fgit"):
+        rows = own_rows(accelerator, examples, settings, "fgit")
+        for samples in bar(rows, description="held-out", unit="row"):
             row = lay_out(samples or examples[:1], "fgit").to(accelerator.device)
             with out_of_memory(settings, row), autocast(accelerator.device, settings):
                 output = engine(row, objective="fgit")
