@@ -43,6 +43,7 @@ FIGURES = [
 ]
 
 
+@pytest.mark.slow
 def test_one_run_of_all(tmp_path, shared_data, tokenizer, monkeypatch):
     # Loading the tokenizer, and the two larger benchmarks in each command, would take longest.
     monkeypatch.setattr(data_stages, "load_tokenizer", lambda _: tokenizer)

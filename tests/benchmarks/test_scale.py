@@ -70,6 +70,7 @@ def test_the_paper_s_tasks():
     assert tasks["select/evol-instruct, mutate"].after == ("mutate/evol-instruct",)
 
 
+@pytest.mark.slow
 def test_scale(tmp_path):
     command = ["--json", str(tmp_path / "out.json"), "--shards", "3", "--seeds", "2"]
     assert main([*command, "--data", "10", "--gpus", "64", "--days", "1"]) == 0

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from tests.benchmarks.scoring import main
 
 
+@pytest.mark.slow
 def test_scoring(tmp_path):
     problems = [
         {

@@ -65,6 +65,7 @@ def check(result, contenders, blocks):
     assert result["rel_grad_diff"] < 1e-5
 
 
+@pytest.mark.slow
 def test_train_step(tiny_model, pairs, tmp_path):
     contenders = ["sft", "fgit", "two_pass_fgit", "trl_sft"]
     result, printed = run(

@@ -293,7 +293,10 @@ def test_only_empty_solutions(tmp_path, caplog):
 # ------------------------------------------------------------------ what goes wrong
 
 
-@pytest.mark.parametrize(("number", "status"), [("SIGKILL", "crashed"), ("SIGSTOP", "timeout")])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [("SIGKILL", "crashed"), pytest.param("SIGSTOP", "timeout", marks=pytest.mark.slow)],
+)
 def test_a_worker_that_is_lost_is_replaced(tmp_path, monkeypatch, number, status):
     """The C library is out of the guard's reach, but no signal leaves bubblewrap's box."""
     monkeypatch.setattr(workers, "patience", lambda limit: 8.0)
@@ -603,6 +606,7 @@ def quixbugs(row):
     return row["solution"], row["buggy_program"], row["tests"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "read"),
     [("humanevalpack-python", humanevalpack), ("quixbugs_python_octopack", quixbugs)],
@@ -640,18 +644,6 @@ def importable(item) -> bool:
         elif isinstance(node, ast.ImportFrom):
             names.add((node.module or "").split(".")[0])
     return all(importlib.util.find_spec(name) for name in names)
-
-
-def test_some_bigcodebench_canonical_solutions_pass(shared_data, tmp_path):
-    everything = read_problems("bigcodebench", shared_data / "bigcodebench/BigCodeBench.jsonl.gz")
-    chosen = [
-        item
-        for item in everything.values()
-        if set(ast.literal_eval(item["libs"])) <= sys.stdlib_module_names
-    ][:5]
-    problems = write(tmp_path / "p.jsonl", chosen)
-    score("bigcodebench", problems, "canonical", tmp_path, ScoreSettings())
-    assert pl.read_parquet(tmp_path / "outcomes.parquet")["base_pass"].to_list() == [True] * 5
 
 
 @pytest.mark.slow

@@ -135,6 +135,7 @@ def test_a_changed_setting_runs_one_training_and_says_why(project):
         project.write_config()
 
 
+@pytest.mark.slow
 def test_a_killed_training_is_run_again(project):
     """SIGKILL of a stage: nothing half-written is left, and the next run completes it."""
     out = project.folder / "results/tiny/train/tiny/tiny/sft/seed-0"
@@ -182,6 +183,7 @@ def test_what_changes_the_speed_only_trains_nothing_again(project):
         project.write_config()
 
 
+@pytest.mark.slow
 def test_weights_that_need_not_stay_are_gone_and_nothing_is_trained_again(project):
     table = project.config["tables"]["tiny"]
     rows = [row for row in table["rows"] if row["method"] in ("sft", "fgit")]
@@ -319,6 +321,7 @@ def test_the_pilot_takes_little_of_everything(project):
         project.write_config()
 
 
+@pytest.mark.slow
 def test_ones_own_variants_and_ones_own_solutions(project):
     """Entering half-way: variants without a teacher, and samples without a model."""
     rows = [{"id": name, "variant": f"def {name}(x):\n    return None\n"} for name in FUNCTIONS]
@@ -354,6 +357,7 @@ def test_ones_own_variants_and_ones_own_solutions(project):
         project.write_config()
 
 
+@pytest.mark.slow
 def test_when_jobs_fail_the_rest_goes_on_and_the_tables_say_so(project, teacher):
     teacher.garbage = ""  # all
     project.write_config(name="broken")

@@ -101,9 +101,9 @@ def teacher_folder(w):
     return [f"{w.results}/fetch/models/{names[0]}"] if fetched else []
 
 
-def teacher_flags(w, input):
+def teacher_flags(w):
     """The teacher's settings that its answers depend on."""
-    folder = {"teacher": str(input.teacher)} if input.teacher else {}
+    folder = {"teacher": found for found in teacher_folder(w)}
     return flags(
         CONFIG.generate.model_copy(update=folder),
         leave_out=["shards", *GENERATE_SPEED_ONLY],

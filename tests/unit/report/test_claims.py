@@ -36,7 +36,7 @@ def drawn(rows, columns=COLUMNS):
         for model, dataset, method, ours, published in rows
     ]
     table = Table(caption="c", columns=["one", "two"], rows=[line.row for line in lines])
-    return Drawn(table, list(columns), lines, False, [], [])
+    return Drawn(table, list(columns), lines, False, [], [], [])
 
 
 A = [

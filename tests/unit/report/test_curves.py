@@ -34,7 +34,7 @@ def table(rows, *, optimum=2.0, columns=COLUMNS):
         rows=[line.row for line in lines],
         figure=Figure(x="fixed weight", optimum=optimum),
     )
-    return Drawn(settings, list(columns), lines, False, [], [])
+    return Drawn(settings, list(columns), lines, False, [], [], [])
 
 
 @pytest.fixture

@@ -51,7 +51,9 @@ def drawn(lines, *, caption="A table", columns=COLUMNS, several_seeds=False, ave
         rows=[item.row for item in lines],
         average=average,
     )
-    return Drawn(table, list(columns), lines, several_seeds, ["humaneval v1 sha256 01234567…"], [])
+    return Drawn(
+        table, list(columns), lines, several_seeds, ["humaneval v1 sha256 01234567…"], [], []
+    )
 
 
 @pytest.fixture

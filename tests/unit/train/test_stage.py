@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from fgit.config import TrainSettings
 from fgit.errors import UserError
 from fgit.files import sha256
-from fgit.models import load_model, load_tokenizer, prompt_ids, prompt_text
+from fgit.models import load_model, load_tokenizer, prompt_ids, prompt_text, settled
 from fgit.train.card import read_front_matter
 from fgit.train.stage import train
 from tests.conftest import annotated
@@ -60,7 +60,9 @@ def test_a_run_is_saved_whole(tmp_path, tiny_model, spans, objective):
     assert segments["samples"][0].keys() == {"id", "instruction", "response", "variant", "epochs"}
     run = yaml.safe_load((out / "run.yaml").read_text())
     assert run["template"] == "magicoder"
-    assert TrainSettings(**run["train"]) == settings
+    found = TrainSettings(**run["train"])
+    assert found == settled(settings, "precision")
+    assert found.precision == metrics["precision"] != "auto"
     # The checkpoint: safetensors of the asked dtype, other weights than the base, its template.
     saved = load_file(out / "model" / "model.safetensors")
     base = load_file(tiny_model / "model.safetensors")
