@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 # A Python that is named, and is not the one that .venv was made with, makes it anew.
 VERSION := import sys; print('%d.%d' % sys.version_info[:2])
 ifneq ($(origin PYTHON),file)
-ifneq ($(shell $(PYTHON) -c "$(VERSION)" 2>&1),$(shell $(BIN)/python -c "$(VERSION)" 2>&1))
+ifneq ($(shell $(PYTHON) -c "$(VERSION)" 2>&1),$(shell test -x $(BIN)/python && $(BIN)/python -c "$(VERSION)"))
 ANOTHER := another
 endif
 endif

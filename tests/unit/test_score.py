@@ -74,6 +74,7 @@ def bigcodebench_problem(task_id, **changes):
 
 # ------------------------------------------------------------------ verdicts
 
+# Those that are hostile, or do not end, are in test_sandbox.py.
 SOLUTIONS = {
     "T/right": ("def f(x):\n    return x + x\n", "pass", "pass"),
     "T/plus": ("def f(x):\n    return 2 * abs(x)\n", "pass", "fail"),
@@ -82,30 +83,8 @@ SOLUTIONS = {
     "T/syntax": ("def f(x):\n    return (\n", "fail", "fail"),
     "T/other": ("def g(x):\n    return 2 * x\n", "fail", "fail"),
     "T/raises": ("def f(x):\n    raise ValueError(x)\n", "fail", "fail"),
-    "T/exit": ("import sys\ndef f(x):\n    sys.exit(0)\n", "fail", "fail"),
     "T/hard-exit": ("import os\ndef f(x):\n    os._exit(0)\n", "timeout", "timeout"),
     "T/loop": ("def f(x):\n    while True:\n        pass\n", "fail", "fail"),
-    "T/loop-outside": ("while True:\n    pass\n", "timeout", "timeout"),
-    "T/no-alarm": (
-        "import time\ndef f(x):\n    while True:\n        try:\n            time.sleep(9)\n"
-        "        except BaseException:\n            pass\n",
-        "timeout",
-        "timeout",
-    ),
-    "T/memory": ("def f(x):\n    return bytearray(2**33)\n", "fail", "fail"),
-    "T/input": ("def f(x):\n    return int(input())\n", "fail", "fail"),
-    "T/output": ("def f(x):\n    print('x' * 10**6)\n    return 2 * x\n", "pass", "pass"),
-    "T/kill": ("import os\ndef f(x):\n    os.kill(os.getppid(), 9)\n", "fail", "fail"),
-    "T/delete": (
-        "import shutil\ndef f(x):\n    shutil.rmtree('.')\n    return 2 * x\n",
-        "fail",
-        "fail",
-    ),
-    "T/secret": (
-        "import os\ndef f(x):\n    return 2 * x if 'FGIT_TEST_TOKEN' not in os.environ else 0\n",
-        "pass",
-        "pass",
-    ),
     "T/empty": (" \n", "empty", "empty"),
     "T/surrogate": ("def f(x):\n    return 2 * x  # \ud800\n", "fail", "fail"),
     "T/null": ("def f(x):\n    return 2 * x  # \0\n", "fail", "fail"),
@@ -116,12 +95,11 @@ SOLUTIONS = {
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("verdicts")
-    os.environ["FGIT_TEST_TOKEN"] = "secret"
     os.environ["EVALPLUS_TIMEOUT_PER_TASK"] = "5"  # would crash EvalPlus
     try:
         rows = run(folder, {task_id: text for task_id, (text, _, _) in SOLUTIONS.items()})
     finally:
-        del os.environ["FGIT_TEST_TOKEN"], os.environ["EVALPLUS_TIMEOUT_PER_TASK"]
+        del os.environ["EVALPLUS_TIMEOUT_PER_TASK"]
     return folder, rows
 
 
@@ -190,20 +168,17 @@ def test_two_scorings_are_the_same_bytes(tmp_path):
     assert written[0] == written[1]
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ("    return -xs[0] / xs[1]\n", "pass"),
-        ("    return -xs[0] / xs[1] + 0.001\n", "fail"),
-        ("    return None\n", "fail"),
-        ("    return [-xs[0] / xs[1]].__getitem__(0)\n", "pass"),  # is looked at from outside
-    ],
-)
-def test_the_problem_that_evalplus_never_passes(tmp_path, body, status):
+def test_the_problem_that_evalplus_never_passes(tmp_path):
     """HumanEval/32: any zero of the polynomial is right."""
+    bodies = {
+        "-xs[0] / xs[1]": "pass",
+        "-xs[0] / xs[1] + 0.001": "fail",
+        "None": "fail",
+        "[-xs[0] / xs[1]].__getitem__(0)": "pass",  # is looked at from outside
+    }
     rows = run(
         tmp_path,
-        {"HumanEval/32": f"def find_zero(xs):\n{body}"},
+        {body: f"def find_zero(xs):\n    return {body}\n" for body in bodies},
         prompt="def find_zero(xs: list):\n",
         entry_point="find_zero",
         canonical_solution="    return -xs[0] / xs[1]\n",
@@ -211,8 +186,8 @@ def test_the_problem_that_evalplus_never_passes(tmp_path, body, status):
         plus_input=[[[1, 7]]],
         atol=1e-4,
     )
-    row = rows["HumanEval/32"]
-    assert (row["base_status"], row["plus_status"]) == (status, status)
+    found = {body: (row["base_status"], row["plus_status"]) for body, row in rows.items()}
+    assert found == {body: (status, status) for body, status in bodies.items()}
 
 
 def test_mbpp(tmp_path):
@@ -384,8 +359,8 @@ def test_first_few():
 
 def test_a_scoring_that_was_killed_goes_on(tmp_path):
     """SIGKILL in the middle: nothing is left running, and what had a verdict is not run again."""
-    slow = "import time\ntime.sleep(0.2)\ndef f(x):\n    return 2 * x\n"
-    count = 8
+    slow = "for _ in range(10**7): pass\ndef f(x):\n    return 2 * x\n"
+    count = 6
     problems = write(tmp_path / "p.jsonl", [problem(f"T/{n}") for n in range(count)])
     rows = [{"task_id": f"T/{n}", "solution": slow} for n in range(count)]
     samples = write(tmp_path / "s.jsonl", rows)
@@ -394,7 +369,7 @@ def test_a_scoring_that_was_killed_goes_on(tmp_path):
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     journal = tmp_path / "journal.jsonl"
     deadline = time.monotonic() + 60
-    while not journal.exists() or journal.read_text().count("\n") < 4:
+    while not journal.exists() or journal.read_text().count("\n") < 3:
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.05)
     running = psutil.Process(first.pid).children(recursive=True)

@@ -256,11 +256,6 @@ def finished(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "results", make_config())
-
-
 def edited(path, **changes):
     write_json(path, json.loads(path.read_text("utf-8")) | changes)
 
@@ -364,7 +359,7 @@ def test_a_training_of_unknown_pairs_is_named(folder):
         funnel(folder.root, None)
 
 
-def test_a_stage_that_ran_again_alone_does_not_keep_the_report_from_being_drawn(folder):
+def test_a_stage_that_ran_again_alone_does_not_keep_the_report_from_being_drawn(folder, no_figures):
     edited(folder.path("decontaminate/tasks/report.json"), over_limit=0, kept=41)
     with pytest.raises(UserError, match=r"generate/report\.json: samples 40, but .* leaves 41"):
         funnel(folder.root, None)
@@ -376,7 +371,7 @@ def test_a_stage_that_ran_again_alone_does_not_keep_the_report_from_being_drawn(
     assert folder.path("tables", "funnel.csv").read_text("utf-8") == to_csv([])
 
 
-def test_before_anything_has_run_it_says_so(folder):
+def test_before_anything_has_run_it_says_so(folder, no_figures):
     for stage in ("decontaminate", "train", "score"):
         folder.path(stage).rename(folder.path(f"no-{stage}"))
     report(folder.config, folder.root)

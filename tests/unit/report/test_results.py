@@ -8,20 +8,20 @@ import pytest
 from fgit.errors import UserError
 from fgit.explain import identity
 from fgit.files import write_json, write_parquet
+from fgit.published import read_published
 from fgit.report import redraw, report
-from fgit.report.results import SCHEMA, read_results
+from fgit.report.results import SCHEMA, read_results, results_frame
+from fgit.report.scores import read_evaluations
 from fgit.statistics import wilson
 from tests.results_folder import SHA256, Folder, N, first, make_config
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "results", make_config())
+from tests.unit.report.conftest import copied
 
 
 def frame_of(folder):
-    report(folder.config, folder.root)
-    return read_results(folder.drawn("results.parquet"))
+    """What a report writes as results.parquet, without the report."""
+    config = folder.config
+    found = read_evaluations(config, folder.root)
+    return results_frame(config, folder.root, found, read_published(config))
 
 
 def write_published(path, *rows):
@@ -29,8 +29,8 @@ def write_published(path, *rows):
     return str(path)
 
 
-def test_a_row_for_each_run_benchmark_and_metric(folder):
-    frame = frame_of(folder)
+def test_a_row_for_each_run_benchmark_and_metric(made):
+    frame = frame_of(made)
     assert dict(frame.schema) == SCHEMA
     low, high = (100 * end for end in wilson(4, N))
     assert frame.row(0, named=True) == {
@@ -56,7 +56,7 @@ def test_a_row_for_each_run_benchmark_and_metric(folder):
         "problems_sha256": SHA256,
         "sandbox": "bwrap",
         "precision": dict.fromkeys(["generate", "train", "evaluate"]),
-        "provenance": identity(folder.root, "tiny/base", "easy"),
+        "provenance": identity(made.root, "tiny/base", "easy"),
     }
     assert frame.row(3, named=True)["run"] == "tiny/tasks/sft/seed-0"
     assert frame["metric"].to_list() == ["pass@1 base", "pass@1 plus"] * 5
@@ -77,7 +77,7 @@ def test_what_is_not_scored_is_a_row_too(folder):
     ]
 
 
-def test_published_numbers_stand_beside_ours(tmp_path):
+def test_published_numbers_stand_beside_ours(made, tmp_path):
     config = make_config()
     rows = [row.model_dump() for row in config.tables["main"].rows]
     table = config.tables["main"].model_dump()
@@ -91,7 +91,7 @@ def test_published_numbers_stand_beside_ours(tmp_path):
         ),
         tables={"main": table | {"rows": [*rows, quoted]}, "again": table},
     )
-    frame = frame_of(Folder(tmp_path / "results", config))
+    frame = frame_of(copied(made, tmp_path / "results", config))
     fgit = frame.filter(method="fgit", metric="pass@1 base").row(0, named=True)
     assert (fgit["value"], fgit["published"], fgit["difference"]) == (60.0, 50.5, 9.5)
     assert fgit["printed"] == [{"table": "main", "value": 50.5}, {"table": "again", "value": 49.0}]
@@ -116,7 +116,8 @@ def test_a_second_score_with_one_bos_is_among_the_results(folder):
 
 
 def with_pairs():
-    table = make_config().tables["main"].model_dump() | {"columns": ["sides"]}
+    rows = [{"model": "tiny", "method": "base"}]
+    table = make_config().tables["main"].model_dump() | {"columns": ["sides"], "rows": rows}
     benchmarks = {
         "easy": {"kind": "humaneval", "problems": "easy.jsonl"},
         "sides": {"kind": "pairs", "problems": "sides.jsonl"},
@@ -125,28 +126,22 @@ def with_pairs():
 
 
 def test_pairs_are_a_preference_and_a_gap(tmp_path):
-    base = frame_of(Folder(tmp_path / "results", with_pairs())).filter(method="base")
+    folder = Folder(tmp_path / "results", with_pairs())
+    base = frame_of(folder).filter(method="base")
     low, high = (100 * end for end in wilson(4, N))
     assert base.select("metric", "value", "n", "passed", "low", "high", "sandbox").rows() == [
         ("preference", 40.0, N, 4, low, high, None),
         ("gap", 0.125, N - 1, None, -0.0625, 0.25, None),
     ]
-
-
-def test_pairs_that_could_not_be_compared_have_no_gap(tmp_path):
-    folder = Folder(tmp_path / "results", with_pairs())
+    # Pairs that could not be compared have none.
     folder.score("tiny/base", "sides", first(0), gap=None)
     assert frame_of(folder).filter(method="base")["metric"].to_list() == ["preference"]
 
 
-def test_an_empty_folder_gives_pending_rows(tmp_path):
+def test_an_empty_folder_gives_pending_rows(tmp_path, caplog):
     report(make_config(), tmp_path)
     frame = read_results(tmp_path / "partial/results.parquet")
     assert frame["status"].to_list() == ["pending"] * 10
-
-
-def test_a_benchmark_without_results_is_named(tmp_path, caplog):
-    report(make_config(), tmp_path)
     assert "easy has no results yet: run `snakemake main`" in caplog.text
 
 
@@ -159,8 +154,9 @@ def test_one_table_alone(folder, tmp_path):
         report(folder.config, folder.root, table="mian")
 
 
-def test_the_tables_come_from_the_file_alone(folder, tmp_path):
+def test_the_tables_come_from_the_file_alone(folder, tmp_path, no_figures):
     report(folder.config, folder.root)
+    assert read_results(folder.drawn("results.parquet")).equals(frame_of(folder))
     redraw(folder.config, folder.drawn("results.parquet"), tmp_path / "again")
     drawn = {path.name: path.read_bytes() for path in folder.drawn("tables").iterdir()}
     again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
@@ -171,7 +167,8 @@ def test_the_tables_come_from_the_file_alone(folder, tmp_path):
 def test_same_inputs_give_the_same_bytes(folder):
     def contents():
         report(folder.config, folder.root)
-        paths = [folder.drawn("results.parquet"), *folder.drawn("tables").iterdir()]
+        paths = ["results.parquet", "report.html"]
+        paths = [*map(folder.drawn, paths), *folder.drawn("tables").iterdir()]
         return {path.name: path.read_bytes() for path in paths}
 
     assert contents() == contents()
@@ -180,9 +177,9 @@ def test_same_inputs_give_the_same_bytes(folder):
 # ------------------------------------------------------------------ bad input
 
 
-def test_results_of_an_older_layout_are_refused(folder):
-    frame = frame_of(folder)
-    path = folder.drawn("results.parquet")
+def test_results_of_an_older_layout_are_refused(made, tmp_path):
+    frame = frame_of(made)
+    path = tmp_path / "results.parquet"
     write_parquet(path, frame.drop("status", "solved"))
     with pytest.raises(UserError, match=r"parquet: an older layout.*status, solved; run `fgit rep"):
         read_results(path)
@@ -191,15 +188,15 @@ def test_results_of_an_older_layout_are_refused(folder):
         read_results(path)
 
 
-def test_results_of_another_config_are_refused(folder, tmp_path):
-    report(folder.config, folder.root)
+def test_results_of_another_config_are_refused(made, tmp_path):
+    write_parquet(tmp_path / "results.parquet", frame_of(made))
     row = {"model": "tiny", "dataset": "tasks", "method": "more"}
     config = make_config(
         methods={"more": {"epochs": 2}},
         tables={"main": {"caption": "c", "columns": ["easy"], "rows": [row]}},
     )
     with pytest.raises(UserError, match=r"tables\.main.*nothing of tiny/tasks/more/seed-0 on easy"):
-        redraw(config, folder.drawn("results.parquet"), tmp_path / "again")
+        redraw(config, tmp_path / "results.parquet", tmp_path / "again")
 
 
 def test_runs_scored_on_other_problems_are_refused(folder):
