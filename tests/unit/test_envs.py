@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -218,3 +219,64 @@ def test_the_config_names_the_environments_that_make_makes():
     }
     ignored = (REPOSITORY / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {".venv/", ".venv-vllm/", ".venv-bigcodebench/"} <= set(ignored)
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """What make needs to install, without a .venv."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    shutil.copytree(ENVS, tmp_path / "envs")
+    return tmp_path
+
+
+def python_of(folder, version):
+    """An interpreter that says that it is of this version, and makes a .venv of its own kind."""
+    script = folder / f"python{version}"
+    minor = version.split(".")[1]
+    script.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in\n'
+        f"  *--version*) echo Python {version}.0;;\n"
+        f"  *'<= sys.version_info'*) [ {minor} -ge 11 ] && [ {minor} -lt 14 ];;\n"
+        f'  *venv*) mkdir -p .venv/bin; cp {script} .venv/bin/python; echo made .venv "$@";;\n'
+        "  *pip*) exit $PIP_FAILS;;\n"
+        f"  *) echo {version};;\n"
+        "esac\n"
+    )
+    script.chmod(0o755)
+    return script
+
+
+def install(folder, *variables, pip=0):
+    command = ["make", "--no-print-directory", "install", *variables]
+    fails = os.environ | {"PIP_FAILS": str(pip)}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=fails)
+
+
+@pytest.mark.parametrize(
+    ("version", "variables", "pip", "said"),
+    [
+        ("3.10", (), 0, "FGit runs on Python 3.11, 3.12 and 3.13, but .* is Python 3.10.0; name"),
+        ("3.14", (), 0, "FGit runs on Python 3.11, 3.12 and 3.13, but .* is Python 3.14.0; name"),
+        ("3.12", ("CPUINFO=pyproject.toml",), 0, "FGit needs a CPU with AVX2"),
+        ("3.12", ("DISK_GB=1000000",), 0, r"need 1000000 GB of disk, and .* has \d+ GB free"),
+        ("3.12", (), 1, "could not be installed: pip says above why"),
+    ],
+)
+def test_what_is_missing_is_said_before_or_after_the_packages(
+    checkout, version, variables, pip, said
+):
+    done = install(checkout, f"PYTHON={python_of(checkout, version)}", *variables, pip=pip)
+    assert done.returncode != 0
+    assert re.search(said, done.stdout), done.stdout + done.stderr
+    assert not (checkout / ".venv/.installed").exists()
+
+
+def test_another_python_makes_the_environment_anew(checkout):
+    first, second = (python_of(checkout, version) for version in ("3.12", "3.13"))
+    assert "made .venv -m venv --clear .venv" in install(checkout, f"PYTHON={first}").stdout
+    assert (checkout / ".venv/.installed").exists()
+    for variables in [(), (f"PYTHON={first}",)]:
+        assert "made .venv" not in install(checkout, *variables).stdout
+    assert "made .venv -m venv --clear .venv" in install(checkout, f"PYTHON={second}").stdout

@@ -121,6 +121,16 @@ def test_shards_of_different_settings_are_refused(tmp_path, records, shards):
     refused(shards, records, tmp_path, r"3-of-3\.parquet: made with temperature 0\.1, but .* 0\.8")
 
 
+def test_each_dtype_that_the_teacher_had_is_named(tmp_path, records, shards):
+    """Answers are data and are paid for: they are taken, and the report says what they are."""
+    out = [tmp_path / "variants.parquet", tmp_path / "report.json"]
+    for third, expected in [("bfloat16", "bfloat16"), ("float32", "bfloat16 and float32")]:
+        for shard, dtype in zip(shards, ["bfloat16", "bfloat16", third], strict=True):
+            edit(shard, dtype=dtype)
+        gather(shards, records, *out)
+        assert json.loads(out[1].read_text())["dtype"] == expected
+
+
 def test_a_limit_of_the_endpoint_may_differ(tmp_path, records, shards):
     edit(shards[2], requests_per_minute=5)
     gather(shards, records, tmp_path / "variants.parquet", tmp_path / "report.json")

@@ -313,6 +313,26 @@ def echo(monkeypatch):
 ASKED = GenerateSettings(backend="openai", variants=2)
 
 
+def test_what_goes_on_keeps_the_dtype_of_the_first_answers(tmp_path, echo, monkeypatch):
+    """On a machine that has no bf16, after one that has."""
+    here = ["bfloat16", "float32"]
+
+    def settled(settings, begun=None):
+        return settings.model_copy(update={"dtype": begun or here.pop(0)})
+
+    monkeypatch.setattr(teachers, "settled", settled)
+    records = write_records(tmp_path / "records.parquet", [CODE] * 5)
+    report = tmp_path / "1.json"
+    echo.patience = 4
+    with pytest.raises(Deaf):
+        generate(records, tmp_path / "1.parquet", report, ASKED)
+    echo.patience = 10**9
+    assert generate(records, tmp_path / "1.parquet", report, ASKED).dtype == "bfloat16"
+    assert json.loads(report.read_text())["dtype"] == "bfloat16"
+    generate(records, tmp_path / "2.parquet", report, ASKED)
+    assert json.loads(report.read_text())["dtype"] == "float32"
+
+
 def written(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
@@ -451,12 +471,10 @@ def test_one_answer_at_a_time_has_the_same_text_in_any_shard(tmp_path, tiny_mode
         variants=2,
         max_new_tokens=12,
     )
-    one, three, seven = (
-        in_shards(tmp_path / str(shards), records, settings, shards) for shards in (1, 3, 7)
-    )
+    one, three = (in_shards(tmp_path / str(shards), records, settings, shards) for shards in (1, 3))
     assert one[1]["same_text"] == three[1]["same_text"] == "batch_1"
     assert one[0]["answer"].n_unique() == 16
-    assert one[0].equals(three[0]) and one[0].equals(seven[0])
+    assert one[0].equals(three[0])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, get_scheduler
 
+from fgit import models
+from fgit.config import TrainSettings
 from fgit.errors import UserError
 from fgit.train import state as module
 from fgit.train.state import State, anywhere, checkpoints, differences
@@ -125,6 +127,31 @@ def loaded(folder, parameters=PARAMETERS):
     training = Training()
     with State(folder, parameters) as state:
         return state.load(training.accelerator)
+
+
+# ------------------------------------------------------------------ precision
+
+
+def test_a_training_that_goes_on_keeps_what_it_began_in(folder, monkeypatch):
+    auto = {"train": {"precision": "auto"}}
+    training = Training()
+    monkeypatch.setattr(models, "computes_bf16", lambda on=None: True)
+    with State(folder, auto) as state:
+        assert state.settled(TrainSettings()).precision == "bf16"
+        state.load(training.accelerator)
+        training.train(2)
+        state.save(training.accelerator, training.progress())
+    monkeypatch.setattr(models, "computes_bf16", lambda on=None: False)
+    with State(folder, auto) as state:
+        assert state.settled(TrainSettings()).precision == "bf16"
+        assert state.load(Training().accelerator)["step"] == 2
+    with State(folder, auto) as state:
+        assert state.settled(TrainSettings(precision="fp32")).precision == "fp32"
+        with pytest.raises(UserError, match=r"train\.precision: bf16 → fp32"):
+            state.load(Training().accelerator)
+    (folder / "step-000002" / "manifest.json").write_text("{")
+    with State(folder, auto) as state:
+        assert state.settled(TrainSettings()).precision == "fp32"
 
 
 # ------------------------------------------------------------------ what is restored
