@@ -15,6 +15,10 @@ CPUINFO := /proc/cpuinfo
 DISK_GB := 4
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# As root, pip takes a home that cannot be written to for one that can, and cannot build wheels.
+ifneq ($(shell test -w "$${XDG_CACHE_HOME:-$$HOME}" && echo yes),yes)
+export PIP_NO_CACHE_DIR := 1
+endif
 
 # The vLLM environment: envs/vllm.txt where there is an NVIDIA driver, else the build for CPUs. On a
 # login node without GPUs, for nodes with them: make envs VLLM=vllm
@@ -56,8 +60,8 @@ $(INSTALLED): envs/main.txt envs/main-nodeps.txt pyproject.toml $(ANOTHER)
 	@$(BIN)/python -m pip install --quiet -r envs/main.txt && \
 	  $(BIN)/python -m pip install --quiet --no-deps -r envs/main-nodeps.txt && \
 	  $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e . || { \
-	  echo "The packages could not be installed: pip says above why. It needs a Python package index" \
-	       "(the network, or pip's own settings for a mirror); then start again, it goes on"; exit 1; }
+	  echo "The packages could not be installed: pip says above why. It needs disk, and a Python package" \
+	       "index (the network, or pip's own settings for a mirror); then start again, it goes on"; exit 1; }
 	@touch $@
 
 envs: .venv .venv-vllm

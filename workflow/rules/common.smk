@@ -87,10 +87,12 @@ def whole_of(w):
     return conf(w).benchmarks[w.benchmark].part_of
 
 
+TEACHER_ENVIRONMENT = "vllm" if CONFIG.generate.backend == "vllm" else "main"
+
+
 def teacher_python(given):
     """The interpreter of the teacher's environment; variants that are there already need none."""
-    vllm = CONFIG.generate.backend == "vllm" and not given
-    return CONFIG.python.vllm if vllm else CONFIG.python.main
+    return getattr(CONFIG.python, "main" if given else TEACHER_ENVIRONMENT)
 
 
 def teacher_folder(w):

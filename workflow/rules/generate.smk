@@ -15,7 +15,7 @@ rule generate:
     benchmark:
         "{results}/benchmarks/generate/{dataset}/{shard}-of-{shards}.tsv"
     conda:
-        f"../../envs/{'vllm' if CONFIG.generate.backend == 'vllm' else 'main'}.yaml"
+        f"../../envs/{TEACHER_ENVIRONMENT}.yaml"
     threads: 8
     resources:
         mem_mb=6000,
