@@ -288,7 +288,7 @@ def test_only_some_parts_are_held(tmp_path, monkeypatch):
     assert len(read) == len(written) == 11
 
 
-@settings(max_examples=5)
+@settings(max_examples=2)
 @given(st.integers(0, 3))
 def test_threads_change_nothing(tmp_path_factory, seed):
     folder = tmp_path_factory.mktemp("threads")

@@ -184,11 +184,6 @@ def test_named_values_come_as_they_were_given(values):
     )
 
 
-def test_named_values_do_not_leak_into_the_next_command():
-    named("--benchmark", "a=1")
-    assert named("--benchmark", "b=1") == {"b": "1"}
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -224,12 +219,6 @@ def test_settings_out_of_range(refused, tmp_path, flags, message):
     out = tmp_path / "out"
     told = refused("train", "--model", "m", "--spans", "s", "--out", out, *flags)
     assert told.startswith(message)
-
-
-def test_settings_that_are_no_choice(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["train", "--model", "m", "--spans", "s", "--out", "o", "--gap", "wide"])
-    assert "invalid choice: 'wide' (choose from" in capsys.readouterr().err
 
 
 def test_settings_default_to_the_configs():

@@ -199,17 +199,25 @@ def test_a_download_that_broke_off(tmp_path, evalplus_cache):
         fetch.fetch_benchmark("humaneval", "release:v0.1.10", tmp_path / "o.jsonl")
 
 
-def test_real_releases_are_written_as_published(tmp_path, evalplus_cache, shared_data):
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.slow)])
+def test_real_releases_are_written_as_published(tmp_path, evalplus_cache, shared_data, step):
     """MBPP+ too, whose problems hold sets and complex numbers once they are read."""
     for kind, version, name in [
         ("humaneval", "v0.1.10", "HumanEvalPlus"),
         ("mbpp", "v0.2.0", "MbppPlus"),
     ]:
-        published = shared_data / "evalplus" / f"{name}-{version}.jsonl.gz"
-        evalplus_cache.mkdir(exist_ok=True)
-        (evalplus_cache / f"{name}-{version}.jsonl").write_bytes(
-            gzip.decompress(published.read_bytes())
+        whole = gzip.decompress(
+            (shared_data / "evalplus" / f"{name}-{version}.jsonl.gz").read_bytes()
         )
+        lines = [
+            line
+            for number, line in enumerate(whole.splitlines(keepends=True))
+            if number % step == 0 or b'"Mbpp/252"' in line  # of complex numbers
+        ]
+        published = tmp_path / f"{name}.jsonl"
+        published.write_bytes(b"".join(lines))
+        evalplus_cache.mkdir(exist_ok=True)
+        (evalplus_cache / f"{name}-{version}.jsonl").write_bytes(b"".join(lines))
         out = tmp_path / f"{kind}.jsonl"
         fetch.fetch_benchmark(kind, f"release:{version}", out)
         assert rows_of(out) == rows_of(published)

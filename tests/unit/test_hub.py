@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import json
@@ -117,21 +118,21 @@ def entry(path, data):
     return found
 
 
-@pytest.fixture
-def server(tmp_path):
+@contextlib.contextmanager
+def serving(folder):
     found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     found.repositories, found.gated, found.asked = {}, set(), []
     found.wrong, found.broken = {}, {}
     found.url = f"http://127.0.0.1:{found.server_address[1]}"
     found.environment = os.environ | {
         "HF_ENDPOINT": found.url,
-        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HOME": str(folder / "hf"),
         "HF_HUB_OFFLINE": "0",
         "PYTHONPATH": str(REPOSITORY / "workflow"),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
     rows = [{"instruction": "Add.", "response": "```python\nx = 1\n```"}]
-    pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")
+    pl.DataFrame(rows).write_parquet(folder / "rows.parquet")
     found.repositories["us/model"] = {
         "config.json": b'{"model_type": "llama"}',
         "model.safetensors": bytes(range(256)) * 40,
@@ -142,11 +143,27 @@ def server(tmp_path):
     found.repositories["us/embedder"] = {"config.json": b"{}", "pytorch_model.bin": b"weights"}
     found.repositories["us/data"] = {
         "README.md": b"---\n---\n",
-        "data/train-00000-of-00001.parquet": (tmp_path / "rows.parquet").read_bytes(),
+        "data/train-00000-of-00001.parquet": (folder / "rows.parquet").read_bytes(),
     }
-    threading.Thread(target=found.serve_forever, daemon=True).start()
+    threading.Thread(target=found.serve_forever, args=(0.02,), daemon=True).start()
     yield found
     found.shutdown()
+
+
+@pytest.fixture
+def server(tmp_path):
+    with serving(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory):
+    """A server and a folder, after a fetch into the cache; and what that said."""
+    folder = tmp_path_factory.mktemp("fetched")
+    with serving(folder) as found:
+        done = fetch(found, folder)
+        assert done.returncode == 0, done.stderr
+        yield found, folder, done.stdout
 
 
 def config(**changes):
@@ -217,35 +234,34 @@ def test_two_keys_of_one_model_are_one_repository():
 # ------------------------------------------------------------------ bringing it
 
 
-def test_all_of_a_config_is_fetched_once_and_the_pins_are_printed(tmp_path, server):
-    done = fetch(server, tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"models.m.revision: {COMMIT}" in done.stdout
-    assert "datasets.d.revision" not in done.stdout  # it is pinned
-    record = json.loads((tmp_path / "results" / "t" / "fetch" / "hub.json").read_text())
+def test_all_of_a_config_is_fetched_once_and_the_pins_are_printed(fetched):
+    server, folder, said = fetched
+    assert f"models.m.revision: {COMMIT}" in said
+    assert "datasets.d.revision" not in said  # it is pinned
+    record = json.loads((folder / "results" / "t" / "fetch" / "hub.json").read_text())
     by_name = {row["name"]: row for row in record["repositories"]}
     assert {row["commit"] for row in by_name.values()} == {COMMIT}
     assert by_name["us/model"]["files"] == 3  # no pickled weights, no README
     assert by_name["us/embedder"]["files"] == 2  # it has no others
     server.asked.clear()
-    assert fetch(server, tmp_path).returncode == 0
+    assert fetch(server, folder).returncode == 0
     assert not [path for command, path, _ in server.asked if command == "GET" and "resolve" in path]
 
 
-def test_what_was_fetched_is_used_without_the_hub(tmp_path, server):
-    assert fetch(server, tmp_path).returncode == 0
-    (tmp_path / "problems.jsonl").write_text(json.dumps(PROBLEMS[0]) + "\n")
+def test_what_was_fetched_is_used_without_the_hub(fetched):
+    server, folder, _ = fetched
+    (folder / "problems.jsonl").write_text(json.dumps(PROBLEMS[0]) + "\n")
     server.asked.clear()
     flags = ["--data", "us/data", "--benchmark", "b=problems.jsonl", "--out", "o.parquet"]
     flags += ["--report", "r.json"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     pinned = [*flags, "--revision", COMMIT]
-    done = fgit(server, tmp_path, "decontaminate", *pinned, **offline)
+    done = fgit(server, folder, "decontaminate", *pinned, **offline)
     assert done.returncode == 0, done.stderr
-    assert pl.read_parquet(tmp_path / "o.parquet")["instruction"].to_list() == ["Add."]
-    provenance = json.loads((tmp_path / "o.parquet.provenance.json").read_text())
+    assert pl.read_parquet(folder / "o.parquet")["instruction"].to_list() == ["Add."]
+    provenance = json.loads((folder / "o.parquet.provenance.json").read_text())
     assert provenance["models"]["us/data"]["commit"] == COMMIT
-    other = fgit(server, tmp_path, "decontaminate", *flags, "--revision", "b" * 40, **offline)
+    other = fgit(server, folder, "decontaminate", *flags, "--revision", "b" * 40, **offline)
     assert other.returncode == 1
     assert f"revision {'b' * 40} of this dataset is not in the hub's cache" in other.stderr
     assert "fgit fetch --config" in other.stderr
@@ -268,7 +284,7 @@ def test_a_model_that_is_not_in_the_cache_names_fetch(tmp_path, server):
 def test_a_transfer_that_breaks_off_goes_on(tmp_path, server):
     # The library writes 10 MB at a time: what goes on is more than that.
     server.repositories["us/model"]["model.safetensors"] = bytes(range(256)) * 120_000
-    server.broken["model.safetensors"] = 2
+    server.broken["model.safetensors"] = 1
     done = fetch(server, tmp_path)
     assert done.returncode == 0, done.stderr
     ranges = [r for command, p, r in server.asked if command == "GET" and "model.saf" in p]
@@ -293,16 +309,12 @@ def test_a_file_that_stays_wrong_is_refused_and_not_left(tmp_path, server, path)
     assert not (tmp_path / "results").exists()
 
 
-def test_a_gated_model_a_revision_that_is_gone_and_none_of_the_name(tmp_path, server):
+def test_a_gated_model_is_refused(tmp_path, server):
     server.gated.add("us/model")
     gated = fetch(server, tmp_path)
     assert gated.returncode == 1
     assert "model us/model (models.m): it needs the token of a user" in gated.stderr
     assert "HF_TOKEN" in gated.stderr
-    gone = fetch(server, tmp_path, models={"m": {"path": "us/model", "revision": "c" * 40}})
-    assert f"(models.m): the hub has no revision '{'c' * 40}'" in gone.stderr
-    none = fetch(server, tmp_path, models={"m": {"path": "us/none"}})
-    assert "model us/none (models.m): the hub has none of this name" in none.stderr
     assert not list((tmp_path / "hf").rglob("*.safetensors"))
 
 
@@ -343,14 +355,17 @@ def looks(server, folder, **changes):
 
 
 def test_looking_says_what_the_jobs_would_find(tmp_path, server):
-    assert [state for state, _, _ in looks(server, tmp_path)] == ["ok", "ok", "ok"]
+    found = looks(server, tmp_path)
+    assert [state for state, _, _ in found] == ["ok"] * 3
+    assert all("not in the cache yet" in says for _, says, _ in found)
     assert not list(tmp_path.rglob("blobs"))  # nothing is downloaded
     server.gated.add("us/model")
     del server.repositories["us/embedder"]
-    model, embedder, data = looks(server, tmp_path)
+    gone = {"d": {"path": "us/data", "revision": "c" * 40}}
+    model, embedder, data = looks(server, tmp_path, datasets=gone)
     assert model[0] == "wrong" and "needs the token" in model[1]
     assert embedder[0] == "wrong" and "none of this name" in embedder[1]
-    assert data[0] == "ok" and "not in the cache yet" in data[1]
+    assert data[0] == "wrong" and f"(datasets.d): the hub has no revision '{'c' * 40}'" in data[1]
 
 
 def test_looking_where_the_hub_does_not_answer(tmp_path, server):
@@ -362,10 +377,10 @@ def test_looking_where_the_hub_does_not_answer(tmp_path, server):
     assert all(fix.startswith("fgit fetch --config") for _, _, fix in found)
 
 
-def test_what_is_in_the_cache_is_not_asked_for(tmp_path, server):
-    assert fetch(server, tmp_path).returncode == 0
+def test_what_is_in_the_cache_is_not_asked_for(fetched):
+    server, folder, _ = fetched
     server.asked.clear()
-    found = looks(server, tmp_path)
+    found = looks(server, folder)
     assert all(
         state == "ok" and f"in the cache, commit {COMMIT}" in says for state, says, _ in found
     )

@@ -100,23 +100,41 @@ TESTS = {"test": "def check(g):\n    assert g(1) == 2\n    assert len([g(2)]) ==
 # In place of {HOME}, {PID} and so on stands what the fixture `machine` planted.
 ATTACKS = {
     # ---------------------------------------------------------------- seeing
-    "reads-ssh-key": Attack("return reads('{HOME}/.ssh/id_rsa')", only_bwrap=SEES),
-    "lists-home": Attack("return '.ssh' in os.listdir('{HOME}')", ("fail",), SEES),
-    "reads-own-home": Attack("return reads(os.path.expanduser('~/.ssh/id_rsa'))"),
-    "reads-project": Attack("return reads('{PROJECT}/pyproject.toml')", only_bwrap=SEES),
-    "reads-package": Attack("import fgit\n    return True", ("fail",), SEES),
-    "reads-working-folder": Attack("return reads('{CWD}/data.txt')", only_bwrap=SEES),
-    "reads-temporary-files": Attack("return reads('{TMP}/other.txt')", only_bwrap=SEES),
-    "reads-shadow": Attack("return reads('/etc/shadow')", only_bwrap=ROOT),
-    "reads-users": Attack("return b'root' in reads('/etc/passwd')", only_bwrap=SEES),
+    "reads-ssh-key": Attack("return reads('{HOME}/.ssh/id_rsa')", only_bwrap=SEES, kind="tests"),
+    "lists-home": Attack(
+        "try: return '.ssh' in os.listdir('{HOME}')\n    except OSError: return False",
+        only_bwrap=SEES,
+        kind="tests",
+    ),
+    "reads-own-home": Attack("return reads(os.path.expanduser('~/.ssh/id_rsa'))", kind="tests"),
+    "reads-project": Attack(
+        "return reads('{PROJECT}/pyproject.toml')", only_bwrap=SEES, kind="tests"
+    ),
+    "reads-package": Attack(
+        "try: import fgit\n    except ImportError: return False\n    return True",
+        only_bwrap=SEES,
+        kind="tests",
+    ),
+    "reads-working-folder": Attack("return reads('{CWD}/data.txt')", only_bwrap=SEES, kind="tests"),
+    "reads-temporary-files": Attack(
+        "return reads('{TMP}/other.txt')", only_bwrap=SEES, kind="tests"
+    ),
+    "reads-shadow": Attack("return reads('/etc/shadow')", only_bwrap=ROOT, kind="tests"),
+    "reads-users": Attack("return b'root' in reads('/etc/passwd')", only_bwrap=SEES, kind="tests"),
     "reads-environment": Attack("return '{SECRET}' in str(os.environ)"),
     "reads-own-first-environment": Attack(
         "return '{SECRET}' in str(reads('/proc/self/environ'))",
     ),
-    "reads-first-environment": Attack("return reads('/proc/1/environ')", only_bwrap=ROOT),
-    "reads-parents-environment": Attack("return reads('/proc/{PID}/environ')", only_bwrap=SEES),
+    "reads-first-environment": Attack(
+        "return reads('/proc/1/environ')", only_bwrap=ROOT, kind="tests"
+    ),
+    "reads-parents-environment": Attack(
+        "return reads('/proc/{PID}/environ')", only_bwrap=SEES, kind="tests"
+    ),
     "reads-parents-memory": Attack(
-        "return writes('/proc/{PID}/mem') or reads('/proc/{PID}/maps')", only_bwrap=SEES
+        "return writes('/proc/{PID}/mem') or reads('/proc/{PID}/maps')",
+        only_bwrap=SEES,
+        kind="tests",
     ),
     "reads-workers-memory": Attack(
         "return reads(f'/proc/{os.getppid()}/mem') or reads(f'/proc/{os.getppid()}/maps')",
@@ -125,8 +143,11 @@ ATTACKS = {
     "sees-processes": Attack(
         "return len([name for name in os.listdir('/proc') if name.isdecimal()]) > 3",
         only_bwrap=PROCESSES,
+        kind="tests",
     ),
-    "sees-host-name": Attack("return os.uname().nodename == '{HOST}'", only_bwrap=SEES),
+    "sees-host-name": Attack(
+        "return os.uname().nodename == '{HOST}'", only_bwrap=SEES, kind="tests"
+    ),
     # ---------------------------------------------------------------- writing
     "writes-usr": Attack("return writes('/usr/fgit-test')", only_bwrap=WRITES, kind="tests"),
     "writes-etc": Attack("return writes('/etc/fgit-test')", only_bwrap=WRITES, kind="tests"),
@@ -216,6 +237,7 @@ ATTACKS = {
         "import socket\n    try:\n        return socket.socket(40, socket.SOCK_STREAM)\n"
         "    except OSError:\n        return None",
         only_bwrap=NETWORK,
+        kind="tests",
     ),
     "opens-raw-socket": Attack(
         "import socket\n    try: return socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)\n"
@@ -256,25 +278,7 @@ ATTACKS = {
     "memory-of-nobody": Attack(
         "return libc.memfd_create(b'x', 0) >= 0 or libc.shmget(0, 2**20, 0o1600) >= 0",
         only_bwrap=CALLS,
-    ),
-    "prints-forever": Attack("while True:\n        print('x' * 10**6)", ("fail", "crashed")),
-    "prints-forever-below": Attack(
-        "while True:\n        os.write(1, b'x' * 10**6)\n        os.write(2, b'x' * 10**6)",
-        ("fail",),
-    ),
-    "prints-a-lot": Attack("print('x' * 10**7)"),
-    "reads-input": Attack("return input()", ("fail",)),
-    "reads-input-below": Attack("return os.read(0, 10)"),
-    "loops": Attack("while True:\n        pass", ("fail",)),
-    "loops-outside": Attack("while True:\n    pass\ndef f(x): pass", ("timeout",)),
-    "loops-and-takes-no-signal": Attack(
-        "import signal\nfor number in range(1, 65):\n"
-        "    try: signal.signal(number, signal.SIG_IGN)\n"
-        "    except (OSError, ValueError): pass\n"
-        "def f(x):\n    while True:\n        try:\n            signal.alarm(0)\n"
-        "            signal.setitimer(signal.ITIMER_REAL, 0)\n            time.sleep(9)\n"
-        "        except BaseException: pass",
-        ("timeout",),
+        kind="tests",
     ),
     "kills-worker": Attack(
         "libc.kill(os.getppid(), 9)\n    time.sleep(0.1)", ("pass", "forged"), inner=("crashed",)
@@ -284,9 +288,10 @@ ATTACKS = {
         "if os.getppid() == 1: libc.kill(os.getppid(), 19)", only_bwrap=PROCESSES
     ),
     "kills-all": Attack("libc.kill(-1, 9)", ("pass", "forged"), PROCESSES),
-    "kills-fgit": Attack("return libc.kill({PID}, 0) == 0", only_bwrap=PROCESSES),
+    "kills-fgit": Attack("return libc.kill({PID}, 0) == 0", only_bwrap=PROCESSES, kind="tests"),
     "leaves-daemon": Attack(
         "if libc.fork() == 0:\n        libc.setsid()\n        if libc.fork() == 0:\n"
+        "            os.closerange(3, 256)\n"  # or the check would wait for it
         "            while True:\n                time.sleep(0.02)\n"
         "                writes(os.environ['TMPDIR'] + '/daemon')\n        libc._exit(0)",
     ),
@@ -301,12 +306,6 @@ ATTACKS = {
         "import _posixsubprocess\n    if libc.fork() == 0:\n        libc.setsid()\n"
         "        os.execv('/bin/sleep', ['sleep', '98765'])"
     ),
-    "recurses": Attack("def g(): return g()\n    return g()", ("fail",)),
-    "recurses-without-limit": Attack(
-        "sys.setrecursionlimit(10**9)\n    def g(): return g()\n    return g()",
-        ("fail", "crashed", "timeout"),
-    ),
-    "crashes": Attack("ctypes.string_at(0)", ("timeout",)),
     # ---------------------------------------------------------------- the disk
     "fills-folder": Attack(
         "for number in range(100):\n        writes_big(f'{number}')\n"
@@ -331,11 +330,13 @@ ATTACKS = {
         "            os.write(descriptor, bytes(2**20))\n"
         "    except OSError: return False\n    return True",
         only_bwrap=SHARED,
+        kind="tests",
     ),
     "makes-huge-file": Attack(
         "descriptor = os.open('big', os.O_WRONLY | os.O_CREAT)\n    try:\n"
         "        os.ftruncate(descriptor, 2**40)\n    except OSError:\n        return False\n"
-        "    return True"
+        "    return True",
+        kind="tests",
     ),
     "makes-many-files": Attack(
         "for number in range(300):\n"
@@ -356,52 +357,56 @@ ATTACKS = {
     ),
     "moves-away": Attack("libc.chdir(b'/')"),
     # ---------------------------------------------------------------- system calls
-    "mounts": Attack("return libc.mount(b'x', b'/tmp', b'tmpfs', 0, 0) == 0", only_bwrap=ROOT),
+    "mounts": Attack(
+        "return libc.mount(b'x', b'/tmp', b'tmpfs', 0, 0) == 0", only_bwrap=ROOT, kind="tests"
+    ),
     "unshares": Attack(
         "return any(libc.unshare(flag) == 0 for flag in"
         " (0x10000000, 0x20000, 0x10000000 | 0x20000))",
         only_bwrap=CALLS,
+        kind="tests",
     ),
     "clones-namespace": Attack(
         "return libc.syscall(56, 0x10000000 | 17, 0, 0, 0, 0) >= 0"
         " if os.uname().machine == 'x86_64' else False",
         only_bwrap=CALLS,
+        kind="tests",
     ),
     "traces-worker": Attack("return libc.ptrace(16, os.getppid(), 0, 0) == 0", only_bwrap=ROOT),
     "becomes-root": Attack(
         "return libc.setuid(0) == 0 or libc.setgid(0) == 0 or libc.seteuid(0) == 0",
         only_bwrap=ROOT,
+        kind="tests",
     ),
     "holds-capabilities": Attack(
         "return any(int(line.split()[1], 16) for line in"
         " reads('/proc/self/status').decode().splitlines()"
         " if line.startswith(('CapEff', 'CapPrm', 'CapAmb')))",
         only_bwrap=ROOT,
+        kind="tests",
     ),
-    "changes-root": Attack("return libc.chroot(b'.') == 0", only_bwrap=ROOT),
+    "changes-root": Attack("return libc.chroot(b'.') == 0", only_bwrap=ROOT, kind="tests"),
     "raises-limits": Attack(
         "limit = (ctypes.c_ulong * 2)()\n    libc.getrlimit(6, limit)\n    limit[1] += 10\n"
         "    return libc.setrlimit(6, limit) == 0",
         only_bwrap=ROOT,
+        kind="tests",
     ),
     "raises-priority": Attack(
         "return libc.setpriority(0, 0, -5) == 0 or"
         " libc.sched_setscheduler(0, 1, ctypes.byref(ctypes.c_int(1))) == 0",
         only_bwrap=ROOT,
+        kind="tests",
     ),
-    "sets-host-name": Attack("return libc.sethostname(b'{HOST}', 4) == 0", only_bwrap=ROOT),
+    "sets-host-name": Attack(
+        "return libc.sethostname(b'{HOST}', 4) == 0", only_bwrap=ROOT, kind="tests"
+    ),
     "loads-kernel-program": Attack(
         "return any(libc.syscall(number, 0, 0, 0) >= 0 for number in (280, 321))",
         only_bwrap=CALLS,
+        kind="tests",
     ),
-    # ---------------------------------------------------------------- ending before the tests
-    "exits-below": Attack("libc._exit(0)", ("timeout",)),
-    "exits": Attack("sys.exit(0)", ("fail",)),
-    "raises-system-exit-outside": Attack("raise SystemExit(0)\ndef f(x): pass", ("fail",)),
-    "passes-at-exit": Attack(
-        "import atexit\natexit.register(lambda: libc._exit(0))\ndef f(x): sys.exit(0)", ("fail",)
-    ),
-    # ---------------------------------------------------------------- forging
+    # ---------------------------------------------------------------- the worker's answers
     "writes-verdict": Attack(
         'verdict = b\'{"base": "pass", "plus": "pass", "seconds": 0}\\n\'\n'
         "    for descriptor in range(3, 256):\n        try: os.write(descriptor, verdict)\n"
@@ -413,6 +418,43 @@ ATTACKS = {
         "    return any(found)",
         only_bwrap=ROOT,
     ),
+}
+# Programs whose verdict the worker decides, whatever the box: run in the strongest box alone.
+VERDICTS = {
+    # ---------------------------------------------------------------- ends and files
+    "prints-forever": Attack("while True:\n        print('x' * 10**6)", ("fail", "crashed")),
+    "prints-forever-below": Attack(
+        "while True:\n        os.write(1, b'x' * 10**6)\n        os.write(2, b'x' * 10**6)",
+        ("fail",),
+    ),
+    "prints-a-lot": Attack("print('x' * 10**7)"),
+    "reads-input": Attack("return input()", ("fail",)),
+    "reads-input-below": Attack("return os.read(0, 10)"),
+    "loops": Attack("while True:\n        pass", ("fail",)),
+    "loops-outside": Attack("while True:\n    pass\ndef f(x): pass", ("timeout",)),
+    "loops-and-takes-no-signal": Attack(
+        "import signal\nfor number in range(1, 65):\n"
+        "    try: signal.signal(number, signal.SIG_IGN)\n"
+        "    except (OSError, ValueError): pass\n"
+        "def f(x):\n    while True:\n        try:\n            signal.alarm(0)\n"
+        "            signal.setitimer(signal.ITIMER_REAL, 0)\n            time.sleep(9)\n"
+        "        except BaseException: pass",
+        ("timeout",),
+    ),
+    "recurses": Attack("def g(): return g()\n    return g()", ("fail",)),
+    "recurses-without-limit": Attack(
+        "sys.setrecursionlimit(10**9)\n    def g(): return g()\n    return g()",
+        ("fail", "crashed", "timeout"),
+    ),
+    "crashes": Attack("ctypes.string_at(0)", ("timeout",)),
+    # ---------------------------------------------------------------- ending before the tests
+    "exits-below": Attack("libc._exit(0)", ("timeout",)),
+    "exits": Attack("sys.exit(0)", ("fail",)),
+    "raises-system-exit-outside": Attack("raise SystemExit(0)\ndef f(x): pass", ("fail",)),
+    "passes-at-exit": Attack(
+        "import atexit\natexit.register(lambda: libc._exit(0))\ndef f(x): sys.exit(0)", ("fail",)
+    ),
+    # ---------------------------------------------------------------- forging
     "equals-everything": Attack(
         "class Any:\n    def __eq__(self, other): return True\ndef f(x): return Any()", ("forged",)
     ),
@@ -640,7 +682,9 @@ class Bench:
         self.standing: set[str] = set()
         self.limits = {"humaneval": {}, "bigcodebench": BCB, "tests": TESTS}[kind]
 
-    def run(self, solution: str, changes: dict[str, object]) -> dict[str, object]:
+    def run(
+        self, solution: str, changes: dict[str, object], least: float = 0.3
+    ) -> dict[str, object]:
         if self.process is None or self.process.poll() is not None:
             self.process = self.box.start(WORKER, self.kind)
             assert self.answer() == {"ready": True}, self.box.errors()
@@ -649,7 +693,7 @@ class Bench:
         job = {
             "problem": problem(**self.limits, **changes),
             "solution": solution,
-            "min_time_limit": 0.3,
+            "min_time_limit": least,
             "gt_time_limit_factor": 4.0,
         }
         pickle.dump(job, self.process.stdin)
@@ -701,10 +745,17 @@ def stays_root() -> bool:
     return os.geteuid() == 0 and not all(map(sandbox.others_may_read, probe(sys.executable).needed))
 
 
-@pytest.mark.parametrize("strength", ["bwrap", "rlimits"])
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize(
+    ("name", "strength"),
+    [
+        *((name, strength) for name in ATTACKS for strength in ("bwrap", "rlimits")),
+        *((name, "strongest") for name in VERDICTS),
+    ],
+)
 def test_attack(name, strength, machine, benches):
-    attack = ATTACKS[name]
+    attack = (ATTACKS | VERDICTS)[name]
+    if strength == "strongest":
+        strength = "rlimits" if why_not_bwrap() else "bwrap"
     if strength == "bwrap" and (reason := why_not_bwrap()):
         pytest.skip(f"not run: bubblewrap does not work here: {reason}")
     if strength == "rlimits" and attack.only_bwrap == ROOT:
@@ -726,7 +777,8 @@ def test_attack(name, strength, machine, benches):
     # those that are about it.
     forges = "forged" in attack.verdict
     changes = attack.problem if forges else {"plus_input": [], **attack.problem}
-    result = bench.run(PRELUDE + text + "\n", changes)
+    least = 0.1 if attack.verdict == ("timeout",) else 0.3
+    result = bench.run(PRELUDE + text + "\n", changes, least)
     allowed = attack.inner if strength == "rlimits" and attack.inner else attack.verdict
     assert result["base"] in allowed, (result, bench.box.killed, bench.box.errors())
     assert not forges or result["plus"] in (*allowed, None)

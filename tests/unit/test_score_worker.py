@@ -314,13 +314,13 @@ HONEST = {
 }
 
 
-@pytest.mark.parametrize("name", HONEST)
-def test_an_honest_program_that_is_looked_at_passes(name, start):
+def test_an_honest_program_that_is_looked_at_passes(start):
     session = start("humaneval")
-    session.send(HONEST[name])
-    session.answer()
-    result = session.answer()
-    assert (result["base"], result["plus"]) == ("pass", "pass") and result["suspicious"]
+    for name, program in HONEST.items():
+        session.send(program, plus_input=[])  # each part is looked at, which takes time
+        session.answer()
+        result = session.answer()
+        assert result["base"] == "pass" and result["suspicious"], name
 
 
 def test_outputs_of_mbpps_own_comparisons(start):

@@ -279,8 +279,6 @@ def test_the_config_key():
     }
     assert parse_config(values).select.verified_variants is False
     assert parse_config(values | {"select": {"verified_variants": True}}).select.verified_variants
-    with pytest.raises(UserError, match=r"unknown key 'select\.verified'"):
-        parse_config(values | {"select": {"verified": True}})
 
 
 # ------------------------------------------------------------------ real pairs

@@ -205,16 +205,17 @@ HURTS = {
 }
 
 
-@pytest.mark.parametrize("name", HURTS)
-def test_no_program_hurts_the_next(name):
+def test_no_program_hurts_the_next():
     """A worker whose limits a program has changed is not used again."""
-    hostile = f"import ctypes, os\nlibc = ctypes.CDLL(None)\n{HURTS[name]}{RIGHT}"
     honest = (
         "import os\ndef f(x):\n    data = bytearray(600 << 20)\n"
         f"    assert os.getpriority(0, 0) == {os.getpriority(0, 0)}\n"
         f"    assert len(os.sched_getaffinity(0)) == {len(os.sched_getaffinity(0))}\n"
         "    return 2 * x\n"
     )
+    problem = PROBLEM | {"plus_input": []}  # each part is looked at more closely
     with workers.Pool("humaneval", ScoreSettings(min_time_limit=5.0), 1, "p") as pool:
-        pool.alone(Job(PROBLEM, hostile))
-        assert pool.alone(Job(PROBLEM, honest)).passed
+        for name, statements in HURTS.items():
+            hostile = f"import ctypes, os\nlibc = ctypes.CDLL(None)\n{statements}{RIGHT}"
+            pool.alone(Job(problem, hostile))
+            assert pool.alone(Job(problem, honest)).passed, name

@@ -172,9 +172,10 @@ def test_cases(small, case):
         assert_equal(small, [one, other, one], TrainSettings(**changes))
 
 
+@pytest.mark.parametrize("step", [24, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("max_length", [1024, 160])
-def test_real_pairs(architecture, tokenizer, shared_data, max_length):
-    """humanevalpack's 164 pairs, whole and cut."""
+def test_real_pairs(architecture, tokenizer, shared_data, max_length, step):
+    """humanevalpack's pairs, whole and cut."""
     built, counts = examples(
         humanevalpack(shared_data / "pairs" / "humanevalpack-python.jsonl.gz"),
         tokenizer,
@@ -182,7 +183,7 @@ def test_real_pairs(architecture, tokenizer, shared_data, max_length):
     )
     assert bool(counts["cut"]) == (max_length == 160)
     model = random_model(architecture, len(tokenizer))
-    assert_equal(model, built[::4], TrainSettings(max_length=max_length), budget=2048)
+    assert_equal(model, built[::step], TrainSettings(max_length=max_length), budget=2048)
 
 
 def test_flex_attention_equals_sdpa(small):
@@ -414,9 +415,10 @@ def test_weights_contract(tmp_path, tiny_model, model, tokenizer):
         assert row["weight"] == pytest.approx(w, rel=1e-5)
 
 
-def test_weights_of_real_pairs(tmp_path, tiny_model, model, tokenizer, shared_data):
-    """All of humanevalpack against the two passes."""
-    pairs = humanevalpack(shared_data / "pairs" / "humanevalpack-python.jsonl.gz")
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=pytest.mark.slow)])
+def test_weights_of_real_pairs(tmp_path, tiny_model, model, tokenizer, shared_data, step):
+    """humanevalpack against the two passes."""
+    pairs = humanevalpack(shared_data / "pairs" / "humanevalpack-python.jsonl.gz")[::step]
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
     weights(str(tiny_model), path, tmp_path / "w.parquet", TrainSettings())
