@@ -15,9 +15,9 @@ CPUINFO := /proc/cpuinfo
 DISK_GB := 4
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-# As root, pip takes a home that cannot be written to for one that can, and cannot build wheels.
+# pip and Snakemake need a place for their caches; a home need not be one that can be written to.
 ifneq ($(shell test -w "$${XDG_CACHE_HOME:-$$HOME}" && echo yes),yes)
-export PIP_NO_CACHE_DIR := 1
+export XDG_CACHE_HOME := $(CURDIR)/.snakemake/cache
 endif
 
 # The vLLM environment: envs/vllm.txt where there is an NVIDIA driver, else the build for CPUs. On a
