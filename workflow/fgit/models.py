@@ -8,6 +8,8 @@ come as a PyTorch file, which torch reads without running code, since UniXcoder 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import importlib.resources
 import logging
 import os
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 import transformers
 from pydantic import BaseModel
+from tqdm import tqdm
 
 from fgit.errors import UserError
 from fgit.files import PACKAGE_PREFIX, is_offline, resolve
@@ -166,6 +169,9 @@ def load_model(
     name, arguments = source(path)
     if "gguf_file" in arguments:
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        log.info("converting %s (half a minute)", path)
+        gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+        gguf.tqdm = functools.partial(tqdm, disable=True)  # its bar would fill a log's last line
     else:
         if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
             raise UserError(
