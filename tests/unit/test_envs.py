@@ -176,10 +176,16 @@ def test_the_rules_name_environments_that_there_are():
 # ------------------------------------------------------------------ make envs
 
 
+# Of a make that runs these tests, another one would take its PYTHON.
+PLAIN = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "PYTHON")}
+
+
 def made(target: str, *variables: str) -> str:
     """What make would run, or say."""
     command = ["make", "--dry-run", "--always-make", "--no-print-directory", target, *variables]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=True, env=PLAIN
+    )
     return done.stdout
 
 
@@ -204,7 +210,7 @@ def test_make_envs_goes_on_without_the_older_python(tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
     command = ["make", "envs", "VLLM=vllm", "PYTHON310=/no/such/python3.10"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=PLAIN)
     assert done.returncode == 0, done.stderr
     assert "Not made: .venv-bigcodebench" in done.stdout
     assert "'/no/such/python3.10' does not start" in done.stdout
@@ -250,7 +256,7 @@ def python_of(folder, version):
 
 def install(folder, *variables, pip=0):
     command = ["make", "--no-print-directory", "install", *variables]
-    fails = os.environ | {"PIP_FAILS": str(pip)}
+    fails = PLAIN | {"PIP_FAILS": str(pip)}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=fails)
 
 
