@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgit.decode import decode, end_tokens, greedy
+from fgit.decode import common_start, decode, end_tokens, greedy, reserved_cache
 from fgit.models import load_model
 
 PROMPTS = [[5, 6, 7], [8], [5, 6, 7], [9, 10, 11, 12]]
@@ -36,6 +36,57 @@ def test_greedy_equals_one_at_a_time(model, prompts):
         for row, tokens, _ in decode(model, prompts, max_new_tokens=5, choose=greedy, ended=never)
     }
     assert found == {row: alone(model, prompt, 5) for row, prompt in enumerate(prompts)}
+
+
+tokens = st.integers(3, 400)
+
+
+@settings(max_examples=8)
+@given(
+    st.lists(tokens, max_size=5),
+    st.lists(st.lists(tokens, min_size=1, max_size=3), min_size=1, max_size=9),
+    st.integers(1, 5),
+)
+def test_a_common_start_is_read_once_and_changes_nothing(model, start, rests, longest):
+    """Prompts that begin alike, some of them equal, in rows of many lengths."""
+    prompts = [start + rest for rest in rests]
+    lengths = [1 + row % longest for row in range(len(prompts))]
+    written = []
+    found = {
+        row: new
+        for row, new, _ in decode(
+            *(model, prompts),
+            max_new_tokens=8,
+            choose=greedy,
+            ended=lambda row, new: len(new) == lengths[row],
+            wrote=written.append,
+        )
+    }
+    assert found == {row: alone(model, ids, lengths[row]) for row, ids in enumerate(prompts)}
+    assert sum(written) == sum(lengths)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=4))
+def test_of_each_prompt_a_token_is_left(prompts):
+    distinct = list(dict.fromkeys(map(tuple, prompts)))
+    count = common_start(distinct)
+    assert len({ids[:count] for ids in distinct}) == 1
+    assert all(len(ids) > count for ids in distinct)
+    if len(distinct) > 1 and all(len(ids) > count + 1 for ids in distinct):
+        assert len({ids[count] for ids in distinct}) > 1
+
+
+def test_a_step_copies_no_keys_and_values(model):
+    """The buffers of a layer stay where they are while no row is taken out."""
+    cache = reserved_cache(model, 9)
+    mask = torch.ones(2, 4, dtype=torch.long)
+    with torch.inference_mode():
+        model(input_ids=torch.full((2, 4), 5), attention_mask=mask, past_key_values=cache)
+        before = [layer.keys.data_ptr() for layer in cache.layers]
+        mask = torch.ones(2, 5, dtype=torch.long)
+        model(input_ids=torch.full((2, 1), 6), attention_mask=mask, past_key_values=cache)
+    assert [layer.keys.data_ptr() for layer in cache.layers] == before
+    assert cache.get_seq_length() == 5
 
 
 def test_rows_that_end_leave_the_others_alone(model):
