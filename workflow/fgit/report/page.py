@@ -636,6 +636,8 @@ def provenance_places(config: Config) -> Iterator[tuple[str, str]]:
         yield "fetch", f"benchmarks/{name}.first-*.jsonl.provenance.json"
     for stage in ("decontaminate", "generate", "mutate"):
         yield from ((stage, f"{dataset}/*.provenance.json") for dataset in config.datasets)
+    for name in config.datasets:
+        yield "generate", f"{name}/shards/*.provenance.json"
     for name in config.audit.benchmarks:
         yield "audit", f"{name}/*provenance.json"
         yield "audit", f"{name}/generate/*.provenance.json"
