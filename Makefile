@@ -35,7 +35,7 @@ help:
 	@echo "make envs        .venv, .venv-vllm and .venv-bigcodebench (each can be made alone)"
 	@echo "make test        format, lint and type checks, and the tests that take minutes"
 	@echo "make ci          make test, then the main promises on a SLURM and with vLLM"
-	@echo "make test-all    everything: make ci, then all slow tests and make test-slurm"
+	@echo "make test-all    everything: make test, make test-slurm, then the slow tests"
 	@echo "make test-slurm  the workflow, and what may go wrong, on a SLURM of its own"
 	@echo "make test-matrix the paper's whole matrix on a random tiny model (a quarter of an hour)"
 	@echo "make format      format Python and Snakemake files"

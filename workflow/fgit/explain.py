@@ -119,9 +119,14 @@ def identity(results: Path, run: str, benchmark: str) -> str:
     Raises:
         UserError: if a provenance file is broken.
     """
+    return identity_of_all(score_steps(results, run, benchmark))
+
+
+def identity_of_all(steps: Iterable[Step]) -> str:
+    """The same of steps that were followed already (:func:`score_steps`)."""
     found = ""
     before: dict[str, str] = {}
-    for step in score_steps(results, run, benchmark):
+    for step in steps:
         found = before[step.name] = identity_of(step, before)
     return found[:12]
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from fgit.config import PUBLISHED, Config, Row
 from fgit.errors import UserError
-from fgit.explain import COMPUTING, identity, precisions, score_steps
+from fgit.explain import COMPUTING, identity_of_all, precisions, score_steps
 from fgit.fetch import RELEASE_PREFIX
 from fgit.files import read_parquet
 from fgit.published import Published
@@ -170,14 +170,15 @@ def origin(
     config: Config, results: Path, name: str, benchmark: str, evaluation: Evaluation
 ) -> dict[str, Any]:
     """What the metrics of an evaluation share."""
+    steps = score_steps(results, name, benchmark)
     return {
         "status": "scored",
         "problems": f"{benchmark}{release(config, benchmark)} "
         f"sha256 {evaluation.problems_sha256[:8]}…",
         "problems_sha256": evaluation.problems_sha256,
         "sandbox": evaluation.sandbox,
-        "precision": dict.fromkeys(COMPUTING) | precisions(score_steps(results, name, benchmark)),
-        "provenance": identity(results, name, benchmark) or None,
+        "precision": dict.fromkeys(COMPUTING) | precisions(steps),
+        "provenance": identity_of_all(steps) or None,
     }
 
 
