@@ -41,6 +41,7 @@ from fgit.runs import (
     repeated,
     shard_count,
     sheets_of,
+    teacher_as_model,
     use_hub,
     use_this_checkout,
     to_yaml,

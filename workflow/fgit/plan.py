@@ -37,6 +37,7 @@ from fgit.runs import (
     pilot_of,
     shard_count,
     sheets_of,
+    teacher_as_model,
     train_settings,
 )
 
@@ -684,9 +685,8 @@ def measured_training(config: Config, folder: Path) -> Measured:
 def measured_teacher(config: Config, source: Config, folder: Path) -> Measured:
     """The teacher's rate, if it was the one that is planned for, and the length of its answers."""
     tokens = seconds = answers = 0.0
-    teacher = config.generate.teacher
-    names = [name for name, model in config.models.items() if model.path == teacher]
-    planned_for = {teacher, *(f"{folder}/fetch/models/{name}" for name in names)}
+    fetched = f"{folder}/fetch/models/{teacher_as_model(config)}"
+    planned_for = {config.generate.teacher, fetched}
     for file in sorted(folder.glob("generate/*/report.json")):
         report = read_json(file)
         if report.get("teacher") in planned_for and report.get("tokens"):

@@ -156,6 +156,13 @@ def is_fetched_model(path: str) -> bool:
     return path.endswith(".gguf")
 
 
+def teacher_as_model(config: Config) -> str | None:
+    """The model of the config that is the teacher, too, where it is turned into a folder."""
+    path = config.generate.teacher
+    names = (name for name, model in config.models.items() if model.path == path)
+    return next(names, None) if is_fetched_model(path) else None
+
+
 def is_fetched_benchmark(problems: str) -> bool:
     """Whether a benchmark's problems have to be fetched first."""
     return problems.startswith(RELEASE_PREFIX)

@@ -97,10 +97,8 @@ def teacher_python(given):
 
 def teacher_folder(w):
     """The folder that fetch writes of the teacher, where it is a model of the config, too."""
-    teacher = CONFIG.generate.teacher
-    names = [name for name, model in CONFIG.models.items() if model.path == teacher]
-    fetched = names and is_fetched_model(teacher)
-    return [f"{w.results}/fetch/models/{names[0]}"] if fetched else []
+    name = teacher_as_model(CONFIG)
+    return [f"{w.results}/fetch/models/{name}"] if name else []
 
 
 def teacher_flags(w):
