@@ -22,10 +22,10 @@ from fgit.config import (
     TrainSettings,
     parse_config,
 )
-from fgit.doctor import before_start
-from fgit.errors import UserError
-from fgit.files import resolve
-from fgit.partitions import Ask
+from fgit.cluster.doctor import before_start
+from fgit.common.errors import UserError
+from fgit.common.files import resolve
+from fgit.cluster.partitions import Ask
 from fgit.published import read_published
 from fgit.runs import (
     all_runs,

@@ -11,12 +11,12 @@ import polars as pl
 import yaml
 
 from fgit.annotate import segments
+from fgit.common.files import write_json, write_jsonl, write_parquet, write_text
+from fgit.common.provenance import write_provenance
+from fgit.common.statistics import wilson
 from fgit.config import parse_config
-from fgit.files import write_json, write_jsonl, write_parquet, write_text
 from fgit.masks import overlap_mask
-from fgit.provenance import write_provenance
 from fgit.runs import all_runs, evaluations
-from fgit.statistics import wilson
 
 RESPONSE = "Use this:\n```python\ndef add(a, b):\n    return a + b\n```\n"
 EVIL = "<script>alert('x')</script>"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fgit import annotate as module
 from fgit.annotate import annotate, mark, segments
-from fgit.errors import UserError
+from fgit.common.errors import UserError
 from tests.reference import plain_segments
 
 # Few letters, so that lines repeat; line ends and wide characters as they come in real code.

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgit import cli, config
-from fgit.errors import Stopped, UserError
+from fgit.common.errors import Stopped, UserError
+from fgit.common.files import sha256, write_jsonl, write_parquet
 from fgit.fetch import RELEASED
-from fgit.files import sha256, write_jsonl, write_parquet
 
 CODE = "def add(a, b):\n    return a + b\n"
 RECORD = {

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from fgit.cli import main
+from fgit.common.errors import UserError
+from fgit.common.files import write_json, write_parquet
+from fgit.common.statistics import paired, paired_bootstrap, wilson
 from fgit.compare import compare
-from fgit.errors import UserError
-from fgit.files import write_json, write_parquet
-from fgit.statistics import paired, paired_bootstrap, wilson
 
 SHA256 = "1a2b3c4d" * 8
 

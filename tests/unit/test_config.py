@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgit import config as config_module
+from fgit.common.errors import UserError
+from fgit.common.files import sha256
 from fgit.config import (
     BASE,
     PUBLISHED,
@@ -25,8 +27,6 @@ from fgit.config import (
     parse_config,
     read_config,
 )
-from fgit.errors import UserError
-from fgit.files import sha256
 from fgit.runs import to_yaml
 
 REPOSITORY = Path(__file__).parents[2]

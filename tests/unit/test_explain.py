@@ -12,7 +12,11 @@ import shutil
 
 import pytest
 
-from fgit import cli, explain, provenance
+from fgit import cli, explain
+from fgit.common import provenance
+from fgit.common.errors import UserError
+from fgit.common.files import sha256, write_json, write_text
+from fgit.common.provenance import provenance_path, write_provenance
 from fgit.config import (
     DecontaminateSettings,
     EvaluateSettings,
@@ -21,9 +25,6 @@ from fgit.config import (
     SelectSettings,
     TrainSettings,
 )
-from fgit.errors import UserError
-from fgit.files import sha256, write_json, write_text
-from fgit.provenance import provenance_path, write_provenance
 
 STARTED = datetime.datetime(2020, 1, 2, tzinfo=datetime.UTC)
 RUN = "tiny/data/fgit/seed-0"

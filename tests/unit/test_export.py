@@ -7,12 +7,12 @@ import pytest
 
 from fgit import cli, explain
 from fgit.annotate import segments
-from fgit.errors import UserError
+from fgit.common.errors import UserError
+from fgit.common.files import read_json
+from fgit.common.models import load_model, load_tokenizer, prompt_ids, prompt_text
 from fgit.export import export_model, export_pairs, score_table, trained_runs
-from fgit.files import read_json
-from fgit.models import load_model, load_tokenizer, prompt_ids, prompt_text
-from fgit.train.card import read_front_matter
 from fgit.train.examples import examples
+from fgit.train.model_card import read_front_matter
 from tests.conftest import annotated
 
 RUN = "tiny/data/fgit/seed-0"

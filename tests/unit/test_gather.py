@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgit import teachers
+from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
-from fgit.errors import UserError
 from fgit.gather import gather, one_promise, part
 from fgit.generate import generate
+from fgit.inference import teachers
 
 CODE = "def add(a, b):\n    return a + b\n"
 

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgit import teachers, variants
+from fgit import variants
+from fgit.common.code_blocks import code_blocks, parses
+from fgit.common.errors import Stopped, UserError
 from fgit.config import GenerateSettings
-from fgit.errors import Stopped, UserError
 from fgit.gather import gather
 from fgit.generate import generate, read_answer, teacher_prompt
-from fgit.markdown import code_blocks, parses
+from fgit.inference import teachers
 
 CODE = "def add(a, b):\n    return a + b\n"
 WRONG = "def add(a, b):\n    return a - b"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fgit import masks as module
 from fgit.annotate import segments
-from fgit.errors import UserError
+from fgit.common.errors import UserError
 from fgit.masks import masks, overlap_mask, pair_masks, shown, token_masks, whole_offsets
 from tests.reference import plain_masks, plain_segments
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from universalmutator import mutator
 
 from fgit import variants
+from fgit.common.errors import UserError
 from fgit.config import MutateSettings
-from fgit.errors import UserError
 from fgit.mutate import FEW, LONGEST_LINE, RULES, draw, mutants, mutate
 
 PROGRAMS = [

@@ -2,8 +2,8 @@
 
 import pytest
 
+from fgit.common.errors import UserError
 from fgit.config import read_config
-from fgit.errors import UserError
 from fgit.published import read_published
 from tests.conftest import REPOSITORY
 from tests.results_folder import make_config

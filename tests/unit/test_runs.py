@@ -14,6 +14,7 @@ from typing import get_args
 import pytest
 
 from fgit import cli
+from fgit.common.errors import UserError
 from fgit.config import (
     LAUNCHERS,
     SPEED_ONLY,
@@ -30,7 +31,6 @@ from fgit.config import (
     parse_config,
     read_config,
 )
-from fgit.errors import UserError
 from fgit.runs import (
     Run,
     all_runs,
@@ -183,7 +183,7 @@ def test_a_launcher_on_each_of_several_nodes():
     module, nodes, *flags = shlex.split(launcher(Launch(accelerate="ddp", processes=4, nodes=3)))[
         1:
     ]
-    assert (module, nodes) == ("fgit.nodes", "3")
+    assert (module, nodes) == ("fgit.cluster.nodes", "3")
     assert flags[-2:] == ["--num_processes", "12"]  # of all nodes, as accelerate counts
 
 

@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from fgit.errors import UserError
+from fgit.common.errors import UserError
 from fgit.variants import SCHEMA, read_samples, sample_ids, sample_parts, variant_parts
 
 

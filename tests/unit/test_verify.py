@@ -7,11 +7,12 @@ import json
 import polars as pl
 import pytest
 
-from fgit import cli, files
-from fgit.choices import choice_of
+from fgit import cli
+from fgit.common import files
+from fgit.common.errors import UserError
 from fgit.config import ScoreSettings, SelectSettings, parse_config
-from fgit.errors import UserError
-from fgit.select import select
+from fgit.select.candidates import choice_of
+from fgit.select.stage import select
 from fgit.verify import SCHEMA, verify
 
 SETTINGS = ScoreSettings(min_time_limit=2.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from fgit.files import read_json
+from fgit.common.files import read_json
 from fgit.variants import seed_of
 from tests.conftest import REPOSITORY, SMOLLM2
 

@@ -23,8 +23,8 @@ from typing import Any
 import polars as pl
 import pytest
 
+from fgit.common.errors import UserError
 from fgit.config import TrainSettings
-from fgit.errors import UserError
 
 SEED = 20
 SETTINGS = {

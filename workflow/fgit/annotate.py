@@ -20,10 +20,10 @@ from typing import Any
 import Levenshtein
 import polars as pl
 
-from fgit import processes
-from fgit.errors import UserError
-from fgit.files import read_parts, write_json, writing_parquet
-from fgit.progress import bar
+from fgit.common import processes
+from fgit.common.errors import UserError
+from fgit.common.files import read_parts, write_json, writing_parquet
+from fgit.common.progress import bar
 
 log = logging.getLogger(__name__)
 

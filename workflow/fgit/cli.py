@@ -20,10 +20,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 import fgit
-from fgit import config, processes
-from fgit.errors import Stopped, UserError
-from fgit.lock import Lock
-from fgit.signals import ending_on_sigterm
+from fgit import config
+from fgit.common import processes
+from fgit.common.errors import Stopped, UserError
+from fgit.common.lock import Lock
+from fgit.common.signals import ending_on_sigterm
 
 log = logging.getLogger("fgit")
 
@@ -202,7 +203,7 @@ def fetch(arguments: Arguments, settings: Any) -> None:
     from fgit.fetch import RELEASED, fetch_benchmark, fetch_model, first_problems
 
     if arguments.config is not None:
-        from fgit.hub import fetch_all
+        from fgit.cluster.hub import fetch_all
 
         settings_of = config.read_config(arguments.config)
         if arguments.out is None:
@@ -270,8 +271,8 @@ def decontaminate_arguments(parser: argparse.ArgumentParser) -> None:
     outputs=("out", "report", "matches"),
 )
 def decontaminate(arguments: Arguments, settings: Any) -> None:
+    from fgit.common.files import resolve
     from fgit.decontaminate import decontaminate
-    from fgit.files import resolve
 
     decontaminate(
         arguments.data,
@@ -436,7 +437,7 @@ def select_arguments(parser: argparse.ArgumentParser) -> None:
 )
 def select(arguments: Arguments, settings: Any) -> None:
     use_threads(arguments.threads)
-    from fgit.select import select
+    from fgit.select.stage import select
 
     select(
         arguments.records,
@@ -554,7 +555,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 )
 def evaluate(arguments: Arguments, settings: Any) -> Any:
     use_threads(arguments.threads)
-    from fgit.evaluate import evaluate
+    from fgit.evaluate.solutions import evaluate
 
     return evaluate(
         arguments.model,
@@ -620,7 +621,7 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
     inputs=("problems", "samples", "part_of", "one_bos", "ground_truth"),
 )
 def score(arguments: Arguments, settings: Any) -> None:
-    from fgit.score import score, score_part
+    from fgit.score.programs import score, score_part
 
     if arguments.part_of:
         score_part(
@@ -754,7 +755,7 @@ class WeightsSettings(config.TrainSettings):
     inputs=("model", "pairs"),
 )
 def weights(arguments: Arguments, settings: Any) -> None:
-    from fgit.weights import weights
+    from fgit.train.weights_of_pairs import weights
 
     weights(arguments.model, arguments.pairs, arguments.out, settings)
 
@@ -813,7 +814,7 @@ def failures_arguments(parser: argparse.ArgumentParser) -> None:
     inputs=("run", "problems"),
 )
 def failures(arguments: Arguments, settings: Any) -> None:
-    from fgit.failures import failures
+    from fgit.failures.stage import failures
 
     print(
         failures(
@@ -898,7 +899,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
     outputs=(),
 )
 def plan(arguments: Arguments, settings: Any) -> None:
-    from fgit.plan import plan
+    from fgit.plan.stage import plan
 
     plan(
         arguments.config,
@@ -932,7 +933,7 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
     outputs=(),
 )
 def doctor(arguments: Arguments, settings: Any) -> None:
-    from fgit.doctor import doctor
+    from fgit.cluster.doctor import doctor
 
     if not doctor(arguments.config, arguments.profile, arguments.results, arguments.json):
         raise UserError("something above is wrong; mend it, and look again")
@@ -954,7 +955,7 @@ def audit_records_arguments(parser: argparse.ArgumentParser) -> None:
     under="audit",
 )
 def audit_records(arguments: Arguments, settings: Any) -> None:
-    from fgit.audit import records
+    from fgit.audit.stage import records
 
     records(arguments.benchmark, arguments.problems, arguments.out, arguments.sha256)
 
@@ -981,7 +982,7 @@ class AuditSettings(config.ScoreSettings, config.SelectSettings):
 )
 def audit_variants(arguments: Arguments, settings: Any) -> None:
     use_threads(arguments.threads)
-    from fgit.audit import variants
+    from fgit.audit.stage import variants
 
     values = settings.model_dump()
     scoring, selection = config.ScoreSettings.model_fields, config.SelectSettings.model_fields
@@ -1017,7 +1018,7 @@ def audit_sheet_arguments(parser: argparse.ArgumentParser) -> None:
     under="audit",
 )
 def audit_sheet(arguments: Arguments, settings: Any) -> None:
-    from fgit.audit import sheet
+    from fgit.audit.stage import sheet
 
     sheet(arguments.pairs, arguments.out, arguments.count, arguments.seed)
 
@@ -1049,7 +1050,7 @@ def audit_kappa_arguments(parser: argparse.ArgumentParser) -> None:
     under="audit",
 )
 def audit_kappa(arguments: Arguments, settings: Any) -> None:
-    from fgit.audit import kappa
+    from fgit.audit.stage import kappa
 
     kappa(arguments.first, arguments.second, arguments.out)
 
@@ -1147,7 +1148,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def named_inputs(arguments: Arguments, names: Iterable[str]) -> dict[str, Path]:
     """The input files, by flag, that provenance records."""
-    from fgit.files import resolve
+    from fgit.common.files import resolve
 
     found: dict[str, Path] = {}
     for name in names:
@@ -1165,7 +1166,7 @@ def named_inputs(arguments: Arguments, names: Iterable[str]) -> dict[str, Path]:
 
 def named_models(arguments: Arguments, settings: Any) -> dict[str, Path]:
     """The models that settings name: they are read, and so are inputs too."""
-    from fgit.files import resolve
+    from fgit.common.files import resolve
 
     read = ["embedder"] if getattr(arguments, "given", None) else ["teacher", "embedder"]
     named = {name: getattr(settings, name, None) for name in read}
@@ -1223,7 +1224,7 @@ def main(argv: list[str] | None = None) -> int:
         outputs = outputs if processes.is_first() else []
         with ending_on_sigterm(), Lock(outputs[0]) if outputs else contextlib.nullcontext():
             if outputs:
-                from fgit.provenance import check_inputs, write_provenance
+                from fgit.common.provenance import check_inputs, write_provenance
 
                 inputs = named_inputs(arguments, found.inputs) | named_models(arguments, settings)
                 check_inputs(inputs.values())

@@ -1,6 +1,7 @@
 """Comparing two scored runs on the same problems: which differences mean something.
 
-The statistics are those of :mod:`fgit.statistics`; several folders on a side are seeds of one run.
+The statistics are those of :mod:`fgit.common.statistics`; several folders on a side are seeds of
+one run.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fgit.errors import UserError
-from fgit.files import existing, write_json
+from fgit.common.errors import UserError
+from fgit.common.files import existing, write_json
+from fgit.common.statistics import over_seeds, paired, paired_bootstrap
 from fgit.report.scores import Evaluation, Score, metric_of, read_evaluation
-from fgit.statistics import over_seeds, paired, paired_bootstrap
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ def compare(a: Sequence[Path], b: Sequence[Path], out: Path) -> None:
     * a and b: values (one a seed), mean, deviation (over the seeds, n - 1; null for one) and
       interval (95 %: the score's own for one seed, a bootstrap over the problems for several);
     * n, difference (a less b) and interval (95 %, paired bootstrap over the problems);
-    * p: of the exact test (:func:`fgit.statistics.sign_flip`; McNemar's for one seed each); only_a
-      and only_b: the task_ids that every seed of one side solves and no seed of the other. A gap
-      has none of the three.
+    * p: of the exact test (:func:`fgit.common.statistics.sign_flip`; McNemar's for one seed each);
+      only_a and only_b: the task_ids that every seed of one side solves and no seed of the other.
+      A gap has none of the three.
 
     Shares are fractions; a gap is a difference of probabilities, over the pairs of code that all
     folders could compare.

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from fgit.errors import UserError
-from fgit.fields import check_template
+from fgit.common.dataset_fields import check_template
+from fgit.common.errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Objective = Literal["fgit", "fixed", "dpo"]

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fgit.errors import UserError
-from fgit.files import existing, read_json
-from fgit.provenance import (
+from fgit.common.errors import UserError
+from fgit.common.files import existing, read_json
+from fgit.common.provenance import (
     LARGE,
     NOT_CONTENT,
     Record,
@@ -92,7 +92,8 @@ def chain(results: Path, run: str, benchmark: str, hashes: bool = False) -> list
 
     Args:
         hashes: read weights again too. Otherwise they are compared where their digest is known
-            (:func:`fgit.provenance.digest`) and else ``not checked``; all other files are read.
+            (:func:`fgit.common.provenance.digest`) and else ``not checked``; all other files are
+            read.
 
     Raises:
         UserError: if a provenance file is broken.

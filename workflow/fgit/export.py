@@ -13,9 +13,9 @@ import polars as pl
 import yaml
 
 from fgit.annotate import SIDES
-from fgit.errors import UserError
-from fgit.files import existing, read_json, read_parquet, replacing, write_jsonl, write_text
-from fgit.progress import bar
+from fgit.common.errors import UserError
+from fgit.common.files import existing, read_json, read_parquet, replacing, write_jsonl, write_text
+from fgit.common.progress import bar
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def export_pairs(
         raise UserError(f"{spans}: none of its {frame.height} samples has a variant")
     loaded = None
     if tokenizer is not None:
-        from fgit.models import load_tokenizer, require_chat_template
+        from fgit.common.models import load_tokenizer, require_chat_template
 
         loaded = load_tokenizer(tokenizer, revision, template)
         require_chat_template(loaded, tokenizer)
@@ -83,8 +83,8 @@ def preferences(pairs: pl.DataFrame, tokenizer: Any | None) -> Iterator[dict[str
 
 def tokens_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, list[int]]:
     """Ids and masks of a pair; lists of one side are of equal length."""
+    from fgit.common.models import prompt_ids, prompt_text
     from fgit.masks import GRANULARITIES
-    from fgit.models import prompt_ids, prompt_text
     from fgit.train.examples import end_of_turn, masks_of
 
     end = end_of_turn(tokenizer)
@@ -109,7 +109,7 @@ def export_model(results: Path, run: str, out: Path) -> None:
     Raises:
         UserError: if there is no such run, it has no weights, or ``out`` is there already.
     """
-    from fgit.train.card import with_scores
+    from fgit.train.model_card import with_scores
 
     existing(results)
     if out.exists():

@@ -10,10 +10,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from fgit.benchmarks import problem_rows, read_problems
+from fgit.benchmarks.problems import problem_rows, read_problems
+from fgit.common.errors import UserError
+from fgit.common.files import BadRow, read_objects, replacing, resolve, write_jsonl
 from fgit.config import BenchmarkKind
-from fgit.errors import UserError
-from fgit.files import BadRow, read_objects, replacing, resolve, write_jsonl
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
         path: a hub name, a folder, or ``package:NAME/file.gguf``.
         out: the folder to write: safetensors in fp32, so that nothing of the source is rounded.
     """
-    from fgit.models import load_model, load_tokenizer
+    from fgit.common.models import load_model, load_tokenizer
 
     log.info("reading %s", path)
     tokenizer = load_tokenizer(path, revision)
@@ -91,7 +91,7 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
     if kind not in RELEASED:
         raise UserError(f"problems of kind {kind} have no releases; name their file")
     if (place := release_on_hub(kind, f"{RELEASE_PREFIX}{version}")) is not None:
-        from fgit.hub import load_dataset
+        from fgit.cluster.hub import load_dataset
 
         name, commit = place
         if kind == "pairs":

@@ -13,9 +13,10 @@ from typing import Any
 
 import polars as pl
 
-from fgit import files, variants
+from fgit import variants
+from fgit.common import files
+from fgit.common.errors import UserError
 from fgit.config import GENERATE_SPEED_ONLY
-from fgit.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -17,12 +17,14 @@ from typing import Any
 import Levenshtein
 import polars as pl
 
-from fgit import files, teachers, variants
+from fgit import variants
+from fgit.common import files
+from fgit.common.code_blocks import PYTHON, CodeBlock, code_blocks, main_code, parses
+from fgit.common.errors import Stopped, UserError
 from fgit.config import GENERATE_SPEED_ONLY, GenerateSettings
-from fgit.errors import Stopped, UserError
 from fgit.gather import one_promise, part, records_digest, table
-from fgit.journal import Journal
-from fgit.markdown import PYTHON, CodeBlock, code_blocks, main_code, parses
+from fgit.inference import teachers
+from fgit.inference.journal import Journal
 
 log = logging.getLogger(__name__)
 

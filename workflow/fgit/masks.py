@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from fgit.annotate import SIDES, Segments, Span, segments
-from fgit.files import check_rows, read_objects, writing_parquet
-from fgit.progress import bar
+from fgit.common.files import check_rows, read_objects, writing_parquet
+from fgit.common.progress import bar
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
     Output columns: id, then for each side ``_tokens`` (int64), ``_line``, ``_token``, ``_hybrid``
     (int8), lists of equal length.
     """
-    from fgit.models import load_tokenizer
+    from fgit.common.models import load_tokenizer
 
     rows = iter(bar(read_objects(pairs), description="masks", unit="pair"))
     batch = list(itertools.islice(rows, BATCH))  # before the tokenizer, which takes longer

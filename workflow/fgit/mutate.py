@@ -13,11 +13,12 @@ from pathlib import Path
 
 import polars as pl
 
-from fgit import files, processes, variants
+from fgit import variants
+from fgit.common import files, processes
+from fgit.common.code_blocks import main_code, parses
+from fgit.common.errors import UserError
+from fgit.common.progress import bar
 from fgit.config import MutateSettings
-from fgit.errors import UserError
-from fgit.markdown import main_code, parses
-from fgit.progress import bar
 from fgit.variants import sample_ids, sample_parts
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from fgit.common.errors import UserError
+from fgit.common.files import existing, resolve
 from fgit.config import PUBLISHED, Config, Row
-from fgit.errors import UserError
-from fgit.files import existing, resolve
 
 COLUMNS = ("table", "model", "dataset", "method", "column", "value")
 

@@ -13,10 +13,10 @@ import yaml
 from pydantic import BaseModel
 
 import fgit
+from fgit.common.errors import UserError
+from fgit.common.files import PACKAGE_PREFIX, resolve
 from fgit.config import BASE, LAUNCHERS, PUBLISHED, Config, Launch, Row, TrainSettings
-from fgit.errors import UserError
 from fgit.fetch import RELEASE_PREFIX
-from fgit.files import PACKAGE_PREFIX, resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,9 @@ def launcher(launch: Launch) -> str:
                 f"accelerate, or one of {', '.join(LAUNCHERS)}"
             )
     start = (
-        "-m accelerate.commands.launch" if launch.nodes == 1 else f"-m fgit.nodes {launch.nodes}"
+        "-m accelerate.commands.launch"
+        if launch.nodes == 1
+        else f"-m fgit.cluster.nodes {launch.nodes}"
     )
     parts = [start, f"--config_file {shlex.quote(str(path))}"]
     if launch.processes is not None:

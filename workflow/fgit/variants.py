@@ -12,8 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
-from fgit import files
-from fgit.errors import UserError
+from fgit.common import files
+from fgit.common.errors import UserError
 
 # One row per answer of the teacher, or per mutant. `code` is null where the answer was refused.
 SCHEMA: dict[str, type[pl.DataType]] = {

@@ -15,12 +15,12 @@ from typing import Any
 
 import polars as pl
 
-from fgit import files
+from fgit.common import files
+from fgit.common.code_blocks import main_code
+from fgit.common.errors import UserError
 from fgit.config import ScoreSettings
-from fgit.errors import UserError
-from fgit.markdown import main_code
+from fgit.sandbox.pool import PASS, Job, Journal, Verdict, check, conditions_of
 from fgit.variants import normalised, read_samples, read_variants
-from fgit.workers import PASS, Job, Journal, Verdict, check, conditions_of
 
 log = logging.getLogger(__name__)
 

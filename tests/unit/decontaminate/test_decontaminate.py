@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fgit import files
+from fgit.common import files
+from fgit.common.errors import UserError
 from fgit.config import DecontaminateSettings
 from fgit.decontaminate.stage import COLUMNS, MATCHES, Ids, decontaminate
 from fgit.decontaminate.texts import normalise
-from fgit.errors import UserError
 from tests.problems import DESCRIPTION, PROBLEM, SOLUTION
 
 QUICKSTART = Path(__file__).parents[3] / "workflow" / "quickstart"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgit import files
+from fgit.common import files
 from fgit.config import DecontaminateSettings
 from fgit.decontaminate.ngrams import grams, overlap, tokens
 from fgit.decontaminate.search import RULES, Search, find, original_position

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgit import files
+from fgit.common import files
+from fgit.common.errors import UserError
 from fgit.decontaminate.texts import (
     check_problem,
     docstring,
@@ -18,7 +19,6 @@ from fgit.decontaminate.texts import (
     read_benchmark,
     verbatim_texts,
 )
-from fgit.errors import UserError
 from tests.problems import PROBLEM
 
 

@@ -10,11 +10,11 @@ from html.parser import HTMLParser
 
 import pytest
 
+from fgit.common.statistics import Comparison
 from fgit.config import Row, Table
 from fgit.report import formats
 from fgit.report.scores import Score
 from fgit.report.tables import Cell, Column, Drawn, Line
-from fgit.statistics import Comparison
 from tests.conftest import run_twice
 
 AWKWARD = r"a & b_c 100% #1 {x} {{y}} \z <b>no</b> p|q $5 ~t ^u *v* _w_ `k` &lt; [l](m)"

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgit.cli import main
-from fgit.errors import UserError
-from fgit.files import write_json
+from fgit.common.errors import UserError
+from fgit.common.files import write_json
 from fgit.masks import TokenMasks
 from fgit.report import report
 from fgit.report.facts import Facts

@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgit.annotate import segments
-from fgit.errors import UserError
-from fgit.files import write_json, write_parquet
+from fgit.common.errors import UserError
+from fgit.common.files import write_json, write_parquet
 from fgit.report import decontamination, report
 from fgit.report.facts import Facts
 from fgit.report.figures import thinned
-from fgit.report.page import SPAN_COLUMNS, UNITS, first_pairs
+from fgit.report.pairs import SPAN_COLUMNS, first_pairs
 from fgit.report.scores import short_names
 from fgit.report.segments import code_lines, facing, side_by_side, token_lines
 from fgit.report.training import read_trainings
+from fgit.report.variants import UNITS
 from fgit.runs import all_runs
 from tests.results_folder import EVIL, RESPONSE, Folder, make_config
 from tests.unit.report.conftest import copied

@@ -5,14 +5,14 @@ import json
 import polars as pl
 import pytest
 
-from fgit.errors import UserError
+from fgit.common.errors import UserError
+from fgit.common.files import write_json, write_parquet
+from fgit.common.statistics import wilson
 from fgit.explain import identity
-from fgit.files import write_json, write_parquet
 from fgit.published import read_published
 from fgit.report import redraw, report
 from fgit.report.results import SCHEMA, read_results, results_frame
 from fgit.report.scores import read_evaluations
-from fgit.statistics import wilson
 from tests.results_folder import SHA256, Folder, N, first, make_config
 from tests.unit.report.conftest import copied
 

@@ -6,16 +6,16 @@ import re
 
 import pytest
 
+from fgit.common.statistics import paired
 from fgit.explain import unknown
 from fgit.published import read_published
 from fgit.report import report, results
+from fgit.report.cells import hint
 from fgit.report.formats import to_csv, to_markdown
-from fgit.report.page import hint
 from fgit.report.results import results_frame
 from fgit.report.scores import read_evaluations
 from fgit.report.tables import draw
 from fgit.runs import all_runs
-from fgit.statistics import paired
 from tests.results_folder import Folder, first, make_config
 from tests.unit.report.conftest import copied
 

@@ -10,16 +10,16 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.benchmarks.pairs import humanevalpack
 
+from fgit.common.errors import UserError
+from fgit.common.models import load_model
 from fgit.config import TrainSettings
-from fgit.errors import UserError
-from fgit.models import load_model
 from fgit.train.engine import Engine, check_exact, check_supported
 from fgit.train.examples import Example, examples
 from fgit.train.objective import preference_loss
 from fgit.train.rows import lay_out, pack
-from fgit.weights import weights
-from tests.benchmarks.pairs import humanevalpack
+from fgit.train.weights_of_pairs import weights
 from tests.reference import two_pass
 
 PAIRS = [

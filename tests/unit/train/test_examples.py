@@ -7,9 +7,9 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgit.errors import UserError
+from fgit.common.errors import UserError
+from fgit.common.models import prompt_ids, prompt_text
 from fgit.masks import TokenMasks
-from fgit.models import prompt_ids, prompt_text
 from fgit.train import examples as module
 from fgit.train.examples import (
     Example,

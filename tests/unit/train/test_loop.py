@@ -4,13 +4,13 @@ import polars as pl
 import pytest
 import torch
 
+from fgit.common.errors import UserError
+from fgit.common.models import load_model
 from fgit.config import TrainSettings
-from fgit.errors import UserError
-from fgit.models import load_model
 from fgit.train.engine import Engine
 from fgit.train.examples import examples
 from fgit.train.loop import batches, parameter_groups, train_loop
-from fgit.train.record import SCHEMA
+from fgit.train.samples import SCHEMA
 from tests.conftest import sums
 from tests.reference import two_pass
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fgit.config import TrainSettings
 from fgit.train.examples import examples
-from fgit.train.record import SCHEMA
+from fgit.train.samples import SCHEMA
 from fgit.train.segments import segments_of, token_texts
 from tests.conftest import annotated
 

@@ -7,11 +7,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from fgit.common.errors import UserError
+from fgit.common.files import sha256
+from fgit.common.models import load_model, load_tokenizer, prompt_ids, prompt_text, settled
 from fgit.config import TrainSettings
-from fgit.errors import UserError
-from fgit.files import sha256
-from fgit.models import load_model, load_tokenizer, prompt_ids, prompt_text, settled
-from fgit.train.card import read_front_matter
+from fgit.train.model_card import read_front_matter
 from fgit.train.stage import train
 from tests.conftest import annotated
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, get_scheduler
 
-from fgit import models
+from fgit.common import models
+from fgit.common.errors import UserError
 from fgit.config import TrainSettings
-from fgit.errors import UserError
 from fgit.train import state as module
 from fgit.train.state import State, anywhere, checkpoints, differences
 
@@ -522,7 +522,7 @@ HOLDER = """
 
 
 def test_two_processes_never_share_a_folder(folder, monkeypatch):
-    monkeypatch.setattr("fgit.lock.job_state", lambda job: ("RUNNING", None))
+    monkeypatch.setattr("fgit.common.lock.job_state", lambda job: ("RUNNING", None))
     with subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
         stdin=subprocess.PIPE,
@@ -581,7 +581,7 @@ SEVERAL = """
     import logging, os, sys
     from pathlib import Path
     import accelerate, torch
-    from fgit.errors import UserError
+    from fgit.common.errors import UserError
     from fgit.train.state import State, anywhere
 
     logging.basicConfig(level=logging.WARNING)

@@ -15,15 +15,15 @@ from typing import Any
 
 import polars as pl
 
-from fgit import files, processes
+from fgit.common import files, processes
+from fgit.common.dataset_fields import check_template
+from fgit.common.errors import UserError
+from fgit.common.progress import bar
+from fgit.common.provenance import note_dataset
+from fgit.common.subset import subset
 from fgit.config import DecontaminateSettings
 from fgit.decontaminate.search import REMOVES, RULES, Match, Search
 from fgit.decontaminate.texts import BenchmarkText, normalise, read_benchmark
-from fgit.errors import UserError
-from fgit.fields import check_template
-from fgit.progress import bar
-from fgit.provenance import note_dataset
-from fgit.subset import subset
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,8 @@ def decontaminate(
         matches: Parquet (:data:`MATCHES`): every match of every rule; ``position`` counts
             characters in the sample's field as it was given, ``text`` is the benchmark's, and
             ``found`` what stands at the position.
-        fields: our name -> the data's name, a path, or a template (:func:`fgit.fields.value_of`).
+        fields: our name -> the data's name, a path, or a template
+            (:func:`fgit.common.dataset_fields.value_of`).
         revision: the commit of a dataset on the hub.
         split: the split of a dataset on the hub.
         limit: keep at most this many of the clean samples, chosen by a hash of their ids.
@@ -244,7 +245,7 @@ def load_from_hub(name: str, revision: str | None, split: str) -> Any:
     Raises:
         UserError: if it cannot be reached, or has no such revision or split.
     """
-    from fgit.hub import load_dataset
+    from fgit.cluster.hub import load_dataset
 
     try:
         found = load_dataset(name, revision=revision, split=split)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgit import files
-from fgit.benchmarks import check_pair, continuations, problem_rows
-from fgit.errors import UserError
+from fgit.benchmarks.problems import check_pair, continuations, problem_rows
+from fgit.common import files
+from fgit.common.errors import UserError
 
 # The fields by which a benchmark's format is known, the first that fits; all hold text.
 BIGCODEBENCH = ("task_id", "complete_prompt", "canonical_solution", "entry_point")

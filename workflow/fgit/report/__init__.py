@@ -11,9 +11,9 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from fgit.common.errors import UserError
+from fgit.common.files import existing, remove, write_parquet, write_text
 from fgit.config import Config
-from fgit.errors import UserError
-from fgit.files import existing, remove, write_parquet, write_text
 from fgit.published import read_published
 from fgit.report.claims import claims_of, write_claims
 from fgit.report.curves import write_curve

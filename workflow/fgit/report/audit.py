@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fgit.audit import (
+from fgit.audit.stage import (
     KAPPA,
     PAPER_INCORRECT,
     PAPER_KAPPA,

@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fgit.common.files import write_text
 from fgit.config import BASE, Claim, Config
-from fgit.files import write_text
 from fgit.report.formats import csv_of, escape_markdown, grid, number
 from fgit.report.tables import AVERAGE, NOTHING, PENDING, Drawn, Line
 

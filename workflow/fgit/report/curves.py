@@ -12,7 +12,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from fgit.files import replacing
+from fgit.common.files import replacing
 from fgit.report.figures import FIRST, GRID, INK, PAGE, SECOND, STYLE, svg
 from fgit.report.tables import AVERAGE, Cell, Drawn
 

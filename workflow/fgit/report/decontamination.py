@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 from typing import Any
 
-from fgit.markdown import CODE_FORMS, NOTES
+from fgit.common.code_blocks import CODE_FORMS, NOTES
 from fgit.report.facts import Facts
 
 MODES = {"paper": "paper: Magicoder's rule", "strict": "strict"}

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgit.errors import UserError
-from fgit.files import read_json
+from fgit.common.errors import UserError
+from fgit.common.files import read_json
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The failures of the runs: figures, and what one run solves and another does not, side by side.
 
-The analysis is :mod:`fgit.failures`; here it is gathered for the report's section and for the page
-of ``fgit failures``.
+The analysis is :mod:`fgit.failures.stage`; here it is gathered for the report's section and for the
+page of ``fgit failures``.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import polars as pl
 
 from fgit.annotate import segments_in
-from fgit.benchmarks import problems_digest, read_problems
+from fgit.benchmarks.problems import problems_digest, read_problems
+from fgit.common.errors import UserError
 from fgit.config import Config
-from fgit.errors import UserError
-from fgit.failures import (
+from fgit.failures.stage import (
     EMPTY,
     FEW,
     SAME,
@@ -34,11 +34,11 @@ from fgit.failures import (
 )
 from fgit.report.facts import Facts
 from fgit.report.formats import grid
+from fgit.report.rendering import environment
 from fgit.report.scores import Evaluation, Evaluations
 from fgit.report.segments import Pair, code_lines, side_by_side
-from fgit.report.templates import environment
 from fgit.runs import BASE, Run, all_runs
-from fgit.workers import canonical_program
+from fgit.sandbox.pool import canonical_program
 
 SHOWN = 20  # problems of each comparison of two runs
 SHOWN_IN_ALL = 400  # on the report's page
@@ -55,7 +55,7 @@ class OneSided:
     solver: str
     other: str
     programs: tuple[Programs, Programs]
-    found: pl.DataFrame  # of fgit.failures.solved_only_by
+    found: pl.DataFrame  # of fgit.failures.stage.solved_only_by
 
     @property
     def figures(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def standalone(
     Args:
         figures: as they stand in summary.json.
         programs: the runs' programs.
-        found: for (solver, other) what :func:`fgit.failures.solved_only_by` says.
+        found: for (solver, other) what :func:`fgit.failures.stage.solved_only_by` says.
     """
     gaps = [
         OneSided(solver, other, (programs[solver], programs[other]), frame)

@@ -12,9 +12,9 @@ from pathlib import Path
 import great_tables
 import polars as pl
 
-from fgit.files import write_text
+from fgit.common.files import write_text
+from fgit.common.statistics import LEVEL, Comparison
 from fgit.report.tables import AVERAGE, NOTHING, PENDING, SIGNIFICANT, Cell, Drawn, Line
-from fgit.statistics import LEVEL, Comparison
 
 LATEX = str.maketrans(
     {

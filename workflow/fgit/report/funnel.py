@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fgit.errors import UserError
-from fgit.files import existing, write_text
-from fgit.provenance import provenance_path, read_provenance
+from fgit.common.errors import UserError
+from fgit.common.files import existing, write_text
+from fgit.common.provenance import provenance_path, read_provenance
 from fgit.report.facts import Facts
 from fgit.report.formats import csv_of, escape_markdown, grid
 from fgit.report.tables import NOTHING

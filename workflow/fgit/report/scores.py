@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from fgit.common.errors import UserError
+from fgit.common.files import existing, read_parquet
 from fgit.config import Config
-from fgit.errors import UserError
-from fgit.files import existing, read_parquet
 from fgit.report.facts import Facts
 from fgit.runs import Run, evaluations
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from fgit.common.errors import UserError
+from fgit.common.statistics import Comparison, over_seeds, paired
 from fgit.config import BASE, Config, Row, Table
-from fgit.errors import UserError
 from fgit.explain import COMPUTING
 from fgit.report.results import run_name, shown_runs
 from fgit.report.scores import STRONG, Score, metric_of
-from fgit.statistics import Comparison, over_seeds, paired
 
 PENDING = "pending"
 AVERAGE = "average"  # the kind of the column that is the mean over the others

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from fgit.annotate import SIDES
-from fgit.errors import UserError
-from fgit.files import BadRow, read_objects
+from fgit.common.errors import UserError
+from fgit.common.files import BadRow, read_objects
 from fgit.report.facts import Facts
 from fgit.runs import Run
 

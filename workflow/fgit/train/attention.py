@@ -24,8 +24,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from fgit import processes
-from fgit.errors import UserError
+from fgit.common import processes
+from fgit.common.errors import UserError
 from fgit.train.rows import Segment
 
 log = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fgit.common.errors import UserError
+from fgit.common.models import torch_dtype
 from fgit.config import TrainSettings
-from fgit.errors import UserError
-from fgit.models import torch_dtype
 from fgit.train.attention import BLOCK, NAME, Visible, backend, block_mask, head_size
 from fgit.train.examples import Example
-from fgit.train.head import target_logprobs
+from fgit.train.lm_head import target_logprobs
 from fgit.train.objective import (
     dynamic_weight,
     marked_mean,

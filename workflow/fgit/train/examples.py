@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 
 from fgit.annotate import SIDES, SPAN_COLUMNS, Segments, segments
-from fgit.errors import UserError
+from fgit.common.errors import UserError
+from fgit.common.models import has_bos, prompt_text, render
+from fgit.common.subset import subset
 from fgit.masks import BATCH, TokenMasks, masks_of_pairs
-from fgit.models import has_bos, prompt_text, render
-from fgit.subset import subset
 
 NO_MARKS = np.zeros(0, dtype=np.int8)
 BINS = 20  # of the share of marked tokens
@@ -161,7 +161,7 @@ def examples(
 
 
 def prompts_of(tokenizer: Any, instructions: Sequence[str]) -> list[np.ndarray]:
-    """Each instruction's prompt as int64 ids, those of :func:`fgit.models.prompt_ids`."""
+    """Each instruction's prompt as int64 ids, those of :func:`fgit.common.models.prompt_ids`."""
     texts = [prompt_text(tokenizer, instruction) for instruction in instructions]
     found: list[np.ndarray] = []
     # Neighbours that go through the tokenizer alike: a template writes BOS always, or never.

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from fgit import processes
+from fgit.common import processes
+from fgit.common.errors import Stopped, UserError
+from fgit.common.models import torch_dtype
+from fgit.common.progress import bar
+from fgit.common.signals import Sigterm
 from fgit.config import TrainSettings
-from fgit.errors import Stopped, UserError
-from fgit.models import torch_dtype
-from fgit.progress import bar
-from fgit.signals import Sigterm
 from fgit.train.engine import Engine, StepOutput, check_exact
 from fgit.train.examples import Example
 from fgit.train.flops import peak_flops, step_flops
-from fgit.train.record import SCHEMA, samples_of, values_of
 from fgit.train.rows import Row, lay_out, length, pack
+from fgit.train.samples import SCHEMA, samples_of, values_of
 from fgit.train.state import State, anywhere
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Trained:
     """What a training gave.
 
     model: the trained model (under FSDP2, on the main process only).
-    samples: a row for each sample and epoch (:data:`fgit.train.record.SCHEMA`).
+    samples: a row for each sample and epoch (:data:`fgit.train.samples.SCHEMA`).
     """
 
     model: Any
@@ -291,7 +291,7 @@ def optimizer_step(
     """Forward and backward over the rows of a step, then one update.
 
     Returns:
-        The step's figures, and each sample's (:func:`fgit.train.record.samples_of`).
+        The step's figures, and each sample's (:func:`fgit.train.samples.samples_of`).
     """
     started = time.perf_counter()
     objective, device = settings.objective, accelerator.device

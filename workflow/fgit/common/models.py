@@ -1,0 +1,283 @@
+"""Loading models and tokenizers, from the hub, a folder, or a GGUF file in a Python package.
+
+Weights of language models are read from safetensors or GGUF only, and code that a model repository
+brings is never run (``trust_remote_code`` stays off). The embedder alone (:mod:`fgit.select.stage`)
+may come as a PyTorch file, which torch reads without running code, since UniXcoder is published so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import importlib.resources
+import logging
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jinja2
+import numpy as np
+import torch
+import transformers
+from pydantic import BaseModel
+from tqdm import tqdm
+
+from fgit.common.errors import UserError
+from fgit.common.files import PACKAGE_PREFIX, is_offline, resolve
+
+log = logging.getLogger(__name__)
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+SOURCE_HINT = "give a folder, a name on the hub, or package:NAME/file.gguf"
+
+
+# Models of the hub that this process has loaded, with the commits that their revisions were.
+LOADED: dict[str, dict[str, str | None]] = {}
+
+transformers.utils.logging.disable_progress_bar()  # "Loading weights" would drown our own bars
+
+
+def device() -> torch.device:
+    """The accelerator that there is, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+}
+# What oneDNN may be held to (ONEDNN_MAX_CPU_ISA) and still multiply bf16 in hardware.
+BF16_ISA = ("BF16", "FP16", "AMX", "AVX10", "ALL", "DEFAULT")
+
+
+def computes_bf16(on: torch.device | None = None) -> bool:
+    """Whether a device multiplies bf16 matrices in hardware; elsewhere fp32 is faster, too.
+
+    GPUs of compute capability 8.0 and later do, and x86 CPUs with AVX512-BF16 or AMX-BF16, unless
+    torch or oneDNN are told not to use these instructions.
+    """
+    if (on or device()).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        return False
+    if not any(isa in os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper() for isa in BF16_ISA):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def torch_dtype(name: str, on: torch.device | None = None) -> torch.dtype:
+    """The dtype of a name, as ``dtype`` and ``precision`` of the config have them.
+
+    ``auto`` is bf16 where the device computes it in hardware, else fp32.
+    """
+    if name == "auto":
+        return torch.bfloat16 if computes_bf16(on) else torch.float32
+    return DTYPES[name]
+
+
+def settled(
+    settings: Settings, field: str, begun: str | None = None, hardware: bool | None = None
+) -> Settings:
+    """The settings with the dtype or precision that ``auto`` is on this machine, which is logged.
+
+    Args:
+        field: ``dtype`` or ``precision``.
+        begun: what an earlier process began with: what goes on keeps it, whatever is faster here.
+        hardware: whether bf16 is computed in hardware; None asks :func:`computes_bf16`.
+    """
+    asked = getattr(settings, field)
+    hardware = computes_bf16() if hardware is None else hardware
+    kind = "GPU" if torch.cuda.is_available() else "CPU"
+    if asked != "auto":
+        name, why = asked, "as named in the settings"
+    elif begun is not None:
+        name, why = begun, "as it began"
+    else:
+        names = {"dtype": ("float32", "bfloat16"), "precision": ("fp32", "bf16")}
+        name = names[field][hardware]
+        why = f"auto: this {kind} {'computes' if hardware else 'has no'} bf16 in hardware"
+    log.info("computing in %s (%s)", name, why)
+    if DTYPES[name] is torch.bfloat16 and not hardware:
+        log.warning(
+            "%s %s is slow on this %s, which has no bf16 in hardware; auto takes fp32 here",
+            field,
+            name,
+            kind,
+        )
+    return settings.model_copy(update={field: name})
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def load_tokenizer(path: str, revision: str | None = None, template: str = "own") -> Any:
+    """A fast tokenizer with a padding token, and its chat template set to ``template``.
+
+    Raises:
+        UserError: if there is no tokenizer, or it is not a fast one (offsets are needed).
+    """
+    name, arguments = source(path)
+    if not arguments and Path(name).is_dir() and not any(Path(name).glob("*token*")):
+        raise UserError(
+            f"{path}: no tokenizer in this folder (tokenizer.json); save the base model's there"
+        )
+    with loading_errors(path, "tokenizer"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, **arguments, revision=revision, trust_remote_code=False
+        )
+    if not tokenizer.is_fast:
+        raise UserError(f"{path}: FGit needs a fast tokenizer (tokenizer.json), for its offsets")
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UserError(f"{path}: the tokenizer has neither pad_token nor eos_token; name one")
+        tokenizer.pad_token = tokenizer.eos_token
+    if template != "own":
+        tokenizer.chat_template = read_template(template)
+    return tokenizer
+
+
+def require_chat_template(tokenizer: Any, path: str) -> None:
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"{path}: the tokenizer has no chat template; name one with template "
+            "(magicoder, or a Jinja file)"
+        )
+
+
+def load_model(
+    path: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    on: torch.device | None = None,
+) -> Any:
+    """A causal language model in evaluation mode, on a device (by default :func:`device`)."""
+    name, arguments = source(path)
+    if "gguf_file" in arguments:
+        arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        log.info("converting %s (half a minute)", path)
+        gguf: Any = importlib.import_module("transformers.modeling_gguf_pytorch_utils")
+        gguf.tqdm = functools.partial(tqdm, disable=True)  # its bar would fill a log's last line
+    else:
+        if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+            raise UserError(
+                f"{path}: no weights in safetensors in this folder; pickled weights (.bin, .pt) "
+                "can run code and are not read: convert them"
+            )
+        arguments["use_safetensors"] = True
+    with loading_errors(path, "model"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            name,
+            **arguments,
+            revision=revision,
+            dtype=torch_dtype(dtype, on),
+            trust_remote_code=False,
+        )
+    note_commit(path, revision, model.config)
+    return torch.nn.Module.to(model, on or device()).eval()
+
+
+def note_commit(path: str, revision: str | None, config: Any) -> None:
+    """Remember which commit of a hub's model was loaded, for the provenance."""
+    commit = getattr(config, "_commit_hash", None)
+    if commit:
+        LOADED[path] = {"revision": revision, "commit": commit}
+
+
+def source(path: str) -> tuple[str, dict[str, Any]]:
+    """The name and the extra arguments that ``from_pretrained`` takes for a location."""
+    if path.startswith(PACKAGE_PREFIX) or path.endswith(".gguf"):
+        file = resolve(path)
+        if file.is_dir():
+            return str(file), {}
+        if not file.is_file():
+            raise UserError(f"{path}: no such file; {SOURCE_HINT}")
+        return str(file.parent), {"gguf_file": file.name}
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    if looks_local and not Path(path).is_dir():
+        raise UserError(f"{path}: no such model folder; {SOURCE_HINT}")
+    return path, {}
+
+
+@contextlib.contextmanager
+def loading_errors(path: str, what: str) -> Iterator[None]:
+    """Turn what from_pretrained raises for a missing or unusable source into a clear error."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers and safetensors have exceptions of their own
+        first = (str(error).strip().splitlines() or [""])[0]
+        hint = SOURCE_HINT
+        if is_offline() and path.count("/") == 1 and not Path(path).exists():
+            hint = (
+                "the hub is not asked (hub: offline); run fgit fetch --config CONFIG where it can "
+                "be, with the same HF_HOME"
+            )
+        raise UserError(
+            f"{path}: no usable {what}: {type(error).__name__}: {first} ({hint})"
+        ) from error
+
+
+def read_template(template: str) -> str:
+    """A chat template by name, or from a Jinja file."""
+    folder = importlib.resources.files("fgit") / "prompts"
+    named = folder / f"{template}.jinja"
+    if "/" not in template and named.is_file():
+        return named.read_text(encoding="utf-8").rstrip("\n")
+    if Path(template).is_file():
+        return Path(template).read_text(encoding="utf-8").rstrip("\n")
+    known = sorted(item.name.removesuffix(".jinja") for item in folder.iterdir())
+    raise UserError(
+        f"template {template!r}: no such Jinja file, and no shipped template; "
+        f"shipped: own, {', '.join(known)}"
+    )
+
+
+def prompt_text(tokenizer: Any, instruction: str) -> str:
+    """The prompt x as at inference: one user message, and the generation prompt."""
+    return render(tokenizer, [{"role": "user", "content": instruction}], generation_prompt=True)
+
+
+def render(
+    tokenizer: Any, messages: list[dict[str, str]], *, generation_prompt: bool = False
+) -> str:
+    """Messages in the tokenizer's chat template, as text.
+
+    Raises:
+        UserError: if the chat template is broken, or refuses the messages.
+    """
+    try:
+        return tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generation_prompt
+        )
+    except jinja2.TemplateError as error:
+        raise UserError(f"the chat template cannot be used: {error}") from error
+
+
+def prompt_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a prompt, in training as at inference.
+
+    The tokenizer's special tokens are added unless the text begins with BOS already; EvalPlus
+    always adds them, and so gives BOS twice to a model whose template writes it.
+    """
+    return tokenizer(text, add_special_tokens=not has_bos(tokenizer, text))["input_ids"]
+
+
+def has_bos(tokenizer: Any, text: str) -> bool:
+    """Whether a prompt's text begins with BOS, as some templates write it."""
+    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)

@@ -1,0 +1,1 @@
+"""How far failing programs are from passing ones (sections I and IV)."""

@@ -1,0 +1,96 @@
+"""The matrix of problems and runs of each benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fgit.common.errors import UserError
+from fgit.common.files import BadRow, read_objects
+from fgit.report.facts import Facts
+from fgit.report.rendering import distinct
+from fgit.report.scores import Evaluation, Evaluations
+from fgit.runs import Run
+
+
+def outcomes(
+    benchmark: str,
+    runs: Mapping[str, Run],
+    names: Mapping[str, str],
+    found: Evaluations,
+    results: Path,
+) -> dict[str, Any]:
+    """The matrix of problems and runs of one benchmark."""
+    shown = {run: found[run, benchmark] for run in runs if (run, benchmark) in found}
+    columns = [kinds(evaluation) for evaluation in shown.values()]
+    letters: dict[str, str] = {}
+    tasks = next(iter(shown.values())).outcomes["task_id"].to_list()
+    return {
+        "benchmark": benchmark,
+        "runs": [{"name": names[run], "run": run} for run in shown],
+        "has_plus": "plus" in next(iter(shown.values())).scores,
+        "rows": list(zip(tasks, zip(*columns, strict=True), strict=True)),
+        "totals": [
+            (f"{tests} tests", [evaluation.scores[tests].passed for evaluation in shown.values()])
+            for tests in next(iter(shown.values())).scores
+        ],
+        "scorers": distinct(scorer(evaluation.summary) for evaluation in shown.values()),
+        "answers": answers(benchmark, shown, names, results),
+        "told": {
+            "runs": [statuses(evaluation, letters) for evaluation in shown.values()],
+            "letters": {letter: status for status, letter in letters.items()},
+        },
+    }
+
+
+def kinds(evaluation: Evaluation) -> list[str]:
+    """Each problem's outcome: ``plus`` (passes everything), ``base`` or ``fail``."""
+    found = []
+    for row in evaluation.outcomes.iter_rows(named=True):
+        passed = {tests: row[f"{tests}_pass"] for tests in evaluation.scores}
+        found.append("plus" if all(passed.values()) else "base" if passed["base"] else "fail")
+    return found
+
+
+def statuses(evaluation: Evaluation, letters: dict[str, str]) -> dict[str, str]:
+    """Each problem's status by tests, a letter each; new statuses get the next letter."""
+    return {
+        tests: "".join(
+            letters.setdefault(
+                row.get(f"{tests}_status") or ("pass" if row[f"{tests}_pass"] else "fail"),
+                chr(ord("a") + len(letters)),
+            )
+            for row in evaluation.outcomes.iter_rows(named=True)
+        )
+        for tests in evaluation.scores
+    }
+
+
+def scorer(summary: Facts) -> str:
+    """What ran the tests, as far as the summary says so."""
+    versions = summary.values.get("versions") or {}
+    parts = [f"{name} {version}" for name, version in versions.items()]
+    sandbox = summary.values.get("sandbox")
+    return ", ".join([*parts, *([f"sandbox {sandbox}"] if sandbox else [])])
+
+
+def answers(
+    benchmark: str, shown: Mapping[str, Evaluation], names: Mapping[str, str], results: Path
+) -> list[dict[str, Any]]:
+    """How long each run's answers are, and how many met the length limit."""
+    found = []
+    for run in shown:
+        path = results / "evaluate" / run / benchmark / "samples.jsonl"
+        if not path.exists():  # one's own samples may have been scored
+            continue
+        tokens, cut = [], 0
+        for _, row in read_objects(path):
+            if isinstance(row, BadRow):
+                raise UserError(f"{row}. Run the evaluate stage again")
+            tokens.append(Facts.of(path, "evaluate", row).count("tokens"))
+            cut += bool(row.get("truncated"))
+        if tokens:
+            mean = f"{sum(tokens) / len(tokens):.0f}"
+            found.append({"name": names[run], "tokens": mean, "cut": cut, "n": len(tokens)})
+    return found

@@ -1,0 +1,84 @@
+"""The first pairs of a dataset, side by side, where no training shows what it saw."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fgit.annotate import SIDES
+from fgit.common.errors import UserError
+from fgit.config import Config
+from fgit.report.rendering import decimals
+from fgit.report.segments import Pair, View, code_lines, side_by_side
+from fgit.report.variants import UNITS, read_facts
+from fgit.runs import Run
+
+SHOWN_PAIRS = 8
+SPAN_COLUMNS = [f"{side}_{unit}" for side in SIDES for unit in UNITS]
+
+
+def first_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None:
+    """The first samples with a variant and their spans; None if they are not annotated yet.
+
+    Only as many rows are read as that takes: all of them, texts included, would fill the memory.
+    """
+    path = results / "annotate" / dataset / source / "spans.parquet"
+    if not path.exists():
+        return None
+    needed = ["id", "instruction", *SIDES, "similarity", *SPAN_COLUMNS]
+    try:
+        frame = pl.scan_parquet(path, glob=False)
+        names = frame.collect_schema().names()
+        if missing := [column for column in needed if column not in names]:
+            raise UserError(f"{path}: no column {', '.join(missing)}; run the annotate stage again")
+        # The similarity is null where the variant is, and a number is read sooner than a text.
+        is_pair = pl.col("similarity").is_not_null()
+        places = frame.select(pl.arg_where(is_pair)).head(SHOWN_PAIRS).collect().to_series()
+        rows = places[-1] + 1 if len(places) else 0
+        return frame.select(needed).head(rows).filter(is_pair).collect()
+    except pl.exceptions.ComputeError as error:
+        raise UserError(
+            f"{path}: not a readable Parquet file ({error}); run the annotate stage again"
+        ) from error
+
+
+def untrained_sources(
+    config: Config,
+    sources: Collection[tuple[str, str, str]],
+    view: View | None,
+    runs: Mapping[str, Run],
+) -> list[tuple[str, str, str]]:
+    """The datasets and sources of which no training shows what it saw."""
+    shown = [runs[run["run"]] for run in view.data["runs"]] if view else []
+    trained = {(run.dataset, config.resolve(run.method).variants) for run in shown}
+    return [item for item in sources if item[:2] not in trained]
+
+
+def segments(results: Path, dataset: str, source: str, label: str) -> dict[str, Any] | None:
+    frame = first_pairs(results, dataset, source)
+    annotated = read_facts(results, "annotate", dataset, source)
+    if frame is None or frame.is_empty() or annotated is None:
+        return None
+    return {
+        "dataset": dataset,
+        "label": label,
+        "total": annotated.count("pairs"),
+        "pairs": [
+            {
+                "id": row["id"],
+                "instruction": row["instruction"],
+                "similarity": decimals(row["similarity"], 3),
+                "lines": lines_of(row),
+            }
+            for row in frame.iter_rows(named=True)
+        ],
+    }
+
+
+def lines_of(row: Mapping[str, Any]) -> list[Pair]:
+    return side_by_side(
+        *(code_lines(row[side], row[f"{side}_lines"], row[f"{side}_characters"]) for side in SIDES)
+    )

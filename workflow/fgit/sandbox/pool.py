@@ -1,0 +1,515 @@
+"""Running untrusted programs: many at a time, each worker in a box of its own, none lost.
+
+A worker (:mod:`fgit.sandbox.worker`) lives in a :class:`fgit.sandbox.box.Box` and checks one
+program after the other by its benchmark's own scorer. What has a verdict is written to a journal at
+once, so that a scoring that dies goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import logging
+import pickle
+import queue
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import IO, Any
+
+import fgit
+import fgit.sandbox.worker
+from fgit.benchmarks.problems import first_few, problems_digest
+from fgit.common.errors import UserError
+from fgit.common.processes import cores
+from fgit.common.progress import bar
+from fgit.config import BenchmarkKind, ScoreSettings
+from fgit.sandbox.box import Box, Limits, Strength, choose
+
+log = logging.getLogger(__name__)
+
+PASS = "pass"
+EMPTY = "empty"  # no solution at all: not run
+TIMEOUT = "timeout"
+CRASHED = "crashed"  # the solution took its worker process down
+ONE_SET_OF_TESTS = frozenset({"bigcodebench", "tests"})  # kinds without plus tests
+# Seconds in which a worker must start, or run a canonical solution. (patience() is for a check.)
+STEP_LIMIT = 600.0
+LIBRARY = {"humaneval": "evalplus", "mbpp": "evalplus", "bigcodebench": "bigcodebench"}
+LONG = 100_000  # characters; no honest solution is as long
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A program and the problem whose tests it must pass."""
+
+    problem: Mapping[str, Any]
+    solution: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What the scorer said: ``plus`` is None for kinds without plus tests.
+
+    ``seconds`` is what the check took, ``limit`` what it might have taken at most, and
+    ``canonical_seconds`` what the canonical solution took (None where it is not timed).
+    """
+
+    base: str
+    plus: str | None
+    seconds: float = 0.0
+    limit: float | None = None
+    canonical_seconds: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.base == PASS and self.plus in (PASS, None)
+
+
+def check(
+    kind: BenchmarkKind,
+    jobs: Mapping[str, Job],
+    settings: ScoreSettings,
+    *,
+    threads: int,
+    where: str,
+    python: str | None = None,
+    journal: Journal | None = None,
+    description: str = "score",
+) -> dict[str, Verdict]:
+    """Run every job's program against its problem's tests, by key.
+
+    A program of EvalPlus's kinds or of kind ``tests`` that fails and needed as much time as one
+    test may take gets a second look in the end, alone: a busy machine must not decide. If then
+    the canonical solution fails too, the machine is too slow, and there is no score.
+
+    Args:
+        threads: workers; more than the CPUs that this process may use are not started.
+        where: the problems' file, for messages.
+        python: the interpreter of the workers; by default, this one.
+        journal: verdicts that are known already; new ones are added as they come.
+
+    Raises:
+        UserError: if a worker does not start, the sandbox that the settings ask for is not to be
+            had, a canonical solution fails, or the machine is too slow.
+    """
+    known = journal.verdicts if journal else {}
+    found = {key: known[key] for key in jobs if key in known}
+    for key, job in jobs.items():
+        if not job.solution.strip():
+            found[key] = Verdict(EMPTY, None if kind in ONE_SET_OF_TESTS else EMPTY)
+    rest = {key: job for key, job in jobs.items() if key not in found}
+    if not rest:
+        return {key: found[key] for key in jobs}
+    if long := [key for key, job in rest.items() if len(job.solution) > LONG]:
+        log.warning(
+            "%s: %d solutions have more than %d characters; they are run all the same: %s",
+            where,
+            len(long),
+            LONG,
+            first_few(long),
+        )
+    pool = Pool(kind, settings, allowed(threads), where, python)
+    with pool:
+        order = sorted(rest, key=lambda key: may_take_long(kind, rest[key]), reverse=True)
+        for key, verdict in bar(
+            pool.run({key: rest[key] for key in order}),
+            description=description,
+            total=len(rest),
+            unit="problem",
+        ):
+            found[key] = verdict
+            if journal and not suspect(kind, verdict, settings):
+                journal.add(key, verdict)
+        slow = [key for key in rest if suspect(kind, found[key], settings)]
+        for key in slow:
+            found[key] = second_look(pool, rest[key], found[key], settings, where)
+            if journal:
+                journal.add(key, found[key])
+    return {key: found[key] for key in jobs}
+
+
+def suspect(kind: str, verdict: Verdict, settings: ScoreSettings) -> bool:
+    """Whether the machine may have decided, by its speed or for lack of memory.
+
+    BigCodeBench's limit of 240 s is no matter of speed.
+    """
+    if verdict.base == CRASHED:
+        return True
+    return (
+        kind != "bigcodebench"
+        and not verdict.passed
+        and verdict.base != EMPTY
+        and verdict.seconds >= settings.min_time_limit
+    )
+
+
+def second_look(
+    pool: Pool, job: Job, first: Verdict, settings: ScoreSettings, where: str
+) -> Verdict:
+    """The verdict of a program that runs alone, after its problem's canonical solution did.
+
+    (Not BigCodeBench's: which of those pass is the ground truth's matter.)
+
+    Raises:
+        UserError: if the canonical solution does not pass within the limits.
+    """
+    name = job.problem["task_id"]
+    program = canonical_program(pool.kind, job.problem)
+    if pool.kind != "bigcodebench" and not (right := pool.alone(Job(job.problem, program))).passed:
+        raise UserError(
+            f"{where}, {name}: the canonical solution does not pass within the time limits "
+            f"({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
+            "is too slow or too busy for a fair score; use a quieter one, fewer --threads, or "
+            f"raise --min-time-limit (now {settings.min_time_limit:g} s) and say so"
+        )
+    again = pool.alone(job)
+    if (again.base, again.plus) != (first.base, first.plus):
+        log.info(
+            "%s: %s/%s beside other programs, %s/%s alone, which counts",
+            *(name, first.base, first.plus, again.base, again.plus),
+        )
+    return again
+
+
+def canonical_program(kind: str, problem: Mapping[str, Any]) -> str:
+    """The canonical solution as a whole program."""
+    prompt = problem["complete_prompt" if kind == "bigcodebench" else "prompt"]
+    return f"{prompt}{problem['canonical_solution']}"
+
+
+def may_take_long(kind: str, job: Job) -> tuple[bool, int]:
+    """What is started first, so that no slow program is left for the end.
+
+    Programs that loop may loop forever; and the more the tests' inputs weigh, the longer they take.
+    """
+    inputs = 0 if kind in ONE_SET_OF_TESTS else len(pickle.dumps(job.problem["plus_input"]))
+    return "while " in job.solution, inputs
+
+
+def allowed(threads: int) -> int:
+    """As many workers as asked for, but no more than there are CPUs for them."""
+    cpus = cores()
+    if threads > cpus:
+        log.warning(
+            "%d threads were asked for, but this process may use %d CPUs: %d workers, since "
+            "programs that wait for a CPU would meet their time limits",
+            *(threads, cpus, cpus),
+        )
+    return min(threads, cpus)
+
+
+def patience(limit: float) -> float:
+    """Seconds to wait for a check that may take ``limit`` by its own limits, and hangs beyond.
+
+    A program that is looked at from outside runs more than once, with longer limits.
+    """
+    return max(STEP_LIMIT, 6 * limit)
+
+
+# ------------------------------------------------------------------ what a verdict hangs on
+
+
+def conditions_of(
+    kind: str, settings: ScoreSettings, problems: Path | None = None, python: str | None = None
+) -> dict[str, Any]:
+    """What verdicts were, or will be, given with: keys of a score's summary.
+
+    Raises:
+        UserError: if the workers' environment cannot score this kind.
+    """
+    return {
+        **({} if problems is None else {"problems_sha256": problems_digest(problems)}),
+        "settings": settings.model_dump(mode="json"),
+        "sandbox": choose(settings.sandbox),
+        "versions": versions_of(kind, python),
+    }
+
+
+def versions_of(kind: str, python: str | None) -> dict[str, str]:
+    """Versions of what decides a verdict, in the workers' environment.
+
+    BigCodeBench's programs use many libraries, so its ``environment`` is a digest of all that is
+    installed there.
+
+    Raises:
+        UserError: if that environment lacks the kind's scorer.
+    """
+    packages = [LIBRARY[kind], "numpy"] if kind in LIBRARY else []
+    interpreter = interpreter_of(python)
+    program = (
+        "import hashlib, importlib.metadata as m, json, platform, sys\n"
+        "found = {name: m.version(name) for name in sys.argv[2:]}\n"
+        "if sys.argv[1] == 'bigcodebench':\n"
+        "    names = sorted({f\"{d.metadata['Name']}=={d.version}\" for d in m.distributions()})\n"
+        "    text = '\\n'.join(names).lower().encode()\n"
+        "    found['environment'] = hashlib.sha256(text).hexdigest()[:16]\n"
+        "print(json.dumps({'python': platform.python_version(), **found}))"
+    )
+    done = subprocess.run(
+        [interpreter, "-c", program, kind, *packages], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        raise UserError(
+            f"{interpreter}: this environment cannot score {kind}: {reason[0]}; it needs "
+            f"{', '.join(packages)} (see envs/)"
+        )
+    return {"fgit": fgit.__version__, **json.loads(done.stdout)}
+
+
+# ------------------------------------------------------------------ the journal
+
+
+class Journal:
+    """Verdicts on disk, a line each, for one scoring: ``fingerprint`` says which.
+
+    A file of another scoring, and a line that was not finished, are passed over.
+
+    Raises:
+        UserError: if another process writes it now.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.verdicts: dict[str, Verdict] = {}
+        self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  closed by __exit__
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.file.close()
+            raise UserError(
+                f"{path}: another fgit score writes there now; wait for it, or choose another --out"
+            ) from error
+        header = json.dumps({"fingerprint": fingerprint}).encode() + b"\n"
+        self.file.seek(0)
+        whole = [line for line in self.file if line.endswith(b"\n")]
+        if whole[:1] != [header]:
+            whole = []
+        for line in whole[1:]:
+            row = json.loads(line)
+            key = row.pop("key")
+            self.verdicts[key] = Verdict(**row)
+        self.file.truncate(sum(map(len, whole)))
+        if not whole:
+            self.file.write(header)
+            self.file.flush()
+
+    def add(self, key: str, verdict: Verdict) -> None:
+        self.verdicts[key] = verdict
+        self.file.write(json.dumps({"key": key, **dataclasses.asdict(verdict)}).encode() + b"\n")
+        self.file.flush()
+
+    def remove(self) -> None:
+        """Once the outcomes are written."""
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+# ------------------------------------------------------------------ the workers
+
+
+class Pool:
+    """Workers that each check one program at a time."""
+
+    def __init__(
+        self,
+        kind: BenchmarkKind,
+        settings: ScoreSettings,
+        count: int,
+        where: str,
+        python: str | None = None,
+    ) -> None:
+        self.kind = kind
+        self.settings = settings
+        self.count = count
+        self.where = where
+        self.strength: Strength = choose(settings.sandbox)
+        limits = Limits(settings.memory_mb, settings.disk_mb, settings.processes)
+        interpreter = interpreter_of(python)
+        self.workers = [Worker(kind, Box(self.strength, limits, interpreter)) for _ in range(count)]
+        self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self.threads = ThreadPoolExecutor(max_workers=count)
+
+    def __enter__(self) -> Pool:
+        for worker in self.workers:
+            self.idle.put(worker)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What waits must not start once the workers are gone.
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self.workers:
+            worker.stop()
+
+    def run(self, jobs: Mapping[str, Job]) -> Iterator[tuple[str, Verdict]]:
+        """The verdicts as they come; the jobs are begun in their order."""
+        futures = {self.threads.submit(self.alone, job): key for key, job in jobs.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+    def alone(self, job: Job) -> Verdict:
+        worker = self.idle.get()
+        try:
+            return worker.check(job, self.settings, f"{self.where}, {job.problem['task_id']}")
+        finally:
+            self.idle.put(worker)
+
+
+def interpreter_of(python: str | None) -> str:
+    """The path of the workers' interpreter, absolute, since they start in folders of their own.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    if python is None:
+        return sys.executable
+    path = shutil.which(python)
+    if path is None:
+        raise UserError(
+            f"{python}: there is no such interpreter; build the environment (see envs/), or mend "
+            "the key python of the config"
+        )
+    return str(Path(path).absolute())  # not resolved: a link may be all that makes an environment
+
+
+class Worker:
+    """A worker process: started on first use, and anew when a solution took the last one down."""
+
+    def __init__(self, kind: BenchmarkKind, box: Box) -> None:
+        self.kind = kind
+        self.box = box
+        self.process: subprocess.Popen[bytes] | None = None
+        self.stopped = False
+
+    def check(self, job: Job, settings: ScoreSettings, where: str) -> Verdict:
+        """The verdict on a job.
+
+        Raises:
+            UserError: if the worker does not start, or the canonical solution fails.
+        """
+        message = {
+            "problem": dict(job.problem),
+            "solution": job.solution,
+            "min_time_limit": settings.min_time_limit,
+            "gt_time_limit_factor": settings.gt_time_limit_factor,
+        }
+        try:
+            process, expected = self.begin(message, where)
+        except WorkerLost:
+            # No solution has run yet: the last one may have left a worker that was about to end.
+            self.end()
+            process, expected = self.begin(message, where)
+        started = time.monotonic()
+        try:
+            result = self.receive(process, where, patience(expected.get("limit") or 0.0))
+        except WorkerLost as lost:
+            if self.stopped:
+                raise
+            self.end()
+            seconds = round(time.monotonic() - started, 3)
+            status = TIMEOUT if lost.timed_out else CRASHED
+            why = f", {self.box.killed}" if self.box.killed else ""
+            log.warning("%s: the solution took its worker process down (%s%s)", where, status, why)
+            return Verdict(status, None if self.kind in ONE_SET_OF_TESTS else status, seconds)
+        return Verdict(
+            base=result["base"],
+            plus=result["plus"],
+            seconds=round(result["seconds"], 3),
+            limit=result.get("limit"),
+            canonical_seconds=canonical_seconds(expected),
+        )
+
+    def begin(
+        self, message: dict[str, Any], where: str
+    ) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+        """Hand a job to the worker; its process, and what it says of the canonical solution."""
+        process = self.running()
+        assert process.stdin is not None
+        try:
+            with self.within(STEP_LIMIT):
+                pickle.dump(message, process.stdin, protocol=4)
+                process.stdin.flush()
+        except OSError as error:
+            raise WorkerLost(where, timed_out=False, errors=self.box.errors()) from error
+        return process, self.receive(process, f"{where}: the canonical solution does not run")
+
+    def running(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None:
+            if self.stopped:
+                raise WorkerLost("scoring was stopped", timed_out=False)
+            self.end()
+            self.process = self.box.start(Path(fgit.sandbox.worker.__file__), self.kind)
+            self.receive(self.process, f"the worker process for {self.kind} did not start")
+        return self.process
+
+    def receive(
+        self, process: subprocess.Popen[bytes], what: str, seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The worker's next answer, within so many seconds, or STEP_LIMIT.
+
+        Raises:
+            WorkerLost: if there is none.
+            UserError: if the worker reports an error.
+        """
+        assert process.stdout is not None
+        with self.within(seconds or STEP_LIMIT) as timed_out:
+            line = process.stdout.readline()
+        if not line:
+            raise WorkerLost(what, timed_out.is_set(), self.box.errors())
+        message: dict[str, Any] = json.loads(line)
+        if "error" in message:
+            raise UserError(f"{what}: {message['error']}")
+        return message
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[threading.Event]:
+        """Stop the box, and set the event, if what is in the block takes longer."""
+        timed_out = threading.Event()
+
+        def end() -> None:
+            timed_out.set()
+            self.box.stop()
+
+        timer = threading.Timer(seconds, end)
+        timer.start()
+        try:
+            yield timed_out
+        finally:
+            timer.cancel()
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.box.stop()
+            self.process = None
+
+    def stop(self) -> None:
+        self.stopped = True
+        self.box.stop()
+
+
+def canonical_seconds(expected: Mapping[str, Any]) -> float | None:
+    parts = [expected[key] for key in ("base_seconds", "plus_seconds") if key in expected]
+    return round(sum(parts), 3) if parts else None
+
+
+class WorkerLost(UserError):
+    """A worker process ended, or was ended since it took too long, before it answered."""
+
+    def __init__(self, what: str, timed_out: bool, errors: str = "") -> None:
+        reason = "no answer in time" if timed_out else "the process ended"
+        super().__init__(f"{what}: {reason}" + (f" ({errors})" if errors else ""))
+        self.timed_out = timed_out

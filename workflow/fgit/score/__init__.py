@@ -1,0 +1,1 @@
+"""The *score* stage: outcomes of each problem from what a model answered."""

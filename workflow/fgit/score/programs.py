@@ -1,0 +1,433 @@
+"""Running the solutions of a benchmark against its tests, by the benchmark's own scorer.
+
+Programs run in boxes (:mod:`fgit.sandbox.box`) by :mod:`fgit.sandbox.pool`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fgit.benchmarks.problems import first_few, problems_digest, read_problems, read_samples
+from fgit.common import files
+from fgit.common.errors import UserError
+from fgit.common.processes import cores
+from fgit.common.statistics import wilson
+from fgit.config import BenchmarkKind, ScoreSettings
+from fgit.sandbox.pool import (
+    EMPTY,
+    LIBRARY,
+    ONE_SET_OF_TESTS,
+    PASS,
+    Job,
+    Journal,
+    Verdict,
+    allowed,
+    canonical_program,
+    check,
+    conditions_of,
+    interpreter_of,
+)
+
+__all__ = ["Job", "Verdict", "check", "score"]
+
+log = logging.getLogger(__name__)
+
+SCHEMA = {
+    "task_id": pl.String,
+    "base_pass": pl.Boolean,
+    "plus_pass": pl.Boolean,
+    "solution": pl.String,
+    "base_status": pl.String,
+    "plus_status": pl.String,
+}
+TIMES = {
+    "task_id": pl.String,
+    "seconds": pl.Float64,
+    "limit": pl.Float64,
+    "canonical_seconds": pl.Float64,
+}
+CANONICAL = "canonical"  # in place of a file of samples: the canonical solutions themselves
+# Of a second sample of a problem, asked with one BOS where EvalPlus gives two.
+ONE_BOS = "\0one BOS"
+
+
+def score(
+    kind: BenchmarkKind,
+    problems: str | os.PathLike[str],
+    samples: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    settings: ScoreSettings,
+    *,
+    one_bos: str | os.PathLike[str] | None = None,
+    ground_truth: str | os.PathLike[str] | None = None,
+    threads: int | None = None,
+    python: str | None = None,
+    sha256: str | None = None,
+    leave_out_others: bool = False,
+) -> None:
+    """Score one solution per problem. Started again after it died, it goes on.
+
+    Writes in the folder ``out``:
+
+    * ``outcomes.parquet``, a row per problem in the problems' order: task_id, base_pass (passes
+      the base tests), plus_pass (passes the base and the plus tests; null for kinds that have
+      none), solution, base_status and plus_status (pass, fail, timeout, empty, crashed, forged);
+    * ``times.parquet``: task_id, and in seconds what the check took, its limit, and what the
+      canonical solution took;
+    * ``summary.json``: n, pass@1 for base and plus as fractions, their 95 % Wilson intervals, and
+      what they were scored with.
+
+    Nothing in ``outcomes.parquet`` depends on time or order of the run, save that a solution near
+    its time limit may pass once and fail once, even alone (:func:`fgit.sandbox.pool.check`).
+
+    Args:
+        samples: JSONL rows of ``task_id`` and ``solution`` (a whole program), or ``completion``
+            (what follows the prompt); or ``canonical``, which scores the canonical solutions.
+        one_bos: more samples, asked with one BOS token where EvalPlus gives two; no rows where
+            that is no difference. Their score is ``one_bos`` in the summary.
+        ground_truth: the ``summary.json`` of scoring ``canonical`` in the same environment; for
+            BigCodeBench it is made first if none is given.
+        threads: worker processes; by default, the CPUs that this process may use.
+        python: the interpreter of the workers, if the benchmark has an environment of its own.
+        sha256: the digest that the problem file must have.
+        leave_out_others: whether samples may be of more problems than the file has.
+
+    Raises:
+        UserError: if the samples do not name each problem exactly once, a canonical solution
+            fails (BigCodeBench: too many of them), or the machine is too slow.
+    """
+    if kind == "pairs":
+        from fgit.evaluate.discrimination import score_pairs
+
+        score_pairs(kind, problems, samples, out, sha256=sha256)
+        return
+    started = time.monotonic()
+    out = Path(out)
+    problems = files.resolve(os.fspath(problems))
+    by_id = read_problems(kind, problems, sha256)
+    threads = allowed(threads or cores())
+    conditions = conditions_of(kind, settings, problems, python)
+    if os.fspath(samples) == CANONICAL:
+        solutions = {task: canonical_program(kind, problem) for task, problem in by_id.items()}
+        more: dict[str, str] = {}
+        truth = None
+    else:
+        solutions = read_solutions(kind, by_id, samples, others=leave_out_others)
+        more = {} if one_bos is None else read_solutions(kind, by_id, one_bos, or_none=True)
+        truth = check_ground_truth(
+            *(kind, problems, out, settings, conditions, ground_truth, threads, python)
+        )
+    if empty := [task_id for task_id, solution in solutions.items() if not solution.strip()]:
+        log.warning(
+            "%d of %d solutions are empty and count as failures: %s",
+            *(len(empty), len(solutions), first_few(empty)),
+        )
+    jobs = {task_id: Job(by_id[task_id], text) for task_id, text in solutions.items()}
+    jobs |= {
+        task_id + ONE_BOS: Job(by_id[task_id], text)
+        for task_id, text in more.items()
+        if text != solutions[task_id]
+    }
+    digest = hashlib.sha256()
+    for key, job in jobs.items():
+        digest.update(f"{key}\0{job.solution}\0".encode("utf-8", "replace"))
+    fingerprint = json.dumps([kind, conditions, digest.hexdigest()], sort_keys=True)
+    with Journal(out / "journal.jsonl", fingerprint) as journal:
+        if journal.verdicts:
+            log.info("%d of %d verdicts are there already", len(journal.verdicts), len(jobs))
+        verdicts = check(
+            kind,
+            jobs,
+            settings,
+            threads=threads,
+            where=str(problems),
+            python=python,
+            journal=journal,
+        )
+        frame = outcomes(kind, solutions, verdicts)
+        # An older summary must not stand beside new outcomes.
+        files.remove(out / "summary.json")
+        files.write_parquet(out / "outcomes.parquet", frame)
+        files.write_parquet(out / "times.parquet", times(solutions, verdicts))
+        summary = {
+            "benchmark": kind,
+            "n": frame.height,
+            **shares(frame),
+            "one_bos": None,
+            "statuses": statuses(frame),
+            "ground_truth": truth,
+            "problems": str(problems),
+            "samples_sha256": None
+            if os.fspath(samples) == CANONICAL
+            else files.sha256(Path(samples)),
+            "scorer": LIBRARY.get(kind, "fgit"),
+            **conditions,
+            "threads": threads,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        files.remove(out / "outcomes_one_bos.parquet")
+        if more:
+            again = {task: verdicts.get(task + ONE_BOS, verdicts[task]) for task in more}
+            second = outcomes(kind, more, again)
+            files.write_parquet(out / "outcomes_one_bos.parquet", second)
+            summary["one_bos"] = shares(second)
+        files.write_json(out / "summary.json", summary)
+        journal.remove()
+    log.info("%s", in_words(kind, summary))
+    if conditions["sandbox"] == "rlimits":
+        log.warning(
+            "the programs ran without bubblewrap, under limits only: they could read files and "
+            "use the network"
+        )
+
+
+def in_words(kind: str, summary: Mapping[str, Any]) -> str:
+    base, plus = summary["pass@1"]["base"], summary["pass@1"]["plus"]
+    return f"{kind}: pass@1 {base:.3f} base" + (
+        ("" if plus is None else f", {plus:.3f} plus")
+        + f", {summary['n']} problems, sandbox {summary['sandbox']}, {summary['seconds']:.0f} s"
+    )
+
+
+def shares(frame: pl.DataFrame) -> dict[str, Any]:
+    """pass@1 and its 95 % interval, by tests, as fractions."""
+    passed = {
+        tests: None if frame[f"{tests}_pass"].null_count() else int(frame[f"{tests}_pass"].sum())
+        for tests in ("base", "plus")
+    }
+    n = frame.height
+    return {
+        "pass@1": {tests: None if k is None else k / n for tests, k in passed.items()},
+        "interval": {
+            tests: None if k is None else list(wilson(k, n)) for tests, k in passed.items()
+        },
+    }
+
+
+def statuses(frame: pl.DataFrame) -> dict[str, dict[str, int] | None]:
+    """How often each status came, by tests."""
+    return {
+        tests: dict(sorted(Counter(frame[f"{tests}_status"].drop_nulls()).items())) or None
+        for tests in ("base", "plus")
+    }
+
+
+def read_solutions(
+    kind: BenchmarkKind,
+    problems: Mapping[str, Mapping[str, Any]],
+    samples: str | os.PathLike[str],
+    *,
+    or_none: bool = False,
+    others: bool = False,
+) -> dict[str, str]:
+    """The solution of every problem, in the problems' order; with ``or_none``, or no solution.
+
+    Args:
+        others: whether samples of other problems are left out.
+
+    Raises:
+        UserError: as :func:`fgit.benchmarks.problems.read_samples`, and for a solution that is no
+            text.
+    """
+    prompt = "complete_prompt" if kind == "bigcodebench" else "prompt"
+    found: dict[str, str] = {}
+    found_rows = read_samples(problems, samples, or_none=or_none, others=others)
+    for task_id, (where, row) in found_rows.items():
+        field = "solution" if "solution" in row else "completion"
+        if not isinstance(text := row.get(field), str):
+            raise UserError(
+                f"{where}: "
+                + (f"{field!r} is {text!r:.60}, not text" if field in row else "no 'solution'")
+            )
+        found[task_id] = text if field == "solution" else problems[task_id][prompt] + text
+    return found
+
+
+def outcomes(
+    kind: BenchmarkKind, solutions: Mapping[str, str], verdicts: Mapping[str, Verdict]
+) -> pl.DataFrame:
+    """A row per problem; plus_pass is base *and* plus, as EvalPlus counts."""
+    rows = []
+    for task_id, solution in solutions.items():
+        verdict = verdicts[task_id]
+        rows.append(
+            {
+                "task_id": task_id,
+                "base_pass": verdict.base == PASS,
+                "plus_pass": None if kind in ONE_SET_OF_TESTS else verdict.passed,
+                # Parquet holds UTF-8, which has no lone surrogates.
+                "solution": solution.encode("utf-8", "replace").decode("utf-8"),
+                "base_status": verdict.base,
+                "plus_status": verdict.plus,
+            }
+        )
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def times(solutions: Mapping[str, str], verdicts: Mapping[str, Verdict]) -> pl.DataFrame:
+    """Seconds of each check; nothing for empty solutions, which are not run."""
+    rows = [
+        {
+            "task_id": task_id,
+            "seconds": None if verdicts[task_id].base == EMPTY else verdicts[task_id].seconds,
+            "limit": verdicts[task_id].limit,
+            "canonical_seconds": verdicts[task_id].canonical_seconds,
+        }
+        for task_id in solutions
+    ]
+    return pl.DataFrame(rows, schema=TIMES)
+
+
+# ------------------------------------------------------------------ BigCodeBench's ground truth
+
+
+def check_ground_truth(
+    kind: BenchmarkKind,
+    problems: Path,
+    out: Path,
+    settings: ScoreSettings,
+    conditions: Mapping[str, Any],
+    given: str | os.PathLike[str] | None,
+    threads: int,
+    python: str | None,
+) -> dict[str, Any] | None:
+    """The share of canonical solutions that pass here, and those that do not; None for EvalPlus.
+
+    EvalPlus needs the canonical solutions for its expected outputs, so none of them can fail
+    unnoticed. BigCodeBench's tests stand alone: where a library is missing or has another version,
+    they would fail every solution without a word.
+
+    Args:
+        conditions: of this scoring; a ground truth of other problems or versions is none.
+        given: the summary of scoring the canonical solutions; if None, it is made in ``out``,
+            unless it lies there already.
+
+    Raises:
+        UserError: if the share is below ``settings.min_ground_truth``, or ``given`` was made with
+            other problems or versions.
+    """
+    if kind != "bigcodebench":
+        return None
+    path = out / "ground_truth" / "summary.json" if given is None else Path(given)
+    if given is None and (not path.exists() or unlike(path, conditions)):
+        log.info("Running the canonical solutions first: the environment must be the right one")
+        score(kind, problems, CANONICAL, path.parent, settings, threads=threads, python=python)
+    if reason := unlike(path, conditions):
+        raise UserError(f"{path}: {reason}; score the canonical solutions again")
+    frame = files.read_parquet(path.parent / "outcomes.parquet")
+    failing = frame.filter(~pl.col("base_pass"))["task_id"].to_list()
+    share = 1 - len(failing) / frame.height
+    if share < settings.min_ground_truth:
+        raise UserError(
+            f"{problems}: {len(failing)} of {frame.height} canonical solutions fail in the "
+            f"environment of {interpreter_of(python)} ({share:.3f} pass, at least "
+            f"{settings.min_ground_truth:g} must): {', '.join(failing[:20])}"
+            f"{', …' if len(failing) > 20 else ''}. Install what envs/bigcodebench.txt names, or "
+            "lower --min-ground-truth and say so"
+        )
+    if failing:
+        log.warning("%d canonical solutions fail here: %s", len(failing), first_few(failing))
+    return {"passing": share, "failing": failing}
+
+
+def unlike(path: Path, conditions: Mapping[str, Any]) -> str:
+    """Why a summary is no ground truth under these conditions; '' if it is."""
+    summary = files.read_json(path)
+    if summary.get("samples_sha256", "") is not None:
+        return "this is not the score of the canonical solutions"
+    for key in ("problems_sha256", "versions"):
+        if summary.get(key) != conditions[key]:
+            return f"made with other {key} ({summary.get(key)}) than this scoring"
+    return ""
+
+
+# ------------------------------------------------------------------ a part of a larger benchmark
+
+
+def score_part(
+    kind: BenchmarkKind,
+    problems: str | os.PathLike[str],
+    whole: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    sha256: str | None = None,
+) -> None:
+    """The score on a part of a benchmark (BigCodeBench Hard), from the outcomes on all of it.
+
+    Args:
+        problems: the part's problem file.
+        whole: the score folder of the whole.
+
+    Raises:
+        UserError: if a problem is not among the whole's, or is another one there.
+    """
+    whole, out = Path(whole), Path(out)
+    problems = files.resolve(os.fspath(problems))
+    part = read_problems(kind, problems, sha256)
+    summary = files.read_json(whole / "summary.json")
+    if summary.get("benchmark") != kind:
+        raise UserError(f"{whole}: scores of {summary.get('benchmark')!r}, not of {kind!r}")
+    frame = files.read_parquet(whole / "outcomes.parquet")
+    known = set(frame["task_id"])
+    if missing := [task_id for task_id in part if task_id not in known]:
+        raise UserError(
+            f"{problems}: {len(missing)} problems are not among those of {whole}: "
+            f"{first_few(missing)}; is it a part of another benchmark or version?"
+        )
+    if not Path(summary["problems"]).exists():
+        log.warning(
+            "%s is not there any more: that its problems are those of %s was not checked",
+            *(summary["problems"], problems),
+        )
+    else:
+        other = read_problems(kind, summary["problems"], summary["problems_sha256"])
+        fields = ("complete_prompt", "prompt", "test", "base_input", "plus_input")
+        if differing := [
+            task_id
+            for task_id, problem in part.items()
+            if any(problem.get(field) != other[task_id].get(field) for field in fields)
+        ]:
+            raise UserError(
+                f"{problems}: {len(differing)} problems differ from those of the same name in "
+                f"{summary['problems']}: {first_few(differing)}; take both from one version"
+            )
+    order = pl.DataFrame({"task_id": list(part)})
+
+    def taken(name: str) -> pl.DataFrame:
+        """The part's rows of a file of the whole, in the part's order."""
+        rows = order.join(
+            files.read_parquet(whole / name), on="task_id", how="left", maintain_order="left"
+        )
+        files.write_parquet(out / name, rows)
+        return rows
+
+    files.remove(out / "summary.json")
+    frame = taken("outcomes.parquet")
+    taken("times.parquet")
+    truth = summary["ground_truth"]
+    kept = {
+        "n": frame.height,
+        **shares(frame),
+        "one_bos": None,
+        "statuses": statuses(frame),
+        "ground_truth": truth
+        and truth | {"failing": [task_id for task_id in truth["failing"] if task_id in part]},
+        "problems": str(problems),
+        "problems_sha256": problems_digest(problems),
+        "part_of": {"folder": str(whole), "problems_sha256": summary["problems_sha256"]},
+    }
+    files.remove(out / "outcomes_one_bos.parquet")
+    if summary["one_bos"]:
+        kept["one_bos"] = shares(taken("outcomes_one_bos.parquet"))
+    files.write_json(out / "summary.json", summary | kept)
+    log.info("%s", in_words(kind, summary | kept))

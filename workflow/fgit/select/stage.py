@@ -1,0 +1,373 @@
+"""The most similar variant of each sample, by embeddings (section II-A of the paper)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from fgit.common import files, models, processes
+from fgit.common.code_blocks import CODE_FORMS, NOTES
+from fgit.common.errors import UserError
+from fgit.common.progress import bar
+from fgit.config import SelectSettings
+from fgit.select.candidates import Candidates, Choice, choices_of
+from fgit.variants import normalised, sample_ids, sample_parts
+
+log = logging.getLogger(__name__)
+
+SCHEMA: dict[str, type[pl.DataType]] = {
+    "id": pl.String,
+    "instruction": pl.String,
+    "response": pl.String,
+    "language": pl.String,
+    "tests": pl.String,
+    "variant": pl.String,
+    "similarity": pl.Float64,
+    "candidates": pl.Int64,
+}
+
+
+# Why a sample has no variant; the first that holds.
+NO_CODE = "no_code"  # in its response
+PASSES = "passes_its_tests"  # all its variants that are usable do
+SAME = "same_as_response"  # all its variants are, after normalisation
+NO_VARIANT = "no_usable_variant"
+
+PART = 250  # samples whose candidates are read at a time
+WINDOW = 16  # parts whose texts are embedded together, in the order of their lengths
+FEW = 1000  # samples for which starting processes would cost more than it saves
+TOKENIZED = 500  # texts at a time
+# At a time, on a CPU: with more, what a layer makes does not stay in its caches, and the same
+# texts take a quarter longer.
+CPU_TOKENS = 2048
+BINS = 400  # of the similarities, from -1 to 1
+
+
+def select(
+    records: Path,
+    variants: Path,
+    out: Path,
+    report: Path,
+    settings: SelectSettings,
+    verified: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Pair each record with the most similar of its variants.
+
+    Args:
+        records: Parquet with id, instruction, response, language, tests.
+        variants: Parquet with id, k and code (null where refused), as generate and mutate write it.
+        out: Parquet with all records in their order, and variant (the response with its code
+            replaced; null where there is none), similarity (cosine to the correct code, null
+            likewise) and candidates (how many distinct ones there were).
+        report: JSON with counts, why samples have no variant (``lost``), and the similarities'
+            mean, median, minimum and ``distribution`` ([from, to, count] each); and the forms of
+            the responses.
+        verified: Parquet as verify writes it: a variant that passes the tests is left out, one
+            that nothing was shown of stays.
+        threads: processes that read the candidates.
+
+    Raises:
+        UserError: if a file or the embedder is missing, or the variants are of other records.
+    """
+    ids = sample_ids(records)
+    candidates = Candidates(variants, ids, verified)
+    embedder = Embedder(settings)
+    counts: Counter[str] = Counter()
+    lost = dict.fromkeys((NO_CODE, NO_VARIANT, SAME, PASSES), 0)
+    similarities: list[float] = []
+    texts = sum(candidates.kept.values()) + len(candidates.kept)
+    forms: Counter[str] = Counter()
+    parts = read_choices(records, candidates, ids, threads if len(ids) >= FEW else 1, forms)
+    with (
+        files.writing_parquet(out, SCHEMA) as write,
+        bar(description="Embedding", total=texts, unit="text") as progress,
+    ):
+        done = 0
+        while window := list(itertools.islice(parts, WINDOW)):
+            choices = [choice for _, found in window for choice in found if choice is not None]
+            counts["same_response"] += sum(choice.same_response for choice in choices)
+            counts["duplicates"] += sum(choice.duplicates for choice in choices)
+            index, vectors = embedder.embed(
+                (
+                    text
+                    for choice in choices
+                    if choice.responses
+                    for text in (choice.code, *choice.responses)
+                ),
+                progress,
+            )
+            for part, found in window:
+                for sample, choice in zip(part["id"], found, strict=True):
+                    usable, kept = candidates.usable[sample], candidates.kept[sample]
+                    if choice is None or not choice.responses:
+                        lost[reason_of(choice, usable, kept)] += 1
+                    done += kept + bool(kept)
+                pairs = paired(part, found, index, vectors)
+                similarities += pairs["similarity"].drop_nulls().to_list()
+                write(pairs)
+            progress.update(done - progress.n)  # of equal texts one was embedded
+    without = sum(lost.values())
+    summary = {
+        "samples": len(ids),
+        "with_variant": len(ids) - without,
+        "without_variant": without,
+        "lost": lost,
+        "forms": {name: forms[name] for name in (*CODE_FORMS, *NOTES)},
+        "same_response": counts["same_response"],
+        "duplicates": counts["duplicates"],
+        "verified": candidates.shown,
+        "similarity": {
+            "mean": statistics.fmean(similarities) if similarities else None,
+            "median": statistics.median(similarities) if similarities else None,
+            "min": min(similarities, default=None),
+        },
+        "distribution": distribution(similarities),
+        "device": str(models.device()),
+        **settings.model_dump(mode="json"),
+    }
+    files.write_json(report, summary)
+    if similarities:
+        log.info(
+            "%d of %d samples have a variant; mean similarity %.3f",
+            *(len(similarities), len(ids), summary["similarity"]["mean"]),
+        )
+    else:
+        log.warning("None of the %d samples has a variant", len(ids))
+
+
+def read_choices(
+    records: Path, candidates: Candidates, ids: Iterable[str], threads: int, forms: Counter[str]
+) -> Iterator[tuple[pl.DataFrame, list[Choice | None]]]:
+    """Yield the records, some at a time, and what there is to choose from for each.
+
+    Args:
+        ids: of all records, in their order.
+        forms: is updated with the forms of the responses (:func:`fgit.common.code_blocks.forms`).
+    """
+    codes = candidates.codes(ids)
+    parts, asked = itertools.tee(sample_parts(records, PART))
+    work = (list(zip(part["response"], part["language"], codes, strict=False)) for part in asked)
+    found = processes.each(choices_of, work, threads)
+    for part, (choices, counted) in zip(parts, found, strict=True):
+        forms.update(counted)
+        yield part, choices
+
+
+def reason_of(choice: Choice | None, usable: int, kept: int) -> str:
+    """Why a sample has no variant.
+
+    Args:
+        usable: its variants that are not refused.
+        kept: those of them that do not pass its tests.
+    """
+    if choice is None:
+        return NO_CODE
+    if kept:
+        return SAME
+    return PASSES if usable else NO_VARIANT
+
+
+def paired(
+    part: pl.DataFrame,
+    choices: Sequence[Choice | None],
+    index: Mapping[str, int],
+    vectors: np.ndarray,
+) -> pl.DataFrame:
+    """The records with the columns variant, similarity and candidates (:data:`SCHEMA`)."""
+    rows: list[tuple[str | None, float | None, int]] = []
+    for choice in choices:
+        if choice is None or not choice.responses:
+            rows.append((None, None, 0))
+        else:
+            code, similarity = most_similar(choice, index, vectors)
+            rows.append((choice.responses[code], similarity, len(choice.responses)))
+    added = ("variant", "similarity", "candidates")
+    columns = pl.DataFrame(rows, schema={name: SCHEMA[name] for name in added}, orient="row")
+    return pl.concat([part, columns], how="horizontal")
+
+
+def distribution(similarities: Sequence[float]) -> list[tuple[float, float, int]]:
+    """How many are in each of :data:`BINS` equal bins, between the first and the last that is used.
+
+    Each is (from, to, count); cosines beyond 1 by rounding are taken for 1.
+    """
+    counts, edges = np.histogram(np.clip(similarities, -1, 1), bins=BINS, range=(-1, 1))
+    used = np.flatnonzero(counts)
+    return [
+        (round(float(edges[number]), 3), round(float(edges[number + 1]), 3), int(counts[number]))
+        for number in (range(used[0], used[-1] + 1) if len(used) else ())
+    ]
+
+
+def most_similar(
+    choice: Choice, index: Mapping[str, int], vectors: np.ndarray
+) -> tuple[str, float]:
+    """The candidate nearest to the correct code, and its cosine; of equal ones the first.
+
+    Args:
+        choice: with one candidate at least.
+        index, vectors: as :meth:`Embedder.embed` gives them for all the choice's codes.
+    """
+    codes = list(choice.responses)
+    near = cosine(
+        np.repeat(vectors[[index[choice.code]]], len(codes), axis=0),
+        vectors[[index[code] for code in codes]],
+    )
+    first = int(np.argmax(near))
+    return codes[first], float(near[first])
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine of the rows of two Float32[n, d] arrays: Float32[n], 0 where a row is all zeros."""
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    dot = np.einsum("nd,nd->n", a, b)
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return np.divide(dot, norms, out=np.zeros_like(dot), where=norms > 0)
+
+
+def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of Float[b, t, d] over the tokens with ``mask`` (Int[b, t]) 1: Float32[b, d]."""
+    weights = mask.unsqueeze(-1).float()
+    return (states.float() * weights).sum(1) / weights.sum(1)
+
+
+class Embedder:
+    """A transformer encoder with mean pooling over its last hidden states, in fp32."""
+
+    def __init__(self, settings: SelectSettings) -> None:
+        from transformers import AutoModel, AutoTokenizer
+
+        self.settings = settings
+        name, arguments = models.source(settings.embedder)
+        with models.loading_errors(settings.embedder, "embedder"):
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                name, **arguments, revision=settings.revision, trust_remote_code=False
+            )
+            self.model: Any = AutoModel.from_pretrained(
+                name,
+                **arguments,
+                revision=settings.revision,
+                dtype=torch.float32,
+                trust_remote_code=False,
+            )
+        models.note_commit(settings.embedder, settings.revision, self.model.config)
+        self.model.eval().to(models.device())
+        limit = position_limit(self.model.config)
+        if limit is not None and settings.max_length > limit:
+            raise UserError(
+                f"max_length {settings.max_length}: the embedder {settings.embedder} takes "
+                f"{limit} tokens at most"
+            )
+        self.prefix = self.prefix_ids()
+
+    def prefix_ids(self) -> list[int]:
+        """UniXcoder's opening [CLS] <mode> [SEP], or nothing if no prefix is set."""
+        prefix = self.settings.prefix
+        if not prefix:
+            return []
+        token = self.tokenizer.get_vocab().get(prefix)
+        if token is None:
+            raise UserError(
+                f"prefix {prefix!r}: the embedder {self.settings.embedder} has no such token; "
+                "set prefix to '' unless the embedder is a UniXcoder"
+            )
+        return [self.tokenizer.cls_token_id, token, self.tokenizer.sep_token_id]
+
+    def token_ids(self, texts: list[str]) -> list[np.ndarray]:
+        """Of each text at most ``max_length`` ids, special tokens included: Int32 each.
+
+        What is cut is the code's end.
+        """
+        length = self.settings.max_length
+        if self.prefix:
+            length -= len(self.prefix) + 1
+        encoded = self.tokenizer(
+            texts,
+            add_special_tokens=not self.prefix,
+            truncation=True,
+            max_length=length,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        if self.prefix:
+            end = [self.tokenizer.sep_token_id]
+            encoded = [self.prefix + code + end for code in encoded]
+        return [np.array(ids, dtype=np.int32) for ids in encoded]
+
+    def embed(
+        self, texts: Iterable[str], progress: Any = None
+    ) -> tuple[dict[str, int], np.ndarray]:
+        """Row of each distinct text, and the vectors: Float32[rows, d].
+
+        What is embedded is :func:`fgit.variants.normalised`. Texts with the same token ids share
+        a row, so that their similarities are exactly equal.
+
+        Args:
+            progress: a bar that counts the rows; None shows one of its own.
+        """
+        distinct = list(dict.fromkeys(texts))
+        index: dict[str, int] = {}
+        rows: dict[bytes, int] = {}  # by token ids: as Python's integers they would take ten times
+        for start in range(0, len(distinct), TOKENIZED):
+            some = distinct[start : start + TOKENIZED]
+            for text, ids in zip(some, self.token_ids(list(map(normalised, some))), strict=True):
+                index[text] = rows.setdefault(ids.tobytes(), len(rows))
+        sequences = [np.frombuffer(ids, dtype=np.int32) for ids in rows]
+        vectors = np.zeros((len(sequences), self.model.config.hidden_size), dtype=np.float32)
+        order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+        with (
+            bar(description="Embedding", total=len(order), unit="text")
+            if progress is None
+            else contextlib.nullcontext(progress)
+        ) as shown:
+            start = 0
+            while start < len(order):
+                batch = order[start : start + self.texts_at_a_time(len(sequences[order[start]]))]
+                vectors[batch] = self.forward([sequences[row] for row in batch])
+                shown.update(len(batch))
+                start += len(batch)
+        return index, vectors
+
+    def texts_at_a_time(self, length: int) -> int:
+        """``batch_size``, or on a CPU fewer texts of so many tokens."""
+        size = self.settings.batch_size
+        return (
+            size
+            if models.device().type != "cpu"
+            else max(1, min(size, CPU_TOKENS // max(length, 1)))
+        )
+
+    @torch.inference_mode()
+    def forward(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
+        """Vectors of a batch of token ids: Float32[len(sequences), d]."""
+        shape = len(sequences), max(map(len, sequences))
+        ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = sequence
+            mask[row, : len(sequence)] = 1
+        device = models.device()
+        attended = torch.from_numpy(mask).to(device)
+        states = self.model(
+            input_ids=torch.from_numpy(ids).to(device), attention_mask=attended
+        ).last_hidden_state
+        return mean_pool(states, attended).cpu().numpy()
+
+
+def position_limit(config: Any) -> int | None:
+    """The most tokens that an encoder has positions for."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and "roberta" in config.model_type:
+        return limit - config.pad_token_id - 1  # RoBERTa's positions start behind the padding id
+    return limit

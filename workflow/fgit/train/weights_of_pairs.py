@@ -1,0 +1,68 @@
+"""What the objective gives for each pair, so that anyone can check it against their own code."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import polars as pl
+import torch
+
+from fgit.common.errors import UserError
+from fgit.common.files import read_records, write_parquet
+from fgit.common.progress import bar
+from fgit.config import TrainSettings
+
+log = logging.getLogger(__name__)
+
+
+def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None:
+    """Write p̄, p̄', w and the loss of each pair, computed in fp32.
+
+    Output columns: id, p_response, p_variant, weight (null where nothing can be paired: the
+    weight is 1 there), loss: the mean of −w log P over the response tokens, end of turn included.
+    """
+    from fgit.common.models import device, load_model, load_tokenizer, require_chat_template
+    from fgit.train.engine import Engine, check_exact
+    from fgit.train.examples import examples
+    from fgit.train.rows import lay_out
+
+    frame, _ = read_records(
+        pairs, ["id", "instruction", "response", "variant"], empty=["response", "variant"]
+    )
+    tokenizer = load_tokenizer(model)
+    require_chat_template(tokenizer, model)
+    built, _ = examples(
+        frame.iter_rows(named=True),
+        tokenizer,
+        granularity=settings.granularity,
+        max_length=settings.max_length,
+    )
+    if len(built) < frame.height:
+        known = {example.id for example in built}
+        longest = next(sample for sample in frame["id"] if sample not in known)
+        raise UserError(
+            f"{pairs}: the prompt of {longest!r} leaves no room for a response in "
+            f"{settings.max_length} tokens; raise --max-length"
+        )
+    engine = Engine(
+        load_model(model, dtype="float32"), settings.model_copy(update={"precision": "fp32"})
+    )
+    check_exact(engine)
+    rows = []
+    with torch.no_grad():
+        for example in bar(built, description="weights", unit="pair"):
+            found = engine(lay_out([example], "fgit").to(device()), objective="fgit")
+            paired = example.paired
+            rows.append(
+                {
+                    "id": example.id,
+                    "p_response": found.p_response.item() if paired else None,
+                    "p_variant": found.p_variant.item() if paired else None,
+                    "weight": found.weight.item() if paired else 1.0,
+                    "loss": (found.loss / found.tokens).item(),
+                }
+            )
+    schema = dict.fromkeys(["p_response", "p_variant", "weight", "loss"], pl.Float64)
+    write_parquet(out, pl.DataFrame(rows, schema={"id": pl.String, **schema}))
+    log.info("%d pairs", len(rows))
