@@ -36,8 +36,8 @@ from fgit.common.files import write_json, write_jsonl, write_parquet, write_text
 from fgit.common.models import load_tokenizer
 from fgit.common.provenance import code_version, hardware, package_versions
 from fgit.masks import token_masks
-from tests.benchmarks import peers, synthetic
 from tests.conftest import SMOLLM2
+from tests.speed import peers, synthetic
 
 Figures = tuple[Mapping[str, float | None], dict[str, Any]]  # at the top level; of each turn
 
@@ -539,7 +539,7 @@ def chart(found: Mapping[str, Any]) -> str:
     from matplotlib.figure import Figure
 
     from fgit.report.figures import FIRST, INK, WIDTH, style, svg
-    from tests.benchmarks.charts import standalone
+    from tests.speed.charts import standalone
 
     samples = [size["samples"] for size in found["by_size"]]
     panels = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tests.benchmarks.synthetic import Problem
+from tests.speed.synthetic import Problem
 
 # Of HumanEval. A fourth one there holds quotes that end its string too early, so it never matches.
 MAGICODER_EXEMPT = ("return x + y", "return len(string)", "return n**2")

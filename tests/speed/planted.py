@@ -38,9 +38,9 @@ if __name__ == "__main__":
 from fgit.common.errors import UserError
 from fgit.common.files import write_json, write_jsonl, write_text
 from fgit.common.provenance import code_version, hardware, package_versions
-from tests.benchmarks import peers, synthetic
-from tests.benchmarks.data_stages import CORES, run_decontaminate
-from tests.benchmarks.synthetic import Problem
+from tests.speed import peers, synthetic
+from tests.speed.data_stages import CORES, run_decontaminate
+from tests.speed.synthetic import Problem
 
 WAYS = {
     "magicoder": "Magicoder",

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fgit.common.files import BadRow, read_json, read_objects
-from tests.benchmarks.pairs import humanevalpack
 from tests.conftest import REPOSITORY
+from tests.speed.pairs import humanevalpack
 
 Part = TypeVar("Part", str, tuple[str, str])
 

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from tests.benchmarks import data_stages, peers, planted, synthetic
-from tests.benchmarks.synthetic import Problem
+from tests.speed import data_stages, peers, planted, synthetic
+from tests.speed.synthetic import Problem
 
 DOCSTRING = """Add x to `a`, as in add(a=1, x=2) for you.
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from fgit.common.files import read_json
-from tests.benchmarks import generation
 from tests.conftest import REPOSITORY, SMOLLM2
+from tests.speed import generation
 
 TURN = {"seconds": 10, "load_seconds": 1, "tokens": 50, "answers": 2, "usable": 1}
 

@@ -6,8 +6,8 @@ import pytest
 
 from fgit.config import read_config
 from fgit.plan.stage import plan_of
-from tests.benchmarks.scale import NOWHERE, Task, main, scaled, simulate, tasks_of
 from tests.conftest import REPOSITORY
+from tests.speed.scale import NOWHERE, Task, main, scaled, simulate, tasks_of
 
 
 def run(tasks, gpus=8, jobs=50, trainings=50, limit=24.0, preemptions=0.0):

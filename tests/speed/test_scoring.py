@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.benchmarks.scoring import main
+from tests.speed.scoring import main
 
 
 @pytest.mark.slow

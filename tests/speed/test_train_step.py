@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fgit.train.examples import Example
-from tests.benchmarks.pairs import humanevalpack
-from tests.benchmarks.train_step import batchings, deal, length, main
+from tests.speed.pairs import humanevalpack
+from tests.speed.train_step import batchings, deal, length, main
 
 SCRIPT = Path(__file__).with_name("train_step.py")
 RATIOS = ["fgit_over_sft", "two_pass_over_fgit", "fgit_over_trl_sft", "fgit_memory_over_sft"]

@@ -34,8 +34,8 @@ from fgit.common.progress import bar
 from fgit.common.provenance import code_version, hardware, package_versions
 from fgit.config import TrainSettings
 from fgit.train.examples import Example, examples
-from tests.benchmarks import contenders
-from tests.benchmarks.contenders import Batching, Job, Plan, Report
+from tests.speed import contenders
+from tests.speed.contenders import Batching, Job, Plan, Report
 
 LABELS = {
     "sft": "standard SFT, FGit's engine",
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = measure(given)
         write_json(given.json, result)
         if given.chart:
-            from tests.benchmarks.charts import train_step_chart
+            from tests.speed.charts import train_step_chart
 
             write_text(given.chart, train_step_chart(LABELS, result))
     except UserError as error:

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 import yaml
-from tests.unit.test_partitions import NODES, PARTITIONS
 
 from fgit import cli
 from fgit.cluster import doctor
@@ -17,6 +16,7 @@ from fgit.cluster.partitions import Ask
 from fgit.common.lock import Lock
 from fgit.config import parse_config
 from tests.project import Project
+from tests.unit.cluster.test_partitions import NODES, PARTITIONS
 
 SCONTROL = f"""#!/bin/sh
 case "$*" in

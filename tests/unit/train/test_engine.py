@@ -10,7 +10,6 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.benchmarks.pairs import humanevalpack
 
 from fgit.common.errors import UserError
 from fgit.common.models import load_model
@@ -21,6 +20,7 @@ from fgit.train.objective import preference_loss
 from fgit.train.rows import lay_out, pack
 from fgit.train.weights_of_pairs import weights
 from tests.reference import two_pass
+from tests.speed.pairs import humanevalpack
 
 PAIRS = [
     {"id": "a", "instruction": "Add one.", "response": "x + 1\nok", "variant": "x - 1\nok"},
