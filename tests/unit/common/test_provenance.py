@@ -258,7 +258,7 @@ def test_the_digest_of_the_sources_is_that_of_their_contents(tmp_path, monkeypat
     (copy / "masks.py").write_text("# changed\n")
     changed = provenance.code_version()["sources_sha256"]
     assert changed != before
-    (copy / "templates/magicoder.jinja").write_text("changed")
+    (copy / "prompts/magicoder.jinja").write_text("changed")
     assert provenance.code_version()["sources_sha256"] not in (before, changed)
     assert provenance.code_version()["commit"] is None  # no checkout there
 

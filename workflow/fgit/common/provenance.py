@@ -310,7 +310,7 @@ def code_version() -> dict[str, str | bool | None]:
     commit where it runs from a checkout."""
     folder = Path(fgit.__file__).parent
     digest = hashlib.sha256()
-    for source in sorted([*folder.rglob("*.py"), *(folder / "templates").glob("*.jinja")]):
+    for source in sorted([*folder.rglob("*.py"), *(folder / "prompts").glob("*.jinja")]):
         digest.update(source.relative_to(folder).as_posix().encode() + b"\0" + source.read_bytes())
     commit = git(folder, "rev-parse", "HEAD")
     return {
