@@ -9,6 +9,7 @@ import pytest
 
 from fgit import cli
 from fgit.common import files
+from fgit.common.code_blocks import main_code
 from fgit.common.errors import UserError
 from fgit.config import ScoreSettings, SelectSettings, parse_config
 from fgit.select.candidates import choice_of
@@ -298,7 +299,7 @@ def test_humanevalpack(shared_data, stage, count):
         response = f"Here it is:\n```python\n{code}```\n"
         rows.append(record(row["task_id"], response, row["test"]))
         codes[row["task_id"]] = [row["declaration"] + row["buggy_solution"], code]
-        choice = choice_of(response, codes[row["task_id"]])
+        choice = choice_of(response, main_code(response), codes[row["task_id"]])
         assert choice is not None and choice.same_response == 1
     found, report = stage(rows, codes)
     assert len(problems) == count

@@ -19,7 +19,7 @@ import polars as pl
 
 from fgit import variants
 from fgit.common import files
-from fgit.common.code_blocks import PYTHON, CodeBlock, code_blocks, main_code, parses
+from fgit.common.code_blocks import PYTHON, CodeBlock, block_at, code_blocks, main_code, parses
 from fgit.common.errors import Stopped, UserError
 from fgit.config import GENERATE_SPEED_ONLY, GenerateSettings
 from fgit.gather import one_promise, part, records_digest, table
@@ -204,7 +204,7 @@ def questions_of(
     questions: list[Question] = []
     without_code = 0
     for row in samples.iter_rows(named=True):
-        block = main_code(row["response"])
+        block = block_at(row["response"], row["code_at"])
         if block is None:
             without_code += 1
             continue

@@ -15,7 +15,7 @@ import polars as pl
 
 from fgit import variants
 from fgit.common import files, processes
-from fgit.common.code_blocks import main_code, parses
+from fgit.common.code_blocks import block_at, parses
 from fgit.common.errors import UserError
 from fgit.common.progress import bar
 from fgit.config import MutateSettings
@@ -53,7 +53,7 @@ def mutate(
     counts: collections.Counter[str] = collections.Counter()
     found = processes.each(
         functools.partial(mutate_part, settings=settings),
-        (part.select("id", "response") for part in sample_parts(records, PART)),
+        (part.select("id", "response", "code_at") for part in sample_parts(records, PART)),
         threads if samples >= FEW else 1,
     )
     with (
@@ -93,11 +93,15 @@ def mutate(
 def mutate_part(
     samples: pl.DataFrame, settings: MutateSettings
 ) -> tuple[pl.DataFrame, collections.Counter[str]]:
-    """The mutants of some records (columns id, response), and counts under the report's keys."""
+    """The mutants of some records, and counts under the report's keys.
+
+    Args:
+        samples: columns id, response and code_at.
+    """
     rows = []
     counts = collections.Counter(samples=len(samples))
-    for sample, response in samples.iter_rows():
-        block = main_code(response)
+    for sample, response, place in samples.iter_rows():
+        block = block_at(response, place)
         if block is None:
             counts["without_code"] += 1
             continue

@@ -9,11 +9,16 @@ import types
 import warnings
 from collections.abc import Container, Hashable, Iterator
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from fgit.common import files
+from fgit.common.code_blocks import block_at, main_code, place_of
 from fgit.common.errors import UserError
+
+# Where the code of a record's response is; null where it has none.
+CODE_AT = pl.Struct({"start": pl.Int64, "end": pl.Int64, "indent": pl.Int64, "language": pl.String})
 
 # One row per answer of the teacher, or per mutant. `code` is null where the answer was refused.
 SCHEMA: dict[str, type[pl.DataType]] = {
@@ -31,7 +36,10 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def read_samples(path: Path) -> pl.DataFrame:
-    """The records: String columns id, instruction, response, language, tests.
+    """The records: String columns id, instruction, response, language, tests; and ``code_at``.
+
+    ``code_at`` (:data:`CODE_AT`) says where the response's code is
+    (:func:`fgit.common.code_blocks.block_at`); it is found anew where the file does not say it.
 
     Raises:
         UserError: if a row lacks a field, if an id stands twice, or if there is no row.
@@ -58,9 +66,23 @@ def sample_parts(path: Path, rows: int) -> Iterator[pl.DataFrame]:
                     f"{path}, rows {first} and {number}: the same id {sample!r} twice; "
                     "give every record an id of its own"
                 )
-        yield frame.drop("row")
+        places = [place_in(path, number, row) for number, row in part]
+        yield frame.drop("row").with_columns(pl.Series("code_at", places, dtype=CODE_AT))
     if not first_rows:
         raise UserError(f"{path}: no records, so there is nothing to make variants of")
+
+
+def place_in(path: Path, number: int, row: Any) -> dict[str, Any] | None:
+    """Where a record's code is: as it says, or found."""
+    if "code_at" not in row:
+        return place_of(main_code(row["response"]))
+    try:
+        return place_of(block_at(row["response"], row["code_at"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}, row {number}: code_at is {row['code_at']!r:.100}, which is not where code "
+            f"can be ({error}); leave the column out, and it is found anew"
+        ) from error
 
 
 def sample_ids(path: Path) -> list[str]:

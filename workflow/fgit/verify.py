@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from fgit.common import files
-from fgit.common.code_blocks import main_code
+from fgit.common.code_blocks import block_at
 from fgit.common.errors import UserError
 from fgit.config import ScoreSettings
 from fgit.sandbox.pool import PASS, Job, Journal, Verdict, check, conditions_of
@@ -146,7 +146,7 @@ def has_tests(row: Mapping[str, Any]) -> bool:
 
 def problem_of(row: Mapping[str, Any]) -> dict[str, str] | None:
     """A record as a problem of kind ``tests``; None if its response has no code."""
-    block = main_code(row["response"])
+    block = block_at(row["response"], row["code_at"])
     if block is None:
         return None
     return {

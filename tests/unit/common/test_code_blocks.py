@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -10,11 +12,13 @@ from fgit.common.code_blocks import (
     CODE_FORMS,
     NOTES,
     CodeBlock,
+    block_at,
     code_blocks,
     compiled,
     forms,
     main_code,
     parses,
+    place_of,
     replace_code,
 )
 
@@ -301,20 +305,53 @@ FORMS = {
 
 @pytest.mark.parametrize("response", FORMS)
 def test_forms(response):
-    assert " ".join(forms(response)) == FORMS[response]
+    assert " ".join(forms(response, main_code(response))) == FORMS[response]
 
 
-def test_the_records_language_stands_in_where_the_fence_names_none():
-    assert forms("```\nint x;\n```", "C") == ("one_block",)
-    assert forms("```\nint x;\n```", " Python") == ("one_block", "does_not_parse")
-    assert forms("```python\nint x;\n```", "C") == ("one_block", "does_not_parse")
+@pytest.mark.parametrize(
+    ("fence", "language", "notes"),
+    [
+        ("```", "C", ()),
+        ("```", " Python", ("does_not_parse",)),
+        ("```py", "C", ("does_not_parse",)),
+    ],
+)
+def test_the_records_language_stands_in_where_the_fence_names_none(fence, language, notes):
+    response = f"{fence}\nint x;\n```"
+    assert forms(response, main_code(response), language) == ("one_block", *notes)
+    assert forms("```\nint x;\n```", main_code("```\nint x;\n```"), " Python") == (
+        "one_block",
+        "does_not_parse",
+    )
+    assert forms("```python\nint x;\n```", main_code("```python\nint x;\n```"), "C") == (
+        "one_block",
+        "does_not_parse",
+    )
+
+
+@many
+@given(st.lists(st.sampled_from([*FORMS, "  ```py\n  x = 1\n    ```", "    ```"])).map("\n".join))
+def test_the_code_is_found_again_at_the_place_that_a_record_keeps(response):
+    block = main_code(response)
+    again = block_at(response, place_of(block))
+    if block is None:
+        assert again is None
+    else:
+        assert again == dataclasses.replace(block, closed=True, nested=False)
+        assert replace_code(response, again, "y = 2") == replace_code(response, block, "y = 2")
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 2), (2, 1), (0, 6)])
+def test_a_place_outside_of_the_response(start, end):
+    with pytest.raises(ValueError, match=f"a response of 5 characters: {start} to {end}"):
+        block_at("x = 1", {"start": start, "end": end, "indent": 0, "language": ""})
 
 
 @many
 @given(st.sampled_from(list(FORMS)), st.sampled_from(list(FORMS)), st.sampled_from(["\n", "\r\n"]))
 def test_a_response_has_one_form_and_it_is_that_of_its_main_code(one, other, newline):
     response = f"{one}\n{other}".replace("\n", newline)
-    form, *notes = forms(response)
+    form, *notes = forms(response, main_code(response))
     assert form in CODE_FORMS
     assert notes == [name for name in NOTES if name in notes]
     block = main_code(response)
@@ -344,7 +381,7 @@ def test_a_response_has_one_form_and_it_is_that_of_its_main_code(one, other, new
     ids=range(11),
 )
 def test_long_and_hostile_responses(response, expected):
-    assert " ".join(forms(response)) == expected
+    assert " ".join(forms(response, main_code(response))) == expected
 
 
 # ------------------------------------------------------------------ replacing

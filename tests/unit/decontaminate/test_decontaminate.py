@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import DecontaminateSettings
-from fgit.decontaminate.stage import COLUMNS, MATCHES, Ids, decontaminate
+from fgit.decontaminate.stage import MATCHES, RECORDS, Ids, decontaminate
 from fgit.decontaminate.texts import normalise
 from tests.problems import DESCRIPTION, PROBLEM, SOLUTION
 
@@ -75,17 +75,17 @@ def entry(report, id, rule):
 
 def test_removes_and_reports(stage):
     rows = [
-        sample(id="a", language="python", tests="assert True"),
+        sample("Say it.", "x = 1", id="a", language="python", tests="assert True"),
         sample(f"Please: {DESCRIPTION.upper()}", id="b"),
         sample("Write it.", f"Sure:\n\n{SOLUTION}\n", id="c"),
         sample(id="d"),
     ]
     frame, report = stage(rows)
-    assert frame.columns == list(COLUMNS)
-    assert set(frame.dtypes) == {pl.String}
+    assert dict(frame.schema) == RECORDS
     assert frame["id"].to_list() == ["a", "d"]
-    assert frame.row(0) == ("a", "Say hello.", "print('hello')", "python", "assert True")
-    assert frame.row(1)[3:] == (None, None)
+    code_at = {"start": 0, "end": 5, "indent": 0, "language": "python"}
+    assert frame.row(0) == ("a", "Say it.", "x = 1", "python", "assert True", code_at)
+    assert frame.row(1)[3:5] == (None, None)
     shared = {
         "removed": True,
         "rule": "text",
@@ -353,7 +353,7 @@ def test_fields_are_renamed(stage):
     frame, _ = stage(
         rows, fields={"instruction": "problem", "response": "solution", "language": "lang"}
     )
-    assert frame.row(0)[1:] == ("Say hello.", "print(1)", "python", None)
+    assert frame.row(0)[1:5] == ("Say hello.", "print(1)", "python", None)
 
 
 def test_fields_are_paths_and_templates(stage):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgit.common.code_blocks import main_code, replace_code
+from fgit.common.code_blocks import main_code, place_of, replace_code
 from fgit.select.candidates import Candidates, Choice, choice_of, choices_of
 from fgit.variants import SCHEMA, normalised
 
@@ -26,7 +26,7 @@ def test_codes_that_are_the_same_after_normalisation_count_once():
         NEAR.replace(":", ":  \t"),
         FAR,
     ]
-    assert choice_of(response, codes) == Choice(
+    assert choice_of(response, main_code(response), codes) == Choice(
         CODE,
         {codes[1]: response.replace("+", "-"), FAR: response.replace(CODE, FAR)},
         same_response=1,
@@ -42,10 +42,10 @@ newlines = st.sampled_from(["\n", "\r\n"])
 def test_a_choice_is_of_different_variants(codes, newline):
     response = newline.join(["Text", "```", "x = 1", "", "y", "```"])
     codes = [between.join(lines) for lines, between in codes]
-    choice = choice_of(response, codes)
+    block = main_code(response)
+    choice = choice_of(response, block, codes)
     assert len(choice.responses) + choice.same_response + choice.duplicates == len(codes)
     # The plain way: each pair of whole responses is compared.
-    block = main_code(response)
     different = []
     for code in codes:
         variant = replace_code(response, block, code)
@@ -55,7 +55,10 @@ def test_a_choice_is_of_different_variants(codes, newline):
 
 
 def test_no_code_is_no_choice():
-    found, forms = choices_of([("Words.", None, [NEAR]), (CODE, "python", [])])
+    samples = [("Words.", None, [NEAR]), (CODE, "python", [])]
+    found, forms = choices_of(
+        [(text, place_of(main_code(text)), language, codes) for text, language, codes in samples]
+    )
     assert found == [None, Choice(CODE, {})]
     assert forms == {"no_code": 1, "bare_code": 1}
 

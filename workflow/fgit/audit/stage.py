@@ -31,6 +31,7 @@ import polars as pl
 from fgit.annotate import SIDES, segments
 from fgit.benchmarks.problems import read_problems
 from fgit.common import files
+from fgit.common.code_blocks import main_code
 from fgit.common.errors import UserError
 from fgit.config import AUDITED, BenchmarkKind, ScoreSettings, SelectSettings
 from fgit.variants import read_variants
@@ -216,7 +217,8 @@ def variants(
                 codes.setdefault(row["id"], []).append(row["code"])
         choices = {}
         for name in codes:
-            choice = choice_of(str(record_of(kind, by_id[name])["response"]), codes[name])
+            response = str(record_of(kind, by_id[name])["response"])
+            choice = choice_of(response, main_code(response), codes[name])
             assert choice is not None, "a fenced program is code"
             choices[name] = choice
         embedder = Embedder(selection)

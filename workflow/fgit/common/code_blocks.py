@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
 
 # A line that may open or close a block. It begins with the newline before it, which is found much
 # faster than a line's start is.
@@ -82,10 +83,34 @@ def code_blocks(text: str) -> list[CodeBlock]:
 def block_of(text: str, opened: re.Match[str], end: int, closed: bool, nested: bool) -> CodeBlock:
     start, indent = opened.end(), len(opened["indent"])
     language = (opened["info"].split(None, 1) or [""])[0].lower()
-    content = text[start:end]
-    if indent:
-        content = re.sub(rf"^ {{1,{indent}}}", "", content, flags=re.M)
+    content = content_of(text[start:end], indent)
     return CodeBlock(start, end, language, content, indent, closed, nested)
+
+
+def content_of(text: str, indent: int) -> str:
+    """What stands between two fences, without their indentation."""
+    return re.sub(rf"^ {{1,{indent}}}", "", text, flags=re.M) if indent else text
+
+
+def place_of(block: CodeBlock | None) -> dict[str, Any] | None:
+    """Where a response's code is, as a record keeps it (:data:`fgit.variants.CODE_AT`)."""
+    if block is None:
+        return None
+    return {name: getattr(block, name) for name in ("start", "end", "indent", "language")}
+
+
+def block_at(response: str, place: Mapping[str, Any] | None) -> CodeBlock | None:
+    """The code at a place that a record keeps; whether it is closed or nested is not kept.
+
+    Raises:
+        ValueError: if the place does not lie in the response.
+    """
+    if place is None:
+        return None
+    start, end, indent = place["start"], place["end"], place["indent"]
+    if not 0 <= start <= end <= len(response):
+        raise ValueError(f"no place in a response of {len(response)} characters: {start} to {end}")
+    return CodeBlock(start, end, place["language"], content_of(response[start:end], indent), indent)
 
 
 @functools.lru_cache(maxsize=16)  # a response's code is asked about more than once in a row
@@ -112,14 +137,11 @@ def main_code(response: str) -> CodeBlock | None:
     of equally long ones the first. None if there is no block either. Blank blocks do not count.
 
     Blocks begin and end where CommonMark has them, also where that is not what was meant: a README
-    in a ``markdown`` block ends with the first block that it holds. One thing is mended: if nothing
-    closes a block but the last line is a fence that is indented too far, the block ends before it.
+    in a ``markdown`` block ends with the first block that it holds. One thing is corrected: if
+    nothing closes a block but the last line is a fence that is indented too far, the block ends
+    before it.
     """
-    return main_of(response, blocks_with_code(response))[0]
-
-
-def main_of(response: str, blocks: Sequence[CodeBlock]) -> tuple[CodeBlock | None, bool]:
-    """:func:`main_code` of a response with these blocks, and whether that parses as Python."""
+    blocks = blocks_with_code(response)
     # A fence in a string of a program stands behind the quotes that open it.
     before = response[: blocks[0].start] if blocks else ""
     if not blocks or '"""' in before or "'''" in before:
@@ -129,12 +151,12 @@ def main_of(response: str, blocks: Sequence[CodeBlock]) -> tuple[CodeBlock | Non
             # is not.
             lead = len(response) - len(response.lstrip())
             start = 0 if first_line(response) == lead else lead
-            return CodeBlock(start, len(response), "python", response[start:]), True
+            return CodeBlock(start, len(response), "python", response[start:])
     by_length = sorted(blocks, key=lambda block: len(block.content), reverse=True)
-    for block in by_length:
+    for block in by_length if len(blocks) > 1 else []:  # of one block it does not matter
         if block.language in PYTHON and parses(block.content):
-            return block, True
-    return (by_length[0] if by_length else None), False
+            return block
+    return by_length[0] if by_length else None
 
 
 def is_program(bare: str) -> bool:
@@ -148,12 +170,12 @@ def is_program(bare: str) -> bool:
 
 
 def blocks_with_code(response: str) -> list[CodeBlock]:
-    """The blocks that are not blank, the last one :func:`mended`."""
-    blocks = (mended(response, block) for block in code_blocks(response))
+    """The blocks that are not blank, the last one without a fence that is indented too far."""
+    blocks = (without_deep_fence(response, block) for block in code_blocks(response))
     return [block for block in blocks if block.content.strip()]
 
 
-def mended(response: str, block: CodeBlock) -> CodeBlock:
+def without_deep_fence(response: str, block: CodeBlock) -> CodeBlock:
     """The block without a last line that would close it, were it not indented too far."""
     if block.closed:
         return block
@@ -165,16 +187,16 @@ def mended(response: str, block: CodeBlock) -> CodeBlock:
     return dataclasses.replace(block, end=last, content=content)
 
 
-def forms(response: str, language: str | None = None) -> tuple[str, ...]:
+def forms(response: str, code: CodeBlock | None, language: str | None = None) -> tuple[str, ...]:
     """What a response looks like: one of :data:`CODE_FORMS`, then any of :data:`NOTES`, in order.
 
-    The code is :func:`main_code`'s, and blank blocks do not count.
+    Blank blocks do not count.
 
     Args:
+        code: the response's code, as :func:`main_code` gives it.
         language: the record's, for code whose fence names none; None is taken for Python.
     """
     blocks = blocks_with_code(response)
-    code, python = main_of(response, blocks)
     bare = code is not None and not response[: code.start].strip()
     if code is None:
         form = "no_code"
@@ -183,6 +205,7 @@ def forms(response: str, language: str | None = None) -> tuple[str, ...]:
     else:
         form = "one_block" if len(blocks) == 1 else "several_blocks"
     named = code.language or (language or "").strip().lower() if code else ""
+    python = code is not None and named in PYTHON
     windows = response.count("\r\n")
     alone = response.count("\r") - windows
     unix = response.count("\n") - windows
@@ -190,7 +213,7 @@ def forms(response: str, language: str | None = None) -> tuple[str, ...]:
         "unclosed_fence": not bare and any(not block.closed for block in blocks),
         "nested_fence": bool(blocks) if bare else any(block.nested for block in blocks),
         "other_language": code is not None and code.language not in PYTHON,
-        "does_not_parse": code is not None and not python and named in PYTHON,
+        "does_not_parse": python and code is not None and not parses(code.content),
         "crlf": windows > 0,
         "tabs": code is not None and TABBED.search("\n" + code.content) is not None,
         "mixed_newlines": (windows > 0) + (alone > 0) + (unix > 0) > 1,

@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 
 from fgit.common import files, processes
+from fgit.common.code_blocks import main_code, place_of
 from fgit.common.dataset_fields import check_template
 from fgit.common.errors import UserError
 from fgit.common.progress import bar
@@ -24,13 +25,14 @@ from fgit.common.subset import subset
 from fgit.config import DecontaminateSettings
 from fgit.decontaminate.search import REMOVES, RULES, Match, Search
 from fgit.decontaminate.texts import BenchmarkText, normalise, read_benchmark
+from fgit.variants import CODE_AT
 
 log = logging.getLogger(__name__)
 
 REQUIRED = ("instruction", "response")
 OPTIONAL = ("id", "language", "tests")
-COLUMNS = ("id", "instruction", "response", "language", "tests")
-RECORDS = dict.fromkeys(COLUMNS, pl.String)
+
+RECORDS = dict.fromkeys(("id", *REQUIRED, "language", "tests"), pl.String) | {"code_at": CODE_AT}
 MATCHES = {
     "id": pl.String,
     "row": pl.Int64,
@@ -81,7 +83,8 @@ def decontaminate(
             ``instruction`` and ``response``, and may have ``id``, ``language`` and ``tests``.
         benchmarks: a benchmark's name -> its problem file.
         out: Parquet with String columns id, instruction, response, language and tests, in the
-            order of ``data``; the last two may be null.
+            order of ``data``; the last two may be null. ``code_at`` says where the response's code
+            is (:data:`fgit.variants.CODE_AT`), so that it is looked for once.
         report: JSON: how many rows came in, were unusable, were removed and kept, by what and why;
             the first matches, and what the mode's rules left that the others find.
         matches: Parquet (:data:`MATCHES`): every match of every rule; ``position`` counts
@@ -134,7 +137,7 @@ def decontaminate(
                 )
             samples = part.samples.with_columns(ids.of(part.samples))
             removed, found = account.take(part, samples)
-            write(samples.filter(~removed).select(COLUMNS))
+            write(samples.filter(~removed).select(list(RECORDS)))
             write_matches(found)
             progress.update(part.rows)
         account.check(data)
@@ -302,7 +305,7 @@ def row_size(row: Any) -> int:
 class Searched:
     """A part of the rows: the samples that can be used, and what each holds.
 
-    samples: row (Int64), id, instruction, response, language, tests (String).
+    samples: row (Int64), id, instruction, response, language, tests (String), code_at.
     matches: of each sample. digests: UInt64 columns by which duplicates are counted.
     """
 
@@ -344,10 +347,11 @@ def search_part(
         bad.sort(key=lambda row: row.row)
     instructions, responses = (samples[name].to_list() for name in REQUIRED)
     normalised = [list(map(normalise, texts)) for texts in (instructions, responses)]
+    places = [place_of(main_code(response)) for response in responses]
     return Searched(
         rows=len(rows),
         bad=bad,
-        samples=samples,
+        samples=samples.with_columns(pl.Series("code_at", places, dtype=CODE_AT)),
         matches=search.matches(instructions, responses, normalised[0] + normalised[1]),
         digests=samples.select(
             exact=pl.concat_str(REQUIRED, separator="\0").hash(),

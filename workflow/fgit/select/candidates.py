@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
-from fgit.common.code_blocks import forms, main_code, replace_code
+from fgit.common.code_blocks import CodeBlock, block_at, forms, replace_code
 from fgit.common.files import PART_ROWS
 from fgit.variants import normalised, variant_parts
 
@@ -31,9 +32,12 @@ class Choice:
     duplicates: int = 0
 
 
-def choice_of(response: str, codes: Iterable[str]) -> Choice | None:
-    """What there is to choose from, in the order given; None if the response has no code."""
-    block = main_code(response)
+def choice_of(response: str, block: CodeBlock | None, codes: Iterable[str]) -> Choice | None:
+    """What there is to choose from, in the order given; None if the response has no code.
+
+    Args:
+        block: the response's code.
+    """
     if block is None:
         return None
     as_it_is = normalised(response)
@@ -53,21 +57,22 @@ def choice_of(response: str, codes: Iterable[str]) -> Choice | None:
 
 
 def choices_of(
-    samples: Sequence[tuple[str, str | None, list[str]]],
+    samples: Sequence[tuple[str, Mapping[str, Any] | None, str | None, list[str]]],
 ) -> tuple[list[Choice | None], Counter[str]]:
     """:func:`choice_of` of responses and the codes of their variants, and the responses' forms.
 
     Args:
-        samples: response, language and codes.
+        samples: response, where its code is, language, and the codes of its variants.
 
     Returns:
         The choices, and how many responses have which of :func:`fgit.common.code_blocks.forms`.
     """
     choices: list[Choice | None] = []
     counted: Counter[str] = Counter()
-    for response, language, codes in samples:
-        choices.append(choice_of(response, codes))
-        counted.update(forms(response, language))
+    for response, place, language, codes in samples:
+        block = block_at(response, place)
+        choices.append(choice_of(response, block, codes))
+        counted.update(forms(response, block, language))
     return choices, counted
 
 

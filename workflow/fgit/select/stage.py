@@ -157,11 +157,15 @@ def read_choices(
     """
     codes = candidates.codes(ids)
     parts, asked = itertools.tee(sample_parts(records, PART))
-    work = (list(zip(part["response"], part["language"], codes, strict=False)) for part in asked)
+    columns = ("response", "code_at", "language")
+    work = (
+        list(zip(*(part[name] for name in columns), codes, strict=False))  # codes go on and on
+        for part in asked
+    )
     found = processes.each(choices_of, work, threads)
     for part, (choices, counted) in zip(parts, found, strict=True):
         forms.update(counted)
-        yield part, choices
+        yield part.drop("code_at"), choices
 
 
 def reason_of(choice: Choice | None, usable: int, kept: int) -> str:
