@@ -27,6 +27,7 @@ if __name__ == "__main__":
 import numpy as np
 import transformers
 
+from fgit.annotate import with_spans
 from fgit.common.errors import UserError
 from fgit.common.files import read_records, write_json, write_text
 from fgit.common.models import load_tokenizer, require_chat_template
@@ -216,7 +217,8 @@ def read_samples(given: argparse.Namespace) -> list[Example]:
     frame, _ = read_records(given.pairs, ["id", "instruction", "response", "variant"])
     tokenizer = load_tokenizer(given.model)
     require_chat_template(tokenizer, given.model)
-    found, _ = examples(frame.iter_rows(named=True), tokenizer, max_length=given.max_length)
+    rows = map(with_spans, frame.iter_rows(named=True))
+    found, _ = examples(rows, tokenizer, max_length=given.max_length)
     if len(found) < given.samples_per_step:
         raise UserError(
             f"{given.pairs}: {len(found)} of its {frame.height} pairs have a prompt shorter than "

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from fgit import cli, explain
-from fgit.annotate import segments
+from fgit.annotate import segments, with_spans
 from fgit.common.errors import UserError
 from fgit.common.files import read_json
 from fgit.common.models import load_model, load_tokenizer, prompt_ids, prompt_text
@@ -59,7 +59,7 @@ def test_ids_and_masks_are_those_of_training(tmp_path, tiny_model):
     assert cli.main(["export", "pairs", *flags, "--template", "magicoder"]) == 0
     rows = {row["id"]: row for row in map(json.loads, out.read_text().splitlines())}
     tokenizer = load_tokenizer(str(tiny_model), template="magicoder")
-    for example in examples([p for p in pairs() if p["variant"]], tokenizer)[0]:
+    for example in examples((with_spans(p) for p in pairs() if p["variant"]), tokenizer)[0]:
         row = rows[example.id]
         assert row["prompt_ids"] == example.prompt.tolist()
         for side in ("response", "variant"):

@@ -51,6 +51,13 @@ class Segments:
 SPAN_COLUMNS = tuple(field.name for field in dataclasses.fields(Segments))
 
 
+def with_spans(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A pair with the columns that :func:`annotate` adds, null where it has no variant."""
+    variant = row["variant"]
+    spans = {} if variant is None else vars(segments(row["response"], variant))
+    return {**row, **dict.fromkeys(SPAN_COLUMNS), **spans}
+
+
 def segments(response: str, variant: str) -> Segments:
     """Mark what differs between the correct response y and the variant y'.
 

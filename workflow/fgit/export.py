@@ -12,14 +12,12 @@ from typing import Any
 import polars as pl
 import yaml
 
-from fgit.annotate import SIDES
+from fgit.annotate import SIDES, SPAN_COLUMNS
 from fgit.common.errors import UserError
 from fgit.common.files import existing, read_json, read_parquet, replacing, write_jsonl, write_text
 from fgit.common.progress import bar
 
 log = logging.getLogger(__name__)
-
-SPANS = tuple(f"{side}_{kind}" for side in SIDES for kind in ("lines", "characters"))
 
 
 # ------------------------------------------------------------------ pairs
@@ -45,7 +43,7 @@ def export_pairs(
         UserError: if the file has no spans or no pairs, or ``out`` is not named as JSONL.
     """
     frame = read_parquet(spans)
-    missing = {"id", "instruction", *SIDES, *SPANS} - set(frame.columns)
+    missing = {"id", "instruction", *SIDES, *SPAN_COLUMNS} - set(frame.columns)
     if missing:
         raise UserError(
             f"{spans}: no column {', '.join(sorted(missing))}; it should be what fgit annotate "
@@ -76,7 +74,7 @@ def preferences(pairs: pl.DataFrame, tokenizer: Any | None) -> Iterator[dict[str
             "prompt": [{"role": "user", "content": row["instruction"]}],
             "chosen": [{"role": "assistant", "content": row["response"]}],
             "rejected": [{"role": "assistant", "content": row["variant"]}],
-            **{name: row[name] for name in SPANS},
+            **{name: row[name] for name in SPAN_COLUMNS},
             **(tokens_of(row, tokenizer) if tokenizer else {}),
         }
 

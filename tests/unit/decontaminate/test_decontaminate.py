@@ -75,16 +75,16 @@ def entry(report, id, rule):
 
 def test_removes_and_reports(stage):
     rows = [
-        sample("Say it.", "x = 1", id="a", language="python", tests="assert True"),
+        sample(response="x = 1", id="a", language="python", tests="assert True"),
         sample(f"Please: {DESCRIPTION.upper()}", id="b"),
         sample("Write it.", f"Sure:\n\n{SOLUTION}\n", id="c"),
-        sample(id="d"),
+        sample(response="x = 1", id="d"),
     ]
     frame, report = stage(rows)
     assert dict(frame.schema) == RECORDS
     assert frame["id"].to_list() == ["a", "d"]
     code_at = {"start": 0, "end": 5, "indent": 0, "language": "python"}
-    assert frame.row(0) == ("a", "Say it.", "x = 1", "python", "assert True", code_at)
+    assert frame.row(0) == ("a", "Say hello.", "x = 1", "python", "assert True", code_at)
     assert frame.row(1)[3:5] == (None, None)
     shared = {
         "removed": True,

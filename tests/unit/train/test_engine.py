@@ -11,6 +11,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fgit.annotate import with_spans
 from fgit.common.errors import UserError
 from fgit.common.models import load_model
 from fgit.config import TrainSettings
@@ -177,7 +178,7 @@ def test_cases(small, case):
 def test_real_pairs(architecture, tokenizer, shared_data, max_length, step):
     """humanevalpack's pairs, whole and cut."""
     built, counts = examples(
-        humanevalpack(shared_data / "pairs" / "humanevalpack-python.jsonl.gz"),
+        map(with_spans, humanevalpack(shared_data / "pairs" / "humanevalpack-python.jsonl.gz")),
         tokenizer,
         max_length=max_length,
     )
@@ -232,7 +233,7 @@ def model(tiny_model):
 
 @pytest.fixture
 def batch(tokenizer):
-    return examples(PAIRS, tokenizer)[0]
+    return examples(map(with_spans, PAIRS), tokenizer)[0]
 
 
 def run(model, batch, setting):
@@ -405,7 +406,7 @@ def test_weights_contract(tmp_path, tiny_model, model, tokenizer):
     weights(str(tiny_model), path, tmp_path / "w.parquet", TrainSettings(alpha=3.0))
     frame = pl.read_parquet(tmp_path / "w.parquet")
     assert frame.columns == ["id", "p_response", "p_variant", "weight", "loss"]
-    built, _ = examples(pairs, tokenizer)
+    built, _ = examples(map(with_spans, pairs), tokenizer)
     for row, example in zip(frame.iter_rows(named=True), built, strict=True):
         with torch.no_grad():
             expected = plain(model, example, TrainSettings(alpha=3.0)).item()
@@ -423,7 +424,7 @@ def test_weights_of_real_pairs(tmp_path, tiny_model, model, tokenizer, shared_da
     path.write_text("".join(json.dumps(row) + "\n" for row in pairs))
     weights(str(tiny_model), path, tmp_path / "w.parquet", TrainSettings())
     frame = pl.read_parquet(tmp_path / "w.parquet")
-    built, _ = examples(pairs, tokenizer)
+    built, _ = examples(map(with_spans, pairs), tokenizer)
     with torch.no_grad():
         expected = two_pass(model, built, TrainSettings())
     for name in ("p_response", "p_variant", "weight"):

@@ -7,6 +7,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fgit.annotate import with_spans
 from fgit.common.errors import UserError
 from fgit.common.models import prompt_ids, prompt_text
 from fgit.masks import TokenMasks
@@ -133,7 +134,7 @@ def test_ids_are_never_tokenized_jointly(tokenizer):
         {"id": "a", "instruction": "Add.", "response": " x = 1", "variant": " x = 2"},
         {"id": "b", "instruction": "Add.", "response": "x", "variant": None},
     ]
-    (first, second), counts = examples(rows, tokenizer)
+    (first, second), counts = examples(map(with_spans, rows), tokenizer)
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Add."}], add_generation_prompt=True, tokenize=False
     )
@@ -150,12 +151,11 @@ def test_ids_are_never_tokenized_jointly(tokenizer):
 TEXTS = st.text(alphabet="ab =1\n", max_size=12)
 
 
-@pytest.mark.parametrize("annotated", [True, False])
 @given(
     pairs=st.lists(st.tuples(TEXTS, TEXTS, st.none() | TEXTS), max_size=7),
     max_length=st.sampled_from([12, 1024]),
 )
-def test_examples_equal_the_plain_form(tokenizer, annotated, pairs, max_length):
+def test_examples_equal_the_plain_form(tokenizer, pairs, max_length):
     """A sample at a time, from the definition of its parts; and all of them in batches of three."""
     rows, expected = [], []
     end = end_of_turn(tokenizer)
@@ -180,9 +180,7 @@ def test_examples_equal_the_plain_form(tokenizer, annotated, pairs, max_length):
             },
         )
         expected.append((built, counted))
-        if annotated:
-            row |= spans or dict.fromkeys(module.SPAN_COLUMNS)
-        rows.append(row)
+        rows.append(row | (spans or dict.fromkeys(module.SPAN_COLUMNS)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BATCH", 3)
         found, counts = examples(iter(rows), tokenizer, max_length=max_length)
@@ -201,6 +199,7 @@ def as_lists(example):
     return {
         name: value if isinstance(value, str) else (value.dtype, value.tolist())
         for name, value in vars(example).items()
+        if name != "sides"  # is filled as training asks
     }
 
 

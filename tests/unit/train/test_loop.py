@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 import torch
 
+from fgit.annotate import with_spans
 from fgit.common.errors import UserError
 from fgit.common.models import load_model
 from fgit.config import TrainSettings
@@ -26,7 +27,7 @@ def model(tiny_model):
 
 @pytest.fixture(scope="module")
 def samples(tokenizer):
-    return examples(sums(7, lines=3, alone=4), tokenizer)[0]
+    return examples(map(with_spans, sums(7, lines=3, alone=4)), tokenizer)[0]
 
 
 def weights_of(model):

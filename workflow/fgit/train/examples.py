@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fgit.annotate import SIDES, SPAN_COLUMNS, Segments, segments
+from fgit.annotate import SIDES, SPAN_COLUMNS, Segments
 from fgit.common.errors import UserError
 from fgit.common.models import has_bos, prompt_text, render
 from fgit.common.subset import subset
@@ -28,6 +28,7 @@ class Example:
 
     prompt: int64 [p]; response: int64 [n]; variant: int64 [m] (empty: nothing is paired).
     response_marks: int8 [n], h of the correct side; variant_marks: int8 [m].
+    sides: what each objective needs of it, by its name (:func:`fgit.train.rows.sides`).
     """
 
     id: str
@@ -36,6 +37,9 @@ class Example:
     response_marks: np.ndarray
     variant: np.ndarray
     variant_marks: np.ndarray
+    sides: dict[str, Any] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def paired(self) -> bool:
@@ -129,8 +133,8 @@ def examples(
     """Tokenize annotated pairs.
 
     Args:
-        rows: id, instruction, response, variant (or None) and, where known, the spans that
-            :func:`fgit.annotate.annotate` adds; without them they are found here.
+        rows: id, instruction, response, variant (or None), and the spans that
+            :func:`fgit.annotate.annotate` adds.
 
     Returns:
         The examples, and how often what :func:`build` counts occurred (``samples`` is how many).
@@ -189,11 +193,9 @@ def masks_of_rows(
 
 
 def spans_of(row: Mapping[str, Any]) -> Segments:
-    """A row's spans, found here if it has none; no span where there is no variant."""
+    """A row's spans; none where there is no variant."""
     if row["variant"] is None:
         return Segments([], [], [], [])
-    if SPAN_COLUMNS[0] not in row:
-        return segments(row["response"], row["variant"])
     return Segments(**{name: row[name] for name in SPAN_COLUMNS})
 
 

@@ -112,10 +112,16 @@ NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def sides(example: Example, objective: str) -> Sides:
-    """Marks and branch of a sample for an objective.
+    """Marks and branch of a sample for an objective, worked out once and kept with the sample.
 
     For ``dpo`` every token from the fork on is marked: what lies before cancels out.
     """
+    if objective not in example.sides:
+        example.sides[objective] = sides_of(example, objective)
+    return example.sides[objective]
+
+
+def sides_of(example: Example, objective: str) -> Sides:
     marks, variant_marks = example.response_marks, example.variant_marks
     if objective == "fixed" or (objective == "fgit" and not example.paired):
         return Sides(marks, NOTHING, len(example.response), NOTHING)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import yaml
 
+from fgit.annotate import SPAN_COLUMNS
 from fgit.common import processes
 from fgit.common.errors import UserError
 from fgit.common.files import (
@@ -65,7 +66,7 @@ def train(
         The settings, with the precision that ``auto`` was.
     """
     frame = read_parquet(spans)
-    if "response_characters" not in frame.columns:
+    if not set(SPAN_COLUMNS) <= set(frame.columns):
         raise UserError(f"{spans}: no spans in it; it should be what fgit annotate wrote")
     if frame.is_empty():
         raise UserError(f"{spans}: no samples to train on")

@@ -22,6 +22,7 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     Output columns: id, p_response, p_variant, weight (null where nothing can be paired: the
     weight is 1 there), loss: the mean of −w log P over the response tokens, end of turn included.
     """
+    from fgit.annotate import with_spans
     from fgit.common.models import device, load_model, load_tokenizer, require_chat_template
     from fgit.train.engine import Engine, check_exact
     from fgit.train.examples import examples
@@ -33,7 +34,7 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     tokenizer = load_tokenizer(model)
     require_chat_template(tokenizer, model)
     built, _ = examples(
-        frame.iter_rows(named=True),
+        map(with_spans, frame.iter_rows(named=True)),
         tokenizer,
         granularity=settings.granularity,
         max_length=settings.max_length,
