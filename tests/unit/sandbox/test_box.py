@@ -24,12 +24,13 @@ import pytest
 
 from fgit.common.errors import UserError
 from fgit.sandbox import box as sandbox
-from fgit.sandbox import worker
-from fgit.sandbox.box import Box, Limits, probe, show, why_not_bwrap
-from fgit.sandbox.worker import processes_below
+from fgit.sandbox.box import Box, Limits
+from fgit.sandbox.interpreter import others_may_read, probe
+from fgit.sandbox.strength import why_not_bwrap
+from fgit.sandbox.worker.cleaning import processes_below
 
 REPOSITORY = Path(__file__).parents[3]
-WORKER = Path(worker.__file__)
+WORKER = REPOSITORY / "workflow/fgit/sandbox/worker"
 LIMITS = Limits(memory_mb=700, disk_mb=48, processes=60)
 SECRET = "a-secret-that-no-program-may-see"
 
@@ -166,7 +167,11 @@ ATTACKS = {
     "writes-working-folder": Attack(
         "return writes('{CWD}/fgit-test')", only_bwrap=WRITES, kind="tests"
     ),
-    "writes-worker": Attack("return writes('/box/worker.py')", only_bwrap=WRITES, kind="tests"),
+    "writes-worker": Attack(
+        "return writes('/box/scorers.py') or writes('/box/json.py')",
+        only_bwrap=WRITES,
+        kind="tests",
+    ),
     "writes-kernel-settings": Attack(
         "return writes('/proc/sys/kernel/core_pattern')", only_bwrap=WRITES, kind="tests"
     ),
@@ -742,7 +747,7 @@ def benches(machine) -> Iterator[dict[tuple[str, str], Bench]]:
 
 def stays_root() -> bool:
     """Whether the worker of the rlimits box would be root."""
-    return os.geteuid() == 0 and not all(map(sandbox.others_may_read, probe(sys.executable).needed))
+    return os.geteuid() == 0 and not all(map(others_may_read, probe(sys.executable).needed))
 
 
 @pytest.mark.parametrize(
@@ -802,8 +807,9 @@ def need(strength: str) -> None:
 
 
 def script(folder: Path, text: str) -> Path:
-    path = folder / "script.py"
-    path.write_text(textwrap.dedent(text))
+    path = folder / "script"
+    path.mkdir()
+    (path / "__main__.py").write_text(textwrap.dedent(text))
     return path
 
 
@@ -839,7 +845,7 @@ def test_a_box_is_in_use_while_something_runs(strength, tmp_path):
     with Box(strength, LIMITS) as box:
         box.start(script(tmp_path, "import time; time.sleep(100)"))
         with pytest.raises(RuntimeError, match="in use"):
-            box.start(tmp_path / "script.py")
+            box.start(tmp_path / "script")
     assert box._folder == Path()
 
 
@@ -1067,7 +1073,7 @@ def test_a_hard_limit_that_is_too_low_is_named(strength, tmp_path):
     need(strength)
     outer = f"""
         import resource, pathlib
-        from fgit.sandbox.box import Box, Limits, why_not_bwrap
+        from fgit.sandbox.box import Box, Limits
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
         with Box({strength!r}, Limits(700, 48, 60)) as box:
             print(box.start(pathlib.Path({str(script(tmp_path, "print(1)"))!r})).communicate()[0])
@@ -1081,114 +1087,6 @@ def test_a_hard_limit_that_is_too_low_is_named(strength, tmp_path):
     )
     wanted = f"RLIMIT_FSIZE: {48 * 2**20} is wanted, but the hard limit here is 65536"
     assert wanted in done.stdout, done.stderr
-
-
-# ------------------------------------------------------------------ the choice of strength
-
-
-@pytest.fixture
-def another_bwrap(tmp_path, monkeypatch):
-    """A program in bubblewrap's place on the PATH."""
-    why_not_bwrap.cache_clear()
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-
-    def make(text: str) -> None:
-        path = tmp_path / "bwrap"
-        path.write_text(f"#!/bin/sh\n{text}\n")
-        path.chmod(0o755)
-
-    yield make
-    why_not_bwrap.cache_clear()
-
-
-def test_no_bwrap(monkeypatch, tmp_path, caplog):
-    why_not_bwrap.cache_clear()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    try:
-        assert "apt install bubblewrap" in why_not_bwrap()
-        with pytest.raises(UserError, match="sandbox: bwrap: bubblewrap is not installed"):
-            sandbox.choose("bwrap")
-        assert sandbox.choose("auto") == "rlimits"
-        assert "accidents, not attacks" in caplog.text
-    finally:
-        why_not_bwrap.cache_clear()
-
-
-def test_rlimits_asks_for_no_bwrap(monkeypatch):
-    monkeypatch.setattr(sandbox, "why_not_bwrap", lambda: pytest.fail("asked"))
-    assert sandbox.choose("rlimits") == "rlimits"
-
-
-def test_an_old_bwrap(another_bwrap):
-    another_bwrap("echo bubblewrap 0.4.1")
-    assert "is version 0.4, which cannot limit" in why_not_bwrap()
-
-
-def test_a_bwrap_without_namespaces(another_bwrap):
-    another_bwrap(
-        'if [ "$1" = --version ]; then echo bubblewrap 0.8.0; exit; fi\n'
-        "echo bwrap: No permissions to create a new namespace >&2; exit 1"
-    )
-    reason = why_not_bwrap()
-    assert "No permissions to create a new namespace" in reason
-    assert "user namespaces" in reason
-
-
-def test_bwrap_is_chosen_where_it_works():
-    need("bwrap")
-    assert sandbox.choose("auto") == sandbox.choose("bwrap") == "bwrap"
-
-
-# ------------------------------------------------------------------ what a box shows
-
-
-def test_links_are_shown_as_links(tmp_path):
-    (tmp_path / "real/lib").mkdir(parents=True)
-    (tmp_path / "link").symlink_to("real")
-    (tmp_path / "far").symlink_to(tmp_path / "link/lib")
-    binds, links = show([str(tmp_path / "far"), str(tmp_path / "absent")])
-    assert binds == (str(tmp_path / "real/lib"),)
-    assert links == {
-        str(tmp_path / "far"): str(tmp_path / "link/lib"),
-        str(tmp_path / "link"): "real",
-    }
-
-
-def test_nothing_is_shown_twice(tmp_path):
-    (tmp_path / "a/b").mkdir(parents=True)
-    assert show([str(tmp_path / "a/b"), str(tmp_path / "a")])[0] == (str(tmp_path / "a"),)
-
-
-def test_the_box_shows_neither_home_nor_project():
-    binds, _ = probe(sys.executable).visible
-    for path in map(Path, binds):
-        assert not Path.home().is_relative_to(path)
-        assert not (REPOSITORY / "workflow").is_relative_to(path)
-
-
-@pytest.mark.parametrize("machine_name", ["x86_64", "aarch64"])
-def test_the_filters_jumps_end_in_it(machine_name):
-    program = sandbox.system_call_filter(machine_name)
-    steps = [program[i : i + 8] for i in range(0, len(program), 8)]
-    assert len(steps) < 256 and steps[-1][0] == 0x06
-    for number, step in enumerate(steps):
-        if step[0] & 0x07 == 0x05:
-            assert number + 1 + max(step[2], step[3]) < len(steps)
-
-
-def test_numbers_of_system_calls():
-    """The table against the machine's own, where its headers are installed."""
-    header = Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h")
-    if not header.is_file():
-        pytest.skip(f"not run: {header} is not installed")
-    found = dict(
-        line.removeprefix("#define __NR_").split()
-        for line in header.read_text().splitlines()
-        if line.startswith("#define __NR_")
-    )
-    for name, (number, _) in sandbox.REFUSED.items():
-        assert int(found.get(name, number)) == number, name
-    assert (int(found["clone"]), int(found["clone3"])) == (sandbox.CLONE[0], sandbox.CLONE3[0])
 
 
 def test_removing_a_hostile_folder(tmp_path):

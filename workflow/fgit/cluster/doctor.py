@@ -28,7 +28,7 @@ from fgit.common.lock import live
 from fgit.config import Config, read_config
 from fgit.plan.stage import Plan, plan_of
 from fgit.runs import check_packages, use_hub, use_this_checkout
-from fgit.sandbox import box as sandbox
+from fgit.sandbox.strength import why_not_bwrap
 
 State = Literal["ok", "warning", "wrong"]
 REPOSITORY = Path(fgit.__file__).parents[2]
@@ -145,7 +145,7 @@ def examine(
     conda = "conda" in str(options.get("software-deployment-method", ""))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         looks = pool.submit(hub.look_at_all, hub.needed(config), timeout=4.0)
-        boxes = pool.submit(sandbox.why_not_bwrap)
+        boxes = pool.submit(why_not_bwrap)
         pythons = interpreters_of(config)
         probes = pool.submit(lambda: [] if conda else list(environments(pythons, pins=True)))
         asked = pool.submit(asks_of, profile, file) if slurm and profile else None

@@ -1,7 +1,7 @@
 """Boxes: where programs that a model wrote may run.
 
-A :class:`Box` starts one Python script with pipes on its standard input and output and ends it with
-everything it started. It has one of two strengths, and neither is a virtual machine: a hole in
+A :class:`Box` starts one Python program with pipes on its standard input and output and ends it
+with everything it started. It has one of two strengths, and neither is a virtual machine: a hole in
 the kernel is a hole in the box.
 
 ``bwrap``: bubblewrap, that is, the kernel's namespaces. What a program in it
@@ -41,7 +41,6 @@ and the kernel, nor the clock.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import logging
 import os
@@ -50,7 +49,6 @@ import re
 import secrets
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -61,9 +59,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from fgit.common.errors import UserError
-from fgit.config import SandboxChoice
-from fgit.sandbox.worker import empty, processes_below
+from fgit.sandbox.interpreter import Interpreter, library_folders, others_may_read, probe
+from fgit.sandbox.processes import began, kill, proportional, resident, state, threads_of_user
+from fgit.sandbox.system_calls import system_call_filter
+from fgit.sandbox.worker.cleaning import empty, processes_below
 
 log = logging.getLogger(__name__)
 
@@ -74,93 +73,6 @@ DISK_SECONDS = 1.0  # between two of its looks at a folder's size, which take lo
 OPEN_FILES = 1024
 INODE_BYTES = 1024  # kernel memory of a file in a tmpfs, about
 MIB = 2**20
-OLDEST_BWRAP = (0, 7)  # knows --size
-
-# What programs of a distribution need besides the interpreter's environment.
-SYSTEM = (
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/nix/store",
-    "/etc/alternatives",
-    "/etc/fonts",
-    "/etc/ld.so.cache",
-    "/etc/localtime",
-    "/etc/mime.types",
-    "/etc/nsswitch.conf",
-    "/etc/protocols",
-    "/etc/services",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-)
-# Of an environment's folder, which may be the project's, or hold more than the environment.
-PREFIX_PARTS = ("bin", "etc", "include", "lib", "lib64", "libexec", "pyvenv.cfg", "share", "ssl")
-
-# System calls that the box refuses: (x86_64, aarch64).
-REFUSED = {
-    # namespaces, mounts and roots: in a namespace of its own a program may fill a tmpfs of any size
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "chroot": (161, 51),
-    "pivot_root": (155, 41),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "mount_setattr": (442, 442),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    # other processes' memory and descriptors
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "process_madvise": (440, 440),
-    "pidfd_getfd": (438, 438),
-    "kcmp": (312, 272),
-    # memory that no process's size shows, or that outlives the process
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "shmget": (29, 194),
-    "semget": (64, 190),
-    "msgget": (68, 186),
-    "mq_open": (240, 180),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    # parts of the kernel that programs do not need and that have had holes
-    "bpf": (321, 280),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "syslog": (103, 116),
-    "quotactl": (179, 60),
-    "acct": (163, 89),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "delete_module": (176, 106),
-    "kexec_load": (246, 104),
-    "kexec_file_load": (320, 294),
-    "reboot": (169, 142),
-    "swapon": (167, 224),
-}
-SOCKET = (41, 198)
-# Unix, IPv4, IPv6, and netlink, which the C library asks for addresses: the box has its own.
-# Others, such as vsock, which reaches a virtual machine's host, know no network namespaces.
-SOCKET_FAMILIES = (1, 2, 10, 16)
-CLONE = (56, 220)
-CLONE3 = (435, 435)  # its flags are behind a pointer; the C library then takes clone
-NEW_NAMESPACES = 0x7E020000  # the flags CLONE_NEW* of clone
-AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-EPERM, ENOSYS = 1, 38
 
 
 @dataclass(frozen=True)
@@ -178,107 +90,12 @@ class Limits:
     processes: int
 
 
-def choose(wanted: SandboxChoice) -> Strength:
-    """The strength that a setting asks for and this machine has.
-
-    Raises:
-        UserError: if ``bwrap`` is asked for and does not work, saying why and what to do.
-    """
-    if wanted == "rlimits":
-        return "rlimits"
-    reason = why_not_bwrap()
-    if not reason:
-        return "bwrap"
-    if wanted == "bwrap":
-        raise UserError(
-            f"sandbox: bwrap: {reason}. Or allow the weaker sandbox: rlimits, on a machine that "
-            "holds nothing a program must not see"
-        )
-    log.warning(
-        "programs run with limits only (rlimits), which contain accidents, not attacks: %s", reason
-    )
-    return "rlimits"
-
-
-@functools.cache
-def why_not_bwrap() -> str:
-    """'' if a bubblewrap box starts here, otherwise what fails and how to mend it.
-
-    It starts one, with all options that :class:`Box` uses.
-    """
-    if platform.machine() not in AUDIT_ARCH:
-        return (
-            f"the system-call filter knows {' and '.join(AUDIT_ARCH)}, not {platform.machine()}; "
-            "use such a machine"
-        )
-    if (bwrap := shutil.which("bwrap")) is None:
-        return (
-            "bubblewrap is not installed; install it (Debian, Ubuntu: apt install bubblewrap; "
-            "Fedora, RHEL: dnf install bubblewrap; conda install -c conda-forge bubblewrap)"
-        )
-    told = subprocess.run([bwrap, "--version"], capture_output=True, text=True).stdout
-    if (found := re.search(r"(\d+)\.(\d+)", told)) is None:
-        return f"{bwrap} --version says {told!r}; install bubblewrap 0.7 or later"
-    if (int(found[1]), int(found[2])) < OLDEST_BWRAP:
-        return (
-            f"{bwrap} is version {found[0]}, which cannot limit a temporary folder; install "
-            "bubblewrap 0.7 or later"
-        )
-    with tempfile.TemporaryDirectory(prefix="fgit-box-") as folder:
-        script = Path(folder) / "hello.py"
-        script.write_text("print('hello')\n", encoding="utf-8")
-        with Box("bwrap", Limits(memory_mb=512, disk_mb=16, processes=16)) as box:
-            process = box.start(script)
-            timer = threading.Timer(60, box.stop)
-            timer.start()
-            assert process.stdout is not None
-            said = process.stdout.read()
-            timer.cancel()
-            if said == b"hello\n":
-                return ""
-            error = box.errors() or "no message"
-            return f"bubblewrap does not start a box ({error}); {remedy(error)}"
-
-
-def remedy(error: str) -> str:
-    """How to let bubblewrap start a box, from its message and this machine's settings."""
-    if "mount proc" in error:
-        return (
-            "a container that hides parts of /proc forbids another one in it; start it with "
-            "--security-opt systempaths=unconfined (Docker, Podman: unmask=ALL), or run fgit "
-            "outside of it"
-        )
-    known = {  # setting: (value that forbids, how to allow)
-        "/proc/sys/kernel/unprivileged_userns_clone": ("0", "sysctl kernel.{}=1"),
-        "/proc/sys/user/max_user_namespaces": ("0", "sysctl user.{}=15000"),
-        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns": (
-            "1",
-            "sysctl kernel.{}=0, or give bwrap an AppArmor profile that allows userns",
-        ),
-    }
-    ways = []
-    for path, (forbids, way) in known.items():
-        with contextlib.suppress(OSError):
-            if Path(path).read_text(encoding="ascii").strip() == forbids:
-                ways.append(way.format(Path(path).name))
-    if ways:
-        return f"user namespaces are forbidden here; ask the administrator for: {'; '.join(ways)}"
-    return (
-        "it needs user namespaces: in a container, start that with "
-        "--security-opt seccomp=unconfined --security-opt apparmor=unconfined (Docker), or run "
-        "fgit outside of it"
-    )
-
-
-# ------------------------------------------------------------------ a box
-
-
 class Box:
-    """A place in which one script runs at a time, with all that it starts.
+    """A place in which one program runs at a time, with all that it starts.
 
     Args:
         strength: see the module's docstring.
-        python: the interpreter of the script; it may be another environment's, Python >= 3.10.
+        python: the interpreter of the program; it may be another environment's, Python >= 3.10.
 
     Raises:
         UserError: from :meth:`start`, if the interpreter does not start.
@@ -306,23 +123,31 @@ class Box:
         self.stop()
         self._close_pipes()
 
-    def start(self, script: Path, *arguments: str) -> subprocess.Popen[bytes]:
-        """Run ``script`` in the box, with pipes on its standard input and output.
+    def start(self, package: Path, *arguments: str) -> subprocess.Popen[bytes]:
+        """Run a package, with pipes on its standard input and output.
 
-        The box is empty then, whatever ran in it before. The script ends with this process.
+        The box is empty then, whatever ran in it before. What runs ends with this process.
+
+        Args:
+            package: a folder of modules that import each other relatively; ``__main__`` is run. Its
+                copy lies in the box and cannot be changed there (rlimits: unless the user stays
+                the one who started the box); sys.path has no place of it.
         """
         if self._process is not None and self._process.poll() is None:
             raise RuntimeError("this box is in use")
         interpreter = probe(self.python)
-        self.stop()  # what the last script left, and the watcher
+        self.stop()  # what the last program left, and the watcher
         self._close_pipes()
         self.killed = ""
         self._known = {}
         self._stopping = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="fgit-box-"))
-        copied = self._folder / script.name
-        shutil.copyfile(script, copied)
-        copied.chmod(0o644)
+        copied = self._folder / "package"
+        copied.mkdir()
+        for module in package.glob("*.py"):
+            shutil.copyfile(module, copied / module.name)
+            (copied / module.name).chmod(0o644)
+        copied.chmod(0o755)
         with contextlib.ExitStack() as stack:
             errors = stack.enter_context(open(self._folder / "errors", "wb"))
             # The box's end of a pipe that breaks as this process ends, however it does.
@@ -397,7 +222,7 @@ class Box:
     def _bwrap(
         self,
         interpreter: Interpreter,
-        script: Path,
+        package: Path,
         arguments: Iterable[str],
         lifeline: int,
         filtered: int,
@@ -438,9 +263,7 @@ class Box:
         ]
         # By itself, bwrap makes folders on the way to a bound one that only root may enter.
         on_the_way = {
-            str(parent)
-            for path in (*binds, *links, "/etc/passwd", "/box/script")
-            for parent in Path(path).parents
+            str(parent) for path in (*binds, *links, "/etc/passwd") for parent in Path(path).parents
         }
         for path in sorted(on_the_way - {"/", "/tmp"}):
             options += ["--perms", "0755", "--dir", path]
@@ -450,16 +273,16 @@ class Box:
             options += ["--symlink", target, path]
         for file in made.iterdir():
             options += ["--ro-bind", str(file), f"/etc/{file.name}"]
-        options += ["--ro-bind", str(script), f"/box/{script.name}"]
+        options += ["--ro-bind", str(package), "/box"]
         options += ["--proc", "/proc", "--dev", "/dev", *private, "/dev/shm"]
         options += ["--remount-ro", "/dev", "--remount-ro", "/"]
         bwrap = shutil.which("bwrap") or "bwrap"
         settings = self._settings(uid, others, lifeline)
-        entry = self._entry(interpreter, settings, f"/box/{script.name}", arguments)
+        entry = self._entry(interpreter, settings, "/box", arguments)
         return [bwrap, *options, "--", *entry], environment
 
     def _rlimits(
-        self, interpreter: Interpreter, script: Path, arguments: Iterable[str], lifeline: int
+        self, interpreter: Interpreter, package: Path, arguments: Iterable[str], lifeline: int
     ) -> tuple[list[str], dict[str, str]]:
         private = self._folder / "tmp"
         private.mkdir(mode=0o700)
@@ -473,7 +296,7 @@ class Box:
         others = 0 if uid is not None else threads_of_user()
         environment = self._environment(interpreter, str(private), interpreter.folders)
         settings = self._settings(uid, others, lifeline)
-        return self._entry(interpreter, settings, str(script), arguments), environment
+        return self._entry(interpreter, settings, str(package), arguments), environment
 
     def _settings(self, uid: int | None, others: int, lifeline: int) -> dict[str, object]:
         """What entry.py is told; ``others`` processes count that are not the box's."""
@@ -494,11 +317,11 @@ class Box:
         self,
         interpreter: Interpreter,
         settings: dict[str, object],
-        script: str,
+        package: str,
         arguments: Iterable[str],
     ) -> list[str]:
         text = Path(__file__).with_name("entry.py").read_text(encoding="utf-8")
-        return [interpreter.executable, "-c", text, json.dumps(settings), script, *arguments]
+        return [interpreter.executable, "-c", text, json.dumps(settings), package, *arguments]
 
     def _environment(
         self, interpreter: Interpreter, private: str, folders: Iterable[str]
@@ -599,154 +422,11 @@ class Box:
         process.wait()
 
 
-def kill(pid: int, sent: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, sent)
-
-
 def remove(folder: Path) -> None:
     """Remove a folder of a box, however deep a program made it."""
     with contextlib.suppress(OSError):
         empty(folder)
         folder.rmdir()
-
-
-# ------------------------------------------------------------------ the interpreter
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """What a box needs for an interpreter.
-
-    Args:
-        executable: its path.
-        folders: folders of packages outside of its environment.
-        needed: files and folders that it reads.
-        visible: what a box shows: paths bound read-only, and symbolic links to their targets.
-    """
-
-    executable: str
-    folders: tuple[str, ...]
-    needed: tuple[str, ...]
-    visible: tuple[tuple[str, ...], dict[str, str]]
-
-
-PROBE = """
-import json, sys, sysconfig
-try:
-    import numpy
-except ImportError:
-    pass
-import ctypes, hashlib, ssl
-with open("/proc/self/maps") as maps:
-    mapped = sorted({line.split(None, 5)[5].strip() for line in maps if ".so" in line})
-print(json.dumps({
-    "version": sys.version_info[:2],
-    "executable": sys.executable,
-    "prefixes": [sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix],
-    "stdlib": [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")],
-    "path": sys.path[1:],
-    "mapped": mapped,
-}))
-"""
-
-
-@functools.cache
-def probe(python: str) -> Interpreter:
-    """Ask an interpreter where its parts are.
-
-    Raises:
-        UserError: if it does not start or is older than Python 3.10.
-    """
-    mend = "set python.main or python.bigcodebench to an interpreter that starts"
-    try:
-        done = subprocess.run(
-            [python, "-c", PROBE], capture_output=True, text=True, timeout=120, cwd="/"
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"{python}: this interpreter does not start ({error}); {mend}") from error
-    if done.returncode:
-        raise UserError(
-            f"{python}: this interpreter does not start ({done.stderr.strip()[-500:]}); {mend}"
-        )
-    told = json.loads(done.stdout)
-    if told["version"] < [3, 10]:
-        raise UserError(
-            f"{python} is Python {'.'.join(map(str, told['version']))}; programs need 3.10 or later"
-        )
-    parts = [str(Path(prefix) / part) for prefix in told["prefixes"] for part in PREFIX_PARTS]
-    own = [*parts, *told["stdlib"]]
-    # Of the rest of sys.path, folders of packages only: others are a project's, put there by its
-    # editable installation or by PYTHONPATH.
-    folders = [
-        path
-        for path in told["path"]
-        if Path(path).name in ("site-packages", "dist-packages")
-        and Path(path).is_dir()
-        and not any(Path(path).is_relative_to(part) for part in own)
-    ]
-    needed = [*own, *folders, told["executable"], *told["mapped"]]
-    needed = [path for path in dict.fromkeys(needed) if Path(path).exists()]
-    return Interpreter(
-        executable=told["executable"],
-        folders=tuple(folders),
-        needed=tuple(needed),
-        visible=show([*SYSTEM, *needed, *library_folders()]),
-    )
-
-
-def library_folders() -> list[str]:
-    """LD_LIBRARY_PATH, without what would show the home or the working folder."""
-    kept = []
-    for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep):
-        real = Path(path).resolve()
-        around = any(folder.resolve().is_relative_to(real) for folder in (Path.home(), Path.cwd()))
-        if Path(path).is_absolute() and real.is_dir() and not around:
-            kept.append(path)
-    return kept
-
-
-def show(paths: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """The real files and folders to bind, none within another, and the symbolic links to them."""
-    real: set[Path] = set()
-    links: dict[Path, str] = {}
-    for path in paths:
-        if Path(path).exists():
-            end, passed = trail(Path(path))
-            real.add(end)
-            links |= passed
-    binds = [path for path in sorted(real) if not any(parent in real for parent in path.parents)]
-    outside = {
-        str(link): target
-        for link, target in links.items()
-        if not any(parent in real for parent in link.parents)
-    }
-    return tuple(map(str, binds)), outside
-
-
-def trail(path: Path) -> tuple[Path, dict[Path, str]]:
-    """Where a path leads, and the symbolic links on the way."""
-    here, ahead, links = Path("/"), [*path.parts[1:]], {}
-    while ahead:
-        part = ahead.pop(0)
-        here = here.parent if part == ".." else here / part
-        if here.is_symlink():
-            target = here.readlink()
-            links[here] = str(target)
-            ahead = [*target.relative_to(target.anchor).parts, *ahead]
-            here = Path("/") if target.is_absolute() else here.parent
-    return here, links
-
-
-def others_may_read(path: str) -> bool:
-    """Whether a user who owns nothing may read a path, as its permissions say."""
-    real = Path(path).resolve()
-    mode = real.stat().st_mode
-    way = all(parent.stat().st_mode & 0o001 for parent in real.parents)
-    return way and bool(mode & 0o004) and (not real.is_dir() or bool(mode & 0o001))
-
-
-# ------------------------------------------------------------------ the kernel
 
 
 def is_privileged() -> bool:
@@ -769,88 +449,6 @@ def is_privileged() -> bool:
 def kernel_version() -> tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", platform.release())
     return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def system_call_filter(machine: str) -> bytes:
-    """The filter of :data:`REFUSED` as a program for seccomp(2), in classic BPF."""
-    column = list(AUDIT_ARCH).index(machine)
-    load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    allow, refuse, absent = 0x7FFF0000, 0x00050000 | EPERM, 0x00050000 | ENOSYS
-    program = [
-        (load, 0, 0, 4),  # the architecture of the call
-        (equal, 1, 0, AUDIT_ARCH[machine]),
-        (give, 0, 0, refuse),
-        (load, 0, 0, 0),  # its number
-    ]
-    if machine == "x86_64":  # the x32 calls
-        program += [(at_least, 0, 1, 0x40000000), (give, 0, 0, refuse)]
-    for numbers in REFUSED.values():
-        program += [(equal, 0, 1, numbers[column]), (give, 0, 0, refuse)]
-    count = len(SOCKET_FAMILIES)
-    program += [
-        (equal, 0, count + 3, SOCKET[column]),
-        (load, 0, 0, 16),  # its first argument, the lower half
-        *((equal, count - i, 0, family) for i, family in enumerate(SOCKET_FAMILIES)),
-        (give, 0, 0, refuse),
-        (give, 0, 0, allow),
-        (equal, 0, 1, CLONE3[column]),
-        (give, 0, 0, absent),
-        (equal, 0, 3, CLONE[column]),
-        (load, 0, 0, 16),
-        (any_bit, 0, 1, NEW_NAMESPACES),
-        (give, 0, 0, refuse),
-        (give, 0, 0, allow),
-    ]
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-
-
-def fields(pid: int) -> list[str]:
-    """/proc/PID/stat from the third field on (the second may hold anything); [] if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def state(pid: int) -> str:
-    return next(iter(fields(pid)), "")
-
-
-def began(pid: int) -> str:
-    """When a process began, to tell it from a later one with its number."""
-    found = fields(pid)
-    return found[19] if found else ""
-
-
-def resident(pid: int) -> int:
-    """Bytes of a process in memory."""
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def proportional(pid: int) -> int:
-    """Bytes of a process in memory, a page that n processes share counted as 1/n."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
-    except (OSError, StopIteration):
-        return resident(pid)
-
-
-def threads_of_user() -> int:
-    """Threads of this process's user on this machine: they count towards the user's limit."""
-    count = 0
-    for status_file in Path("/proc").glob("[0-9]*/status"):
-        with contextlib.suppress(OSError):
-            status = status_file.read_text(encoding="utf-8", errors="replace")
-            told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-            if int(told["Uid"].split()[0]) == os.getuid():
-                count += int(told["Threads"])
-    return count
 
 
 def size_of(folder: Path, limit: int) -> bool:

@@ -1,7 +1,7 @@
-"""The first program in a box: takes the limits, gives up what privileges there are, runs a script.
+"""The first program in a box: takes the limits, gives up what privileges there are, runs a folder.
 
 :mod:`fgit.sandbox.box` hands this file's text to the box's interpreter, ``python -c TEXT SETTINGS
-SCRIPT ARGUMENTS...``; it runs under Python >= 3.10 and imports the standard library only. SETTINGS
+FOLDER ARGUMENTS...``; it runs under Python >= 3.10 and imports the standard library only. SETTINGS
 is JSON: ``limits`` (name of a RLIMIT to [value, least value that is enough]), ``uid`` (whom to
 become, or null), ``subreaper`` (whether what loses its parent becomes this process's child; in a
 PID namespace it does so anyway), ``lifeline`` (a pipe that breaks when the one who started the box
@@ -21,15 +21,17 @@ import select
 import signal
 import struct
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PR_SET_CHILD_SUBREAPER = 36
 CAPABILITY_VERSION_3 = 0x20080522
+PACKAGE = "fgit_box"  # no name that a program imports
 
 
-def main(settings: dict[str, Any], script: str, arguments: list[str]) -> None:
+def main(settings: dict[str, Any], folder: str, arguments: list[str]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     # Where the machine runs out of memory, the kernel ends this process before the user's.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
@@ -45,15 +47,19 @@ def main(settings: dict[str, Any], script: str, arguments: list[str]) -> None:
     Path(os.environ["HOME"]).mkdir(exist_ok=True)
     if sys.path[0] == "":  # the working folder; a solution's own may not shadow a module
         del sys.path[0]
-    sys.argv = [script, *arguments]
-    runpy.run_path(script, run_name="__main__")
+    sys.argv = [folder, *arguments]
+    # A package whose modules import each other, so that sys.path need not have the folder.
+    package = types.ModuleType(PACKAGE)
+    package.__path__ = [folder]
+    sys.modules[PACKAGE] = package
+    runpy.run_module(f"{PACKAGE}.__main__", run_name="__main__", alter_sys=True)
 
 
 def end_with(lifeline: int) -> None:
     """Exit when the pipe breaks, on the signal that the kernel sends then.
 
-    A script may handle SIGIO in its own way. PR_SET_PDEATHSIG would not do: it needs the right to
-    signal the user that this process became, and fires when the starting *thread* ends.
+    What it runs may handle SIGIO in its own way. PR_SET_PDEATHSIG would not do: it needs the right
+    to signal the user that this process became, and fires when the starting *thread* ends.
     """
     signal.signal(signal.SIGIO, lambda *_: os._exit(1))
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())

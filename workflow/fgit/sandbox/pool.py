@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import fgit
-import fgit.sandbox.worker
 from fgit.benchmarks.problems import first_few, problems_digest
 from fgit.common.errors import UserError
 from fgit.common.processes import cores
 from fgit.common.progress import bar
 from fgit.config import BenchmarkKind, ScoreSettings
-from fgit.sandbox.box import Box, Limits, Strength, choose
+from fgit.sandbox.box import Box, Limits, Strength
+from fgit.sandbox.strength import choose
 
 log = logging.getLogger(__name__)
 
@@ -452,7 +452,7 @@ class Worker:
             if self.stopped:
                 raise WorkerLost("scoring was stopped", timed_out=False)
             self.end()
-            self.process = self.box.start(Path(fgit.sandbox.worker.__file__), self.kind)
+            self.process = self.box.start(Path(__file__).with_name("worker"), self.kind)
             self.receive(self.process, f"the worker process for {self.kind} did not start")
         return self.process
 
