@@ -11,7 +11,8 @@ from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
 from fgit.gather import gather, one_promise, part
 from fgit.generate import generate
-from fgit.inference import teachers
+from fgit.inference import engines
+from fgit.inference.requests import Answer
 
 CODE = "def add(a, b):\n    return a + b\n"
 
@@ -60,10 +61,10 @@ def shards(tmp_path, records, monkeypatch):
     def answers(requests, settings, spent=0.0):
         for index, request in enumerate(requests):
             wrong = CODE.replace("+", f"- {request.k} *")
-            yield teachers.Answer(index, f"```python\n{wrong}```", 10)
+            yield Answer(index, f"```python\n{wrong}```", 10)
 
-    monkeypatch.setattr(teachers, "answers", answers)
-    monkeypatch.setattr(teachers, "settled", lambda settings, begun=None: settings)
+    monkeypatch.setattr(engines, "answers", answers)
+    monkeypatch.setattr(engines, "with_dtype", lambda settings, begun=None: settings)
     settings = GenerateSettings(backend="openai", variants=2, shards=3)
     files = [tmp_path / "shards" / f"{number}-of-3.parquet" for number in (1, 2, 3)]
     for number, file in enumerate(files, start=1):

@@ -14,7 +14,8 @@ from fgit.common.errors import Stopped, UserError
 from fgit.config import GenerateSettings
 from fgit.gather import gather
 from fgit.generate import generate, read_answer, teacher_prompt
-from fgit.inference import teachers
+from fgit.inference import engines
+from fgit.inference.requests import TOO_LONG, Answer
 
 CODE = "def add(a, b):\n    return a + b\n"
 WRONG = "def add(a, b):\n    return a - b"
@@ -172,12 +173,11 @@ def teacher(monkeypatch):
             teacher.requests = requests
             assert len(requests) == len(texts)
             return (
-                teachers.Answer(index, texts[index], 10, refused)
-                for index in reversed(range(len(texts)))
+                Answer(index, texts[index], 10, refused) for index in reversed(range(len(texts)))
             )
 
-        monkeypatch.setattr(teachers, "answers", answers)
-        monkeypatch.setattr(teachers, "settled", lambda settings, begun=None: settings)
+        monkeypatch.setattr(engines, "answers", answers)
+        monkeypatch.setattr(engines, "with_dtype", lambda settings, begun=None: settings)
         return install
 
     teacher = install
@@ -229,7 +229,7 @@ def test_lone_surrogates_in_an_answer_do_not_stop_the_stage(tmp_path, teacher):
     assert pl.read_parquet(tmp_path / "o.parquet")["code"].null_count() == 1
 
 
-@pytest.mark.parametrize("refused", [None, teachers.TOO_LONG])
+@pytest.mark.parametrize("refused", [None, TOO_LONG])
 def test_no_usable_answer_at_all_is_an_error_that_counts_the_reasons(tmp_path, teacher, refused):
     records = write_records(tmp_path / "r.parquet", [CODE])
     teacher(["no", "never", fenced(CODE)], refused)
@@ -292,8 +292,8 @@ class Echo:
         self.patience = 10**9
         self.error = Deaf
         self.wrong = WRONG
-        monkeypatch.setattr(teachers, "answers", self.answers)
-        monkeypatch.setattr(teachers, "settled", lambda settings, begun=None: settings)
+        monkeypatch.setattr(engines, "answers", self.answers)
+        monkeypatch.setattr(engines, "with_dtype", lambda settings, begun=None: settings)
 
     def answers(self, requests, settings, spent=0.0):
         self.spent.append(spent)
@@ -303,7 +303,7 @@ class Echo:
             self.patience -= 1
             self.asked.append((request.id, request.k))
             text = fenced(f"{self.wrong}  # {request.seed}")
-            yield teachers.Answer(index, text, 7, cost=0.25)
+            yield Answer(index, text, 7, cost=0.25)
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_what_goes_on_keeps_the_dtype_of_the_first_answers(tmp_path, echo, monke
     def settled(settings, begun=None):
         return settings.model_copy(update={"dtype": begun or here.pop(0)})
 
-    monkeypatch.setattr(teachers, "settled", settled)
+    monkeypatch.setattr(engines, "with_dtype", settled)
     records = write_records(tmp_path / "records.parquet", [CODE] * 5)
     report = tmp_path / "1.json"
     echo.patience = 4
@@ -446,7 +446,7 @@ def test_shards_change_neither_ids_nor_prompts_nor_seeds_nor_counts(
         prompts.extend((one.id, one.k, one.seed, one.prompt) for one in requests)
         return answers(requests, settings, spent)
 
-    monkeypatch.setattr(teachers, "answers", noted)
+    monkeypatch.setattr(engines, "answers", noted)
     generate(records, *out, ASKED)
     expected, prompts[:] = prompts.copy(), []
     frame, report = in_shards(tmp_path / "shards", records, ASKED, shards)

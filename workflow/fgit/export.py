@@ -81,12 +81,12 @@ def preferences(pairs: pl.DataFrame, tokenizer: Any | None) -> Iterator[dict[str
 
 def tokens_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, list[int]]:
     """Ids and masks of a pair; lists of one side are of equal length."""
-    from fgit.common.models import prompt_ids, prompt_text
+    from fgit.common.models import chat_ids
     from fgit.masks import GRANULARITIES
     from fgit.train.examples import end_of_turn, masks_of
 
     end = end_of_turn(tokenizer)
-    found = {"prompt_ids": prompt_ids(tokenizer, prompt_text(tokenizer, row["instruction"]))}
+    found = {"prompt_ids": chat_ids(tokenizer, row["instruction"])}
     for side, masks in zip(SIDES, masks_of(tokenizer, row), strict=True):
         if masks is not None:
             found[f"{side}_ids"] = [*masks.tokens.tolist(), end]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import importlib.resources
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import Levenshtein
 import polars as pl
 
@@ -21,31 +23,18 @@ from fgit import variants
 from fgit.common import files
 from fgit.common.code_blocks import PYTHON, CodeBlock, block_at, code_blocks, main_code, parses
 from fgit.common.errors import Stopped, UserError
+from fgit.common.models import TEACHER_PROMPT
 from fgit.config import GENERATE_SPEED_ONLY, GenerateSettings
 from fgit.gather import one_promise, part, records_digest, table
-from fgit.inference import teachers
-from fgit.inference.journal import Journal
+from fgit.inference import engines
+from fgit.inference.journal import AnswerJournal
+from fgit.inference.requests import Answer, Request
 
 log = logging.getLogger(__name__)
 
-# The paper's template (Figure 3) is not in the text that we have; its two parts are: the task, and
-# the problem with its correct solution. Small teachers follow the end of a prompt best.
-TEMPLATE = """\
-Below are a programming problem and its correct solution. Write an incorrect version of the \
-solution: copy it, but make one small, subtle mistake, such as a wrong operator, condition, \
-index, boundary or return value, so that it no longer solves the problem. Keep everything else \
-as it is: the names, the order and the layout. Neither mark nor explain the mistake. Answer with \
-the complete incorrect code in one Markdown code block.
-
-### Problem
-{instruction}
-
-### Correct solution
-{code}
-
-### Incorrect solution
-The same code with one small mistake:"""
-
+PROMPT = jinja2.Template(
+    (importlib.resources.files("fgit") / f"prompts/{TEACHER_PROMPT}.jinja").read_text("utf-8")
+)
 
 # A shard whose answers are all unusable is garbage if it has so many; a smaller one may just have
 # hard samples, and is written.
@@ -61,7 +50,7 @@ NOT_OF_ANSWERS = {"variants", "seed", "shards", "min_similarity", "url", *GENERA
 class Question:
     """A request, and the correct code that its answer is compared with."""
 
-    request: teachers.Request
+    request: Request
     code: str
     language: str
 
@@ -111,14 +100,14 @@ def generate(
 
     rows: list[tuple[Any, ...]] = [()] * len(questions)
 
-    def take(answer: teachers.Answer) -> None:
+    def take(answer: Answer) -> None:
         rows[answer.index] = row_of(questions[answer.index], answer, settings, texts is not None)
 
     journal = None
     promises: Sequence[str] = []
     if texts is None:
         requests = [question.request for question in questions]
-        journal = Journal(
+        journal = AnswerJournal(
             out.parent / "state" / out.stem, answers_digest(requests, settings), len(requests)
         )
         with journal:
@@ -129,7 +118,7 @@ def generate(
         started = time.perf_counter()
         for index, question in enumerate(questions):
             request = question.request
-            take(teachers.Answer(index, texts[request.id][request.k], None))
+            take(Answer(index, texts[request.id][request.k], None))
         load_seconds, seconds = 0.0, time.perf_counter() - started
         made_by = {"teacher": str(given), "backend": GIVEN}
 
@@ -214,7 +203,7 @@ def questions_of(
         count = settings.variants if given is None else len(given.get(row["id"], []))
         for k in range(count):
             seed = variants.seed_of(settings.seed, row["id"], k)
-            request = teachers.Request(row["id"], k, seed, prompt)
+            request = Request(row["id"], k, seed, prompt)
             questions.append(Question(request, code, language))
     return questions, without_code
 
@@ -231,7 +220,7 @@ def nothing_to_ask(
 
 
 def row_of(
-    question: Question, answer: teachers.Answer, settings: GenerateSettings, given: bool
+    question: Question, answer: Answer, settings: GenerateSettings, given: bool
 ) -> tuple[Any, ...]:
     """A row of :data:`fgit.variants.SCHEMA`."""
     # An endpoint's JSON may hold lone surrogates, which no file can.
@@ -251,10 +240,10 @@ def row_of(
 
 
 def ask(
-    requests: Sequence[teachers.Request],
+    requests: Sequence[Request],
     settings: GenerateSettings,
-    journal: Journal,
-    take: Callable[[teachers.Answer], None],
+    journal: AnswerJournal,
+    take: Callable[[Answer], None],
 ) -> tuple[GenerateSettings, float]:
     """Take the journal's answers, and the teacher's to the other requests, which the journal keeps.
 
@@ -280,10 +269,10 @@ def ask(
     done = len(journal.answers)
     where = "loading the teacher"
     try:
-        settings = teachers.settled(settings, journal.dtype)
-        stream = teachers.answers([requests[index] for index in missing], settings, journal.spent)
+        settings = engines.with_dtype(settings, journal.dtype)
+        stream = engines.answers([requests[index] for index in missing], settings, journal.spent)
         load_seconds = time.perf_counter() - loading
-        kept = journal.keep(placed(stream, missing), teachers.promise(settings), settings.dtype)
+        kept = journal.keep(placed(stream, missing), engines.promise(settings), settings.dtype)
         for answer in kept:
             done += 1
             where = f"answer {done} of {len(requests)}"
@@ -293,12 +282,12 @@ def ask(
     return settings, load_seconds
 
 
-def placed(answers: Iterator[teachers.Answer], places: Sequence[int]) -> Iterator[teachers.Answer]:
+def placed(answers: Iterator[Answer], places: Sequence[int]) -> Iterator[Answer]:
     """The answers to some of the requests, with their indices among all."""
     return (dataclasses.replace(answer, index=places[answer.index]) for answer in answers)
 
 
-def answers_digest(requests: Sequence[teachers.Request], settings: GenerateSettings) -> str:
+def answers_digest(requests: Sequence[Request], settings: GenerateSettings) -> str:
     """Of all that the answers depend on."""
     values = settings.model_dump(mode="json", exclude=set(NOT_OF_ANSWERS))
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
@@ -324,10 +313,7 @@ def teacher_prompt(instruction: str, code: str, language: str) -> str:
     Args:
         language: for the code's fence; empty if unknown.
     """
-    # Not str.format: instructions and code are full of braces, and the order of two plain
-    # replacements would matter where the instruction itself says {code}.
-    before, between = TEMPLATE.split("{instruction}")
-    return before + instruction.strip() + between.replace("{code}", fenced(code, language))
+    return PROMPT.render(instruction=instruction.strip(), code=fenced(code, language))
 
 
 def fenced(code: str, language: str) -> str:

@@ -19,7 +19,7 @@ from fgit.common import files
 from fgit.common.code_blocks import block_at
 from fgit.common.errors import UserError
 from fgit.config import ScoreSettings
-from fgit.sandbox.pool import PASS, Job, Journal, Verdict, check, conditions_of
+from fgit.sandbox.pool import PASS, Submission, Verdict, VerdictJournal, check, conditions_of
 from fgit.variants import normalised, read_samples, read_variants
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def verify(
         "variants_sha256": files.sha256(variants),
     }
     journal_file = out.with_name(f"{out.name}.journal")
-    with Journal(journal_file, json.dumps(conditions, sort_keys=True)) as journal:
+    with VerdictJournal(journal_file, json.dumps(conditions, sort_keys=True)) as journal:
         correct = check(
             "tests",
             {
@@ -86,15 +86,15 @@ def verify(
         )
         right = {name for name in asked & testable.keys() if correct[f"correct {name}"].passed}
         keys: dict[tuple[str, str], str] = {}  # of each program, which may come more than once
-        jobs: dict[str, Job] = {}
+        submissions: dict[str, Submission] = {}
         for row in rows:
             name, code = row["id"], row["code"]
             if code is not None and name in right and (name, code) not in keys:
                 keys[name, code] = f"{row['k']} {name}"
-                jobs[keys[name, code]] = Job(testable[name], code)
+                submissions[keys[name, code]] = Submission(testable[name], code)
         verdicts = check(
             "tests",
-            jobs,
+            submissions,
             settings,
             threads=threads,
             where=str(records),
@@ -158,13 +158,13 @@ def problem_of(row: Mapping[str, Any]) -> dict[str, str] | None:
     }
 
 
-def with_tests(problem: Mapping[str, str]) -> Job:
+def with_tests(problem: Mapping[str, str]) -> Submission:
     """The correct code and its tests as one program, with nothing left to be tested.
 
     As a canonical solution, code that runs out of time would be an error; here it is to be counted.
     """
     program = "\n".join([problem["canonical_solution"], "__name__ = '__main__'", problem["test"]])
-    return Job({**problem, "canonical_solution": "", "test": ""}, program)
+    return Submission({**problem, "canonical_solution": "", "test": ""}, program)
 
 
 def outcome(

@@ -840,6 +840,27 @@ def test_a_box_runs_a_script_and_may_be_started_again(strength, tmp_path):
 
 
 @both_strengths
+def test_modules_of_a_package_are_no_place_to_import_from(strength, tmp_path):
+    """A program finds none of them by name: a folder of ours in sys.path could shadow its own."""
+    need(strength)
+    path = script(
+        tmp_path,
+        """
+        import sys
+        from .other import value
+        print(value, *(path for path in sys.path if path.endswith(("box", "package"))))
+        try:
+            import other
+        except ImportError:
+            print("none")
+        """,
+    )
+    (path / "other.py").write_text("value = 3\n")
+    with Box(strength, LIMITS) as box:
+        assert box.start(path).communicate()[0] == b"3\nnone\n", box.errors()
+
+
+@both_strengths
 def test_a_box_is_in_use_while_something_runs(strength, tmp_path):
     need(strength)
     with Box(strength, LIMITS) as box:

@@ -14,9 +14,9 @@ from fgit.common.errors import UserError
 from fgit.config import ScoreSettings
 from fgit.sandbox import pool as workers
 from fgit.sandbox.pool import (
-    Job,
-    Journal,
+    Submission,
     Verdict,
+    VerdictJournal,
     allowed,
     check,
     interpreter_of,
@@ -50,34 +50,37 @@ verdicts = st.builds(
 @given(st.dictionaries(st.text(max_size=5), verdicts, max_size=5), st.integers(0, 40))
 def test_a_journal_that_was_cut_anywhere_keeps_its_whole_lines(tmp_path_factory, found, cut):
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
-    with Journal(path, "this") as journal:
+    with VerdictJournal(path, "this") as journal:
         for key, verdict in found.items():
             journal.add(key, verdict)
     data = path.read_bytes()
     path.write_bytes(data[: max(0, len(data) - cut)])
     whole = path.read_bytes().count(b"\n")
-    with Journal(path, "this") as again:
+    with VerdictJournal(path, "this") as again:
         assert again.verdicts == dict(list(found.items())[: max(0, whole - 1)])
         again.add("later", GOOD)
-    with Journal(path, "this") as third:
+    with VerdictJournal(path, "this") as third:
         assert third.verdicts == again.verdicts
         assert third.verdicts["later"] == GOOD
 
 
 def test_a_journal_of_another_scoring_is_begun_anew(tmp_path):
     path = tmp_path / "journal.jsonl"
-    with Journal(path, "one") as journal:
+    with VerdictJournal(path, "one") as journal:
         journal.add("T/0", GOOD)
-    with Journal(path, "two") as journal:
+    with VerdictJournal(path, "two") as journal:
         assert journal.verdicts == {}
     assert path.read_text() == json.dumps({"fingerprint": "two"}) + "\n"
 
 
 def test_two_scorings_do_not_write_one_journal(tmp_path):
     path = tmp_path / "journal.jsonl"
-    with Journal(path, "one"), pytest.raises(UserError, match="another fgit score writes there"):
-        Journal(path, "one")
-    with Journal(path, "one"):
+    with (
+        VerdictJournal(path, "one"),
+        pytest.raises(UserError, match="another fgit score writes there"),
+    ):
+        VerdictJournal(path, "one").__enter__()
+    with VerdictJournal(path, "one"):
         pass
 
 
@@ -86,21 +89,23 @@ def test_two_scorings_do_not_write_one_journal(tmp_path):
 
 def test_what_is_known_is_not_run_again(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "Pool", None)  # nothing may be started
-    with Journal(tmp_path / "journal.jsonl", "one") as journal:
+    with VerdictJournal(tmp_path / "journal.jsonl", "one") as journal:
         journal.add("a", GOOD)
-        jobs = {"b": Job(PROBLEM, " \n"), "a": Job(PROBLEM, RIGHT)}
-        found = check("humaneval", jobs, ScoreSettings(), threads=1, where="p", journal=journal)
+        submissions = {"b": Submission(PROBLEM, " \n"), "a": Submission(PROBLEM, RIGHT)}
+        found = check(
+            "humaneval", submissions, ScoreSettings(), threads=1, where="p", journal=journal
+        )
     assert found == {"b": Verdict("empty", "empty"), "a": GOOD}
     assert list(found) == ["b", "a"]
 
 
 def test_one_problem_may_come_in_several_jobs(caplog):
-    jobs = {
-        "right": Job(PROBLEM, RIGHT),
-        "wrong": Job(PROBLEM, "def f(x):\n    return x\n"),
-        "long": Job(PROBLEM, RIGHT + "# " + "x" * 1_000_000),
+    submissions = {
+        "right": Submission(PROBLEM, RIGHT),
+        "wrong": Submission(PROBLEM, "def f(x):\n    return x\n"),
+        "long": Submission(PROBLEM, RIGHT + "# " + "x" * 1_000_000),
     }
-    found = check("humaneval", jobs, ScoreSettings(), threads=1, where="p.jsonl")
+    found = check("humaneval", submissions, ScoreSettings(), threads=1, where="p.jsonl")
     assert {key: verdict.base for key, verdict in found.items()} == {
         "right": "pass",
         "wrong": "fail",
@@ -111,12 +116,14 @@ def test_one_problem_may_come_in_several_jobs(caplog):
 
 def test_programs_that_may_take_long_begin_first():
     heavy = PROBLEM | {"plus_input": [[list(range(1000))]]}
-    jobs = {
-        "light": Job(PROBLEM, RIGHT),
-        "heavy": Job(heavy, RIGHT),
-        "loop": Job(PROBLEM, "def f(x):\n    while x: pass\n"),
+    submissions = {
+        "light": Submission(PROBLEM, RIGHT),
+        "heavy": Submission(heavy, RIGHT),
+        "loop": Submission(PROBLEM, "def f(x):\n    while x: pass\n"),
     }
-    order = sorted(jobs, key=lambda key: may_take_long("humaneval", jobs[key]), reverse=True)
+    order = sorted(
+        submissions, key=lambda key: may_take_long("humaneval", submissions[key]), reverse=True
+    )
     assert order == ["loop", "heavy", "light"]
 
 
@@ -151,8 +158,8 @@ class FakePool:
         self.verdicts = list(verdicts)
         self.asked = []
 
-    def alone(self, job):
-        self.asked.append(job.solution)
+    def alone(self, submission):
+        self.asked.append(submission.solution)
         return self.verdicts.pop(0)
 
 
@@ -174,23 +181,23 @@ def test_only_what_time_may_have_decided_is_looked_at_again(kind, verdict, expec
 
 def test_alone_counts():
     pool = FakePool(GOOD, GOOD)
-    assert second_look(pool, Job(PROBLEM, "slow"), BAD, ScoreSettings(), "p") == GOOD
+    assert second_look(pool, Submission(PROBLEM, "slow"), BAD, ScoreSettings(), "p") == GOOD
     assert pool.asked == [RIGHT, "slow"]  # the canonical solution first
 
 
 def test_a_machine_too_slow_for_the_canonical_solution_gives_no_score():
     pool = FakePool(Verdict("timeout", "timeout", 62.0))
     with pytest.raises(UserError, match=r"p\.jsonl, T/0: the canonical .* too slow or too busy"):
-        second_look(pool, Job(PROBLEM, "slow"), BAD, ScoreSettings(), "p.jsonl")
+        second_look(pool, Submission(PROBLEM, "slow"), BAD, ScoreSettings(), "p.jsonl")
 
 
 def test_a_slow_machine_in_earnest():
     """With limits of a tenth of its own time, the canonical solution cannot pass."""
     sleeps = "    import time; time.sleep(0.3); return 2 * x\n"
-    job = Job(PROBLEM | {"canonical_solution": sleeps}, f"def f(x):\n{sleeps}")
+    slow = Submission(PROBLEM | {"canonical_solution": sleeps}, f"def f(x):\n{sleeps}")
     settings = ScoreSettings(min_time_limit=0.05, gt_time_limit_factor=0.1)
     with pytest.raises(UserError, match="too slow or too busy"):
-        check("humaneval", {"T/0": job}, settings, threads=1, where="p.jsonl")
+        check("humaneval", {"T/0": slow}, settings, threads=1, where="p.jsonl")
 
 
 # ------------------------------------------------------------------ one program after the other
@@ -217,5 +224,5 @@ def test_no_program_hurts_the_next():
     with workers.Pool("humaneval", ScoreSettings(min_time_limit=5.0), 1, "p") as pool:
         for name, statements in HURTS.items():
             hostile = f"import ctypes, os\nlibc = ctypes.CDLL(None)\n{statements}{RIGHT}"
-            pool.alone(Job(problem, hostile))
-            assert pool.alone(Job(problem, honest)).passed, name
+            pool.alone(Submission(problem, hostile))
+            assert pool.alone(Submission(problem, honest)).passed, name

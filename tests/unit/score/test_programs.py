@@ -21,7 +21,7 @@ from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import ScoreSettings
 from fgit.sandbox import pool as workers
-from fgit.sandbox.pool import Job, Verdict, check
+from fgit.sandbox.pool import Submission, Verdict, check
 from fgit.score.programs import outcomes, read_solutions, score, score_part
 
 QUICK = ScoreSettings(min_time_limit=1.0)
@@ -594,8 +594,8 @@ def test_recorded_pairs_by_their_own_tests(shared_data, name, read):
         correct, buggy, test = read(row)
         item = {"task_id": f"{name}/{number}", "prompt": "", "entry_point": "f"}
         item |= {"canonical_solution": correct, "test": test}
-        jobs[f"{number} correct"] = Job(item, correct)
-        jobs[f"{number} buggy"] = Job(item, buggy)
+        jobs[f"{number} correct"] = Submission(item, correct)
+        jobs[f"{number} buggy"] = Submission(item, buggy)
     settings = ScoreSettings(min_time_limit=0.2)
     verdicts = check("tests", jobs, settings, threads=2, where=name)
     assert [key for key, verdict in verdicts.items() if verdict.passed != ("correct" in key)] == []

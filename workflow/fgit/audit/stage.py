@@ -176,8 +176,14 @@ def variants(
             problems.
     """
     from fgit.generate import longest_code
-    from fgit.inference.teachers import TOO_LONG
-    from fgit.sandbox.pool import Job, Journal, canonical_program, check, conditions_of
+    from fgit.inference.requests import TOO_LONG
+    from fgit.sandbox.pool import (
+        Submission,
+        VerdictJournal,
+        canonical_program,
+        check,
+        conditions_of,
+    )
     from fgit.select.candidates import choice_of
     from fgit.select.stage import Embedder, cosine, most_similar
 
@@ -189,20 +195,20 @@ def variants(
         raise UserError(f"{variants}: no column {', '.join(missing)}; make them by fgit generate")
     rows = frame.sort("k", maintain_order=True).to_dicts()
 
-    jobs = {
-        f"canonical {name}": Job(problem, canonical_program(kind, problem))
+    submissions = {
+        f"canonical {name}": Submission(problem, canonical_program(kind, problem))
         for name, problem in by_id.items()
     }
     for row in rows:
         if row["refused"] != TOO_LONG:
             code = row["code"] or longest_code(row["answer"] or "", python=True)
-            jobs[f"{row['k']} {row['id']}"] = Job(by_id[row["id"]], code)
+            submissions[f"{row['k']} {row['id']}"] = Submission(by_id[row["id"]], code)
     conditions = conditions_of(kind, scoring, problems)
     conditions["variants_sha256"] = files.sha256(variants)
-    with Journal(out / "journal.jsonl", json.dumps([kind, conditions])) as journal:
+    with VerdictJournal(out / "journal.jsonl", json.dumps([kind, conditions])) as journal:
         verdicts = check(
             kind,
-            jobs,
+            submissions,
             scoring,
             threads=threads,
             where=str(problems),

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
+TEACHER_PROMPT = "teacher"  # in the folder of chat templates, and none of them
 SOURCE_HINT = "give a folder, a name on the hub, or package:NAME/file.gguf"
 
 
@@ -236,15 +237,15 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
 def read_template(template: str) -> str:
     """A chat template by name, or from a Jinja file."""
     folder = importlib.resources.files("fgit") / "prompts"
-    named = folder / f"{template}.jinja"
-    if "/" not in template and named.is_file():
-        return named.read_text(encoding="utf-8").rstrip("\n")
+    shipped = {item.name.removesuffix(".jinja"): item for item in folder.iterdir()}
+    del shipped[TEACHER_PROMPT]
+    if template in shipped:
+        return shipped[template].read_text(encoding="utf-8").rstrip("\n")
     if Path(template).is_file():
         return Path(template).read_text(encoding="utf-8").rstrip("\n")
-    known = sorted(item.name.removesuffix(".jinja") for item in folder.iterdir())
     raise UserError(
         f"template {template!r}: no such Jinja file, and no shipped template; "
-        f"shipped: own, {', '.join(known)}"
+        f"shipped: own, {', '.join(sorted(shipped))}"
     )
 
 
@@ -276,6 +277,11 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
     always adds them, and so gives BOS twice to a model whose template writes it.
     """
     return tokenizer(text, add_special_tokens=not has_bos(tokenizer, text))["input_ids"]
+
+
+def chat_ids(tokenizer: Any, instruction: str) -> list[int]:
+    """Token ids of one user message and the generation prompt."""
+    return prompt_ids(tokenizer, prompt_text(tokenizer, instruction))
 
 
 def has_bos(tokenizer: Any, text: str) -> bool:

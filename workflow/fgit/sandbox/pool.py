@@ -12,6 +12,7 @@ import dataclasses
 import fcntl
 import json
 import logging
+import os
 import pickle
 import queue
 import shutil
@@ -22,11 +23,12 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Self
 
 import fgit
 from fgit.benchmarks.problems import first_few, problems_digest
 from fgit.common.errors import UserError
+from fgit.common.journal import Journal
 from fgit.common.processes import cores
 from fgit.common.progress import bar
 from fgit.config import BenchmarkKind, ScoreSettings
@@ -47,7 +49,7 @@ LONG = 100_000  # characters; no honest solution is as long
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
+class Submission:
     """A program and the problem whose tests it must pass."""
 
     problem: Mapping[str, Any]
@@ -75,16 +77,16 @@ class Verdict:
 
 def check(
     kind: BenchmarkKind,
-    jobs: Mapping[str, Job],
+    submissions: Mapping[str, Submission],
     settings: ScoreSettings,
     *,
     threads: int,
     where: str,
     python: str | None = None,
-    journal: Journal | None = None,
+    journal: VerdictJournal | None = None,
     description: str = "score",
 ) -> dict[str, Verdict]:
-    """Run every job's program against its problem's tests, by key.
+    """Run every submitted program against its problem's tests, by key.
 
     A program of EvalPlus's kinds or of kind ``tests`` that fails and needed as much time as one
     test may take gets a second look in the end, alone: a busy machine must not decide. If then
@@ -94,21 +96,21 @@ def check(
         threads: workers; more than the CPUs that this process may use are not started.
         where: the problems' file, for messages.
         python: the interpreter of the workers; by default, this one.
-        journal: verdicts that are known already; new ones are added as they come.
+        journal: verdicts that were given before; new ones are added as they come.
 
     Raises:
         UserError: if a worker does not start, the sandbox that the settings ask for is not to be
             had, a canonical solution fails, or the machine is too slow.
     """
-    known = journal.verdicts if journal else {}
-    found = {key: known[key] for key in jobs if key in known}
-    for key, job in jobs.items():
-        if not job.solution.strip():
-            found[key] = Verdict(EMPTY, None if kind in ONE_SET_OF_TESTS else EMPTY)
-    rest = {key: job for key, job in jobs.items() if key not in found}
+    earlier = journal.verdicts if journal else {}
+    verdicts = {key: earlier[key] for key in submissions if key in earlier}
+    for key, submission in submissions.items():
+        if not submission.solution.strip():
+            verdicts[key] = Verdict(EMPTY, None if kind in ONE_SET_OF_TESTS else EMPTY)
+    rest = {key: submissions[key] for key in submissions if key not in verdicts}
     if not rest:
-        return {key: found[key] for key in jobs}
-    if long := [key for key, job in rest.items() if len(job.solution) > LONG]:
+        return {key: verdicts[key] for key in submissions}
+    if long := [key for key in rest if len(rest[key].solution) > LONG]:
         log.warning(
             "%s: %d solutions have more than %d characters; they are run all the same: %s",
             where,
@@ -125,15 +127,15 @@ def check(
             total=len(rest),
             unit="problem",
         ):
-            found[key] = verdict
+            verdicts[key] = verdict
             if journal and not suspect(kind, verdict, settings):
                 journal.add(key, verdict)
-        slow = [key for key in rest if suspect(kind, found[key], settings)]
+        slow = [key for key in rest if suspect(kind, verdicts[key], settings)]
         for key in slow:
-            found[key] = second_look(pool, rest[key], found[key], settings, where)
+            verdicts[key] = second_look(pool, rest[key], verdicts[key], settings, where)
             if journal:
-                journal.add(key, found[key])
-    return {key: found[key] for key in jobs}
+                journal.add(key, verdicts[key])
+    return {key: verdicts[key] for key in submissions}
 
 
 def suspect(kind: str, verdict: Verdict, settings: ScoreSettings) -> bool:
@@ -152,7 +154,7 @@ def suspect(kind: str, verdict: Verdict, settings: ScoreSettings) -> bool:
 
 
 def second_look(
-    pool: Pool, job: Job, first: Verdict, settings: ScoreSettings, where: str
+    pool: Pool, submission: Submission, first: Verdict, settings: ScoreSettings, where: str
 ) -> Verdict:
     """The verdict of a program that runs alone, after its problem's canonical solution did.
 
@@ -161,16 +163,19 @@ def second_look(
     Raises:
         UserError: if the canonical solution does not pass within the limits.
     """
-    name = job.problem["task_id"]
-    program = canonical_program(pool.kind, job.problem)
-    if pool.kind != "bigcodebench" and not (right := pool.alone(Job(job.problem, program))).passed:
+    name = submission.problem["task_id"]
+    program = canonical_program(pool.kind, submission.problem)
+    if (
+        pool.kind != "bigcodebench"
+        and not (right := pool.alone(Submission(submission.problem, program))).passed
+    ):
         raise UserError(
             f"{where}, {name}: the canonical solution does not pass within the time limits "
             f"({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
             "is too slow or too busy for a fair score; use a quieter one, fewer --threads, or "
             f"raise --min-time-limit (now {settings.min_time_limit:g} s) and say so"
         )
-    again = pool.alone(job)
+    again = pool.alone(submission)
     if (again.base, again.plus) != (first.base, first.plus):
         log.info(
             "%s: %s/%s beside other programs, %s/%s alone, which counts",
@@ -185,13 +190,13 @@ def canonical_program(kind: str, problem: Mapping[str, Any]) -> str:
     return f"{prompt}{problem['canonical_solution']}"
 
 
-def may_take_long(kind: str, job: Job) -> tuple[bool, int]:
+def may_take_long(kind: str, submission: Submission) -> tuple[bool, int]:
     """What is started first, so that no slow program is left for the end.
 
     Programs that loop may loop forever; and the more the tests' inputs weigh, the longer they take.
     """
-    inputs = 0 if kind in ONE_SET_OF_TESTS else len(pickle.dumps(job.problem["plus_input"]))
-    return "while " in job.solution, inputs
+    inputs = 0 if kind in ONE_SET_OF_TESTS else len(pickle.dumps(submission.problem["plus_input"]))
+    return "while " in submission.solution, inputs
 
 
 def allowed(threads: int) -> int:
@@ -268,55 +273,50 @@ def versions_of(kind: str, python: str | None) -> dict[str, str]:
 # ------------------------------------------------------------------ the journal
 
 
-class Journal:
-    """Verdicts on disk, a line each, for one scoring: ``fingerprint`` says which.
+class VerdictJournal(Journal):
+    """The verdicts of one scoring on disk: ``fingerprint`` says which."""
 
-    A file of another scoring, and a line that was not finished, are passed over.
-
-    Raises:
-        UserError: if another process writes it now.
-    """
+    foreign = "the verdicts in it are those of other programs or other settings"
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        super().__init__(path, {"fingerprint": fingerprint})
         self.verdicts: dict[str, Verdict] = {}
-        self.file: IO[bytes] = open(path, "a+b")  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if not os.fstat(self.descriptor).st_size:
+            self.append(self.header)
+        return self
+
+    def opened(self) -> int:
+        """The file, for this process alone.
+
+        Raises:
+            UserError: if another process writes it now.
+        """
+        descriptor = super().opened()
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self.file.close()
+            os.close(descriptor)
             raise UserError(
-                f"{path}: another fgit score writes there now; wait for it, or choose another --out"
+                f"{self.path}: another fgit score writes there now; wait for it, or choose another "
+                "--out"
             ) from error
-        header = json.dumps({"fingerprint": fingerprint}).encode() + b"\n"
-        self.file.seek(0)
-        whole = [line for line in self.file if line.endswith(b"\n")]
-        if whole[:1] != [header]:
-            whole = []
-        for line in whole[1:]:
-            row = json.loads(line)
-            key = row.pop("key")
-            self.verdicts[key] = Verdict(**row)
-        self.file.truncate(sum(map(len, whole)))
-        if not whole:
-            self.file.write(header)
-            self.file.flush()
+        return descriptor
+
+    def take(self, entry: dict[str, Any]) -> bool:
+        if entry != self.header:
+            try:
+                key = entry.pop("key")
+                self.verdicts[key] = Verdict(**entry)
+            except (KeyError, TypeError):
+                return False
+        return True
 
     def add(self, key: str, verdict: Verdict) -> None:
         self.verdicts[key] = verdict
-        self.file.write(json.dumps({"key": key, **dataclasses.asdict(verdict)}).encode() + b"\n")
-        self.file.flush()
-
-    def remove(self) -> None:
-        """Once the outcomes are written."""
-        self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+        self.append({"key": key, **dataclasses.asdict(verdict)})
 
 
 # ------------------------------------------------------------------ the workers
@@ -355,16 +355,18 @@ class Pool:
         for worker in self.workers:
             worker.stop()
 
-    def run(self, jobs: Mapping[str, Job]) -> Iterator[tuple[str, Verdict]]:
-        """The verdicts as they come; the jobs are begun in their order."""
-        futures = {self.threads.submit(self.alone, job): key for key, job in jobs.items()}
+    def run(self, submissions: Mapping[str, Submission]) -> Iterator[tuple[str, Verdict]]:
+        """The verdicts as they come; the submissions are begun in their order."""
+        futures = {self.threads.submit(self.alone, submissions[key]): key for key in submissions}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
-    def alone(self, job: Job) -> Verdict:
+    def alone(self, submission: Submission) -> Verdict:
         worker = self.idle.get()
         try:
-            return worker.check(job, self.settings, f"{self.where}, {job.problem['task_id']}")
+            return worker.check(
+                submission, self.settings, f"{self.where}, {submission.problem['task_id']}"
+            )
         finally:
             self.idle.put(worker)
 
@@ -395,15 +397,15 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.stopped = False
 
-    def check(self, job: Job, settings: ScoreSettings, where: str) -> Verdict:
-        """The verdict on a job.
+    def check(self, submission: Submission, settings: ScoreSettings, where: str) -> Verdict:
+        """The verdict on a submission.
 
         Raises:
             UserError: if the worker does not start, or the canonical solution fails.
         """
         message = {
-            "problem": dict(job.problem),
-            "solution": job.solution,
+            "problem": dict(submission.problem),
+            "solution": submission.solution,
             "min_time_limit": settings.min_time_limit,
             "gt_time_limit_factor": settings.gt_time_limit_factor,
         }
@@ -436,7 +438,7 @@ class Worker:
     def begin(
         self, message: dict[str, Any], where: str
     ) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-        """Hand a job to the worker; its process, and what it says of the canonical solution."""
+        """The worker's process, handed a submission, and its word on the canonical solution."""
         process = self.running()
         assert process.stdin is not None
         try:

@@ -28,17 +28,15 @@ from fgit.sandbox.pool import (
     LIBRARY,
     ONE_SET_OF_TESTS,
     PASS,
-    Job,
-    Journal,
+    Submission,
     Verdict,
+    VerdictJournal,
     allowed,
     canonical_program,
     check,
     conditions_of,
     interpreter_of,
 )
-
-__all__ = ["Job", "Verdict", "check", "score"]
 
 log = logging.getLogger(__name__)
 
@@ -132,22 +130,22 @@ def score(
             "%d of %d solutions are empty and count as failures: %s",
             *(len(empty), len(solutions), first_few(empty)),
         )
-    jobs = {task_id: Job(by_id[task_id], text) for task_id, text in solutions.items()}
-    jobs |= {
-        task_id + ONE_BOS: Job(by_id[task_id], text)
+    submissions = {task_id: Submission(by_id[task_id], text) for task_id, text in solutions.items()}
+    submissions |= {
+        task_id + ONE_BOS: Submission(by_id[task_id], text)
         for task_id, text in more.items()
         if text != solutions[task_id]
     }
     digest = hashlib.sha256()
-    for key, job in jobs.items():
-        digest.update(f"{key}\0{job.solution}\0".encode("utf-8", "replace"))
+    for key, submission in submissions.items():
+        digest.update(f"{key}\0{submission.solution}\0".encode("utf-8", "replace"))
     fingerprint = json.dumps([kind, conditions, digest.hexdigest()], sort_keys=True)
-    with Journal(out / "journal.jsonl", fingerprint) as journal:
+    with VerdictJournal(out / "journal.jsonl", fingerprint) as journal:
         if journal.verdicts:
-            log.info("%d of %d verdicts are there already", len(journal.verdicts), len(jobs))
+            log.info("%d of %d verdicts are there already", len(journal.verdicts), len(submissions))
         verdicts = check(
             kind,
-            jobs,
+            submissions,
             settings,
             threads=threads,
             where=str(problems),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fgit.inference.journal import Journal
-from fgit.inference.teachers import Answer
+from fgit.inference.journal import AnswerJournal
+from fgit.inference.requests import Answer
 
 ANSWERS = [
     Answer(0, "zero \u2028 \ud800", 3, None, 0.5),
@@ -20,13 +20,13 @@ LONGEST = 400  # bytes of their file, which holds measured seconds
 
 
 def fill(folder, answers=ANSWERS, digest="d", promise="none", dtype="float32"):
-    with Journal(folder, digest, 4) as journal:
+    with AnswerJournal(folder, digest, 4) as journal:
         assert list(journal.keep(iter(answers), promise, dtype)) == list(answers)
     return journal
 
 
 def read(folder, digest="d", count=4):
-    with Journal(folder, digest, count) as journal:
+    with AnswerJournal(folder, digest, count) as journal:
         pass
     return journal
 
@@ -54,7 +54,7 @@ def test_an_answer_is_in_the_file_before_the_next_is_waited_for(tmp_path):
             line = (tmp_path / "answers.jsonl").read_text().splitlines()[-1]
             assert json.loads(line)["index"] == answer.index
 
-    with Journal(tmp_path, "d", 4) as journal:
+    with AnswerJournal(tmp_path, "d", 4) as journal:
         assert len(list(journal.keep(answers(), "none", "float32"))) == len(ANSWERS)
 
 
@@ -104,7 +104,7 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
     def full(descriptor, line):
         raise OSError(28, "No space left on device")
 
-    with Journal(tmp_path, "d", 4) as journal:
+    with AnswerJournal(tmp_path, "d", 4) as journal:
         monkeypatch.setattr(os, "write", full)
         with pytest.raises(OSError, match=r"No space left on device.*answers\.jsonl"):
             list(journal.keep(iter(ANSWERS), "none", "float32"))

@@ -1,0 +1,318 @@
+"""Answers by an OpenAI-compatible HTTP endpoint, within a budget and at its pace."""
+
+from __future__ import annotations
+
+import dataclasses
+import email.utils
+import importlib.util
+import itertools
+import json
+import logging
+import math
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fgit.common.errors import UserError
+from fgit.common.progress import Writing
+from fgit.config import GenerateSettings
+from fgit.inference.requests import ASKING, TOO_LONG, Answer, Request
+
+log = logging.getLogger(__name__)
+
+RETRIES = 8  # with the waits below, an endpoint may be away for some five minutes
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds; each wait is twice the last
+LONGEST_RETRY_AFTER = 3600.0  # seconds that an endpoint may ask us to wait
+
+
+def answers(
+    requests: Sequence[Request], settings: GenerateSettings, spent: float = 0.0
+) -> Iterator[Answer]:
+    if settings.url is None:
+        raise UserError(
+            "backend openai: no url; set generate.url to the endpoint's base URL, "
+            "such as http://localhost:8000/v1"
+        )
+    if importlib.util.find_spec("openai") is None:
+        raise UserError("backend openai: the package openai is not installed: pip install openai")
+    import openai
+
+    client = openai.OpenAI(
+        base_url=settings.url,
+        api_key=os.environ.get("OPENAI_API_KEY") or "none",
+        # Its own retries wait 8 s at most, give up where an endpoint asks for more than two
+        # minutes, and know neither of the other threads' requests nor of what an attempt cost.
+        max_retries=0,
+    )
+    return Endpoint(client, settings, spent).stream(requests)
+
+
+def input_tokens(prompt: str) -> int:
+    """At most so many tokens an endpoint counts for a prompt: no token is shorter than a byte."""
+    return len(prompt.encode("utf-8", "replace")) + 64  # for the chat template
+
+
+class Budget:
+    """Money: what was spent, and what the requests that are under way may cost at most.
+
+    With ``settings.shards`` jobs for a dataset, each has its part of ``settings.max_spend``.
+    """
+
+    def __init__(self, settings: GenerateSettings, spent: float) -> None:
+        self.input_price = (settings.price_per_million_input or 0) / 1e6
+        self.output_price = (settings.price_per_million_output or 0) / 1e6
+        self.cap = math.inf if settings.max_spend is None else settings.max_spend / settings.shards
+        self.spent = spent
+        self.reserved = 0.0
+        self.changed = threading.Condition()
+
+    def price(self, read: int, written: int) -> float:
+        return read * self.input_price + written * self.output_price
+
+    def reserve(self, most: float, stopping: threading.Event) -> bool:
+        """Whether a request may be sent that costs ``most`` at most.
+
+        Where it would fit but for what others may yet cost, wait until they have been paid.
+        """
+        with self.changed:
+            while self.spent + most <= self.cap and not stopping.is_set():
+                if self.spent + self.reserved + most <= self.cap:
+                    self.reserved += most
+                    return True
+                self.changed.wait(0.5)
+            return False
+
+    def settle(self, most: float, cost: float) -> None:
+        with self.changed:
+            self.reserved -= most
+            self.spent += cost
+            self.changed.notify_all()
+
+
+class Pace:
+    """Spreads requests over time, so that no minute has more requests or tokens than allowed.
+
+    With ``settings.shards`` jobs for a dataset, each has its part of both.
+    """
+
+    def __init__(self, settings: GenerateSettings) -> None:
+        self.per_request = 60 * settings.shards / (settings.requests_per_minute or math.inf)
+        self.per_token = 60 * settings.shards / (settings.tokens_per_minute or math.inf)
+        self.next = 0.0
+        self.lock = threading.Lock()
+
+    def wait(self, tokens: int, stopping: threading.Event) -> None:
+        """Return when a request of so many tokens may be sent, or ``stopping`` is set."""
+        with self.lock:
+            start = max(self.next, time.monotonic())
+            self.next = start + max(self.per_request, self.per_token * tokens)
+        while (left := start - time.monotonic()) > 0 and not stopping.wait(left):
+            pass
+
+    def pause(self, seconds: float) -> None:
+        """No request for so long, from any thread: the endpoint asked for it."""
+        with self.lock:
+            self.next = max(self.next, time.monotonic() + seconds)
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint, asked by ``settings.batch_size`` threads."""
+
+    def __init__(self, client: Any, settings: GenerateSettings, spent: float) -> None:
+        self.client = client
+        self.settings = settings
+        self.budget = Budget(settings, spent)
+        self.pace = Pace(settings)
+        self.stopping = threading.Event()
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        waiting = enumerate(requests)
+        taking = threading.Lock()
+        done: queue.SimpleQueue[Answer | BaseException | None] = queue.SimpleQueue()
+
+        def work() -> None:
+            """Ask one request after another; None in the queue says that this thread has ended."""
+            try:
+                while not self.stopping.is_set():
+                    with taking:
+                        index, request = next(waiting, (0, None))
+                    if request is None:
+                        break
+                    answer = self.ask(index, request)
+                    if answer is None:
+                        break
+                    done.put(answer)
+            except BaseException as error:
+                self.stopping.set()  # the others finish what they have asked, and no more
+                done.put(error)
+            done.put(None)
+
+        # Not an executor: Python would wait for its threads at the end, so for as long as the
+        # endpoint takes to answer what nobody wants any more.
+        count = min(self.settings.batch_size, len(requests))
+        for _ in range(count):
+            threading.Thread(target=work, daemon=True).start()
+        failure: BaseException | None = None
+        answered = 0
+        try:
+            with Writing(ASKING, len(requests), self.settings.max_new_tokens) as progress:
+                while count:
+                    result = done.get()
+                    if result is None:
+                        count -= 1
+                    elif isinstance(result, BaseException):
+                        failure = failure or result
+                    else:
+                        yield result
+                        answered += 1
+                        progress.wrote(result.tokens or 0)
+                        progress.end()
+        finally:
+            self.stopping.set()
+        if failure is not None:
+            raise failure
+        if answered < len(requests):
+            raise self.spending_error(len(requests) - answered)
+
+    def spending_error(self, missing: int) -> UserError:
+        cap, shards = self.settings.max_spend, self.settings.shards
+        part = f" ({self.budget.cap:.4g} for each of {shards} shards)" if shards > 1 else ""
+        return UserError(
+            f"endpoint {self.settings.url}: {self.budget.spent:.4f} spent, and the next answer "
+            f"could pass generate.max_spend {cap}{part}; {missing} answers are missing. Those so "
+            "far are kept: raise generate.max_spend and run it again to go on"
+        )
+
+    def ask(self, index: int, request: Request) -> Answer | None:
+        """The answer to a request; None where the cap on spending, or a stop, forbids to ask.
+
+        An attempt that brings nothing is made again after a wait that doubles each time, with a
+        random part, so that the threads do not come back all at once; or after what the endpoint
+        asks for (Retry-After), and then no thread asks it before.
+        """
+        read = input_tokens(request.prompt)
+        most = self.budget.price(read, self.settings.max_new_tokens)
+        paid = 0.0  # for attempts that brought nothing
+        for attempt in itertools.count():
+            if not self.budget.reserve(most, self.stopping):
+                return None
+            cost = most  # where nobody tells: it may have been charged
+            try:
+                self.pace.wait(read + self.settings.max_new_tokens, self.stopping)
+                if self.stopping.is_set():
+                    cost = 0.0
+                    return None
+                outcome = self.attempt(index, request)
+                if isinstance(outcome, Answer):
+                    cost = outcome.cost
+                    return dataclasses.replace(outcome, cost=paid + cost)
+                if not outcome.charged:
+                    cost = 0.0
+                paid += cost
+                if attempt >= RETRIES or not outcome.passing:
+                    raise outcome.error
+            finally:
+                self.budget.settle(most, cost)
+            wait = min(FIRST_WAIT * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1)
+            if outcome.retry_after is not None:
+                wait = outcome.retry_after * random.uniform(1, 1.1)
+                self.pace.pause(outcome.retry_after)
+            log.warning("%s; again in %.1f s", outcome.error, wait)
+            self.stopping.wait(wait)
+        raise AssertionError  # the count has no end
+
+    def attempt(self, index: int, request: Request) -> Answer | Failure:
+        """Ask once."""
+        import openai
+
+        settings = self.settings
+        where = f"endpoint {settings.url}, sample {request.id!r}"
+        try:
+            reply = self.client.chat.completions.create(
+                model=settings.teacher,
+                messages=[{"role": "user", "content": request.prompt}],
+                temperature=settings.temperature,
+                max_tokens=settings.max_new_tokens,
+                seed=request.seed,
+            )
+            if not reply.choices:
+                raise TypeError("no choices")
+            text, usage = reply.choices[0].message.content or "", reply.usage
+        except openai.AuthenticationError:
+            return Failure(f"{where}: the key was refused (401); set OPENAI_API_KEY")
+        except openai.NotFoundError as error:
+            return Failure(
+                f"{where}: not found (404): {error.message}. Check generate.teacher "
+                f"({settings.teacher!r}) and generate.url, which usually ends in /v1"
+            )
+        except openai.BadRequestError as error:
+            if "context" in error.message and "length" in error.message:
+                return Answer(index, "", 0, TOO_LONG)
+            return Failure(f"{where}: the request was refused (400): {error.message}")
+        except openai.APIStatusError as error:
+            return Failure(
+                f"{where}: status {error.status_code}: {error.message}",
+                passing=(error.status_code in (408, 409, 429) or error.status_code >= 500)
+                and error.code != "insufficient_quota",
+                retry_after=retry_after(error.response.headers),
+            )
+        except openai.APITimeoutError:
+            return Failure(f"{where}: no answer in time", passing=True, charged=True)
+        except openai.APIConnectionError as error:
+            return Failure(
+                f"{where}: no connection ({error.__cause__ or error}); "
+                "is the server running, and generate.url right?",
+                passing=True,
+            )
+        except (openai.APIError, json.JSONDecodeError, AttributeError, TypeError) as error:
+            # A proxy's page in place of an answer, or half of one.
+            return Failure(
+                f"{where}: the reply is no chat completion ({type(error).__name__}: {error}); "
+                "check generate.url",
+                passing=True,
+                charged=True,
+            )
+        tokens = usage.completion_tokens if usage else None
+        read = usage.prompt_tokens if usage else None
+        cost = self.budget.price(
+            input_tokens(request.prompt) if read is None else read,
+            settings.max_new_tokens if tokens is None else tokens,
+        )
+        return Answer(index, text, tokens, cost=cost)
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An attempt without an answer: whether it may pass, and whether it may have been charged."""
+
+    message: str
+    passing: bool = False
+    charged: bool = False
+    retry_after: float | None = None
+
+    @property
+    def error(self) -> UserError:
+        again = f" (also after {RETRIES} retries)" if self.passing else ""
+        return UserError(self.message + again)
+
+
+def retry_after(headers: Any) -> float | None:
+    """Seconds that an endpoint asks to wait, at most an hour; None where it says nothing usable."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        text = headers.get(name)
+        if text is None:
+            continue
+        try:
+            seconds = float(text) * unit
+        except ValueError:
+            try:
+                seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+            except ValueError:
+                continue
+        if math.isfinite(seconds):
+            return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+    return None

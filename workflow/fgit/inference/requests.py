@@ -1,0 +1,33 @@
+"""What an engine is asked, and what it answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+ASKING = "Asking the teacher"
+TOO_LONG = "prompt_too_long"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """The k-th answer to ``prompt``, one user message, is wanted for sample ``id``."""
+
+    id: str
+    k: int
+    seed: int
+    prompt: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """The answer to ``requests[index]``; ``tokens`` (generated) is None where nobody counted.
+
+    ``refused`` says why the teacher was not asked, if it was not. ``cost`` is what the answer cost
+    with all its attempts, in the currency of the prices; 0 where the settings have none.
+    """
+
+    index: int
+    text: str
+    tokens: int | None
+    refused: str | None = None
+    cost: float = 0.0

@@ -1,0 +1,126 @@
+"""Answers by transformers, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from fgit.common.code_blocks import code_blocks
+from fgit.common.errors import UserError
+from fgit.common.models import chat_ids, load_model, load_tokenizer
+from fgit.common.progress import Writing
+from fgit.config import GenerateSettings
+from fgit.inference.decoding import context_length, decode, end_tokens, greedy
+from fgit.inference.requests import ASKING, TOO_LONG, Answer, Request
+
+
+class GumbelSampling:
+    """Sample each row with its own generator: argmax(logits / T + Gumbel noise) is a softmax draw.
+
+    A row's noise depends on its own seed alone, so that its text does not change with the rows
+    beside it, but for rounding: a batched matrix product may differ in the last bits.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float, device: torch.device) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+    def __call__(self, logits: torch.Tensor, rows: list[int]) -> torch.Tensor:
+        noise = torch.empty_like(logits, dtype=torch.float32)
+        for place, row in enumerate(rows):
+            noise[place].uniform_(generator=self.generators[row])
+        # -log(-log u) of a uniform draw is a Gumbel draw; the clamp keeps it finite.
+        noise.clamp_(1e-30, 1 - 2**-24).log_().neg_().log_()
+        return (logits.float() / self.temperature - noise).argmax(-1)
+
+
+def fence_closed(text: str) -> bool:
+    """Whether ``text`` has a code block that is not empty and whose closing line is complete."""
+    complete = text[: text.rfind("\n") + 1]
+    return any(
+        block.content.strip() and block.end < len(complete) for block in code_blocks(complete)
+    )
+
+
+def answers(requests: Sequence[Request], settings: GenerateSettings) -> Iterator[Answer]:
+    tokenizer = chat_tokenizer(settings)
+    model = load_model(settings.teacher, settings.revision, settings.dtype)
+    return stream(requests, settings, tokenizer, model)
+
+
+def stream(
+    requests: Sequence[Request], settings: GenerateSettings, tokenizer: Any, model: Any
+) -> Iterator[Answer]:
+    limit = context_length(model)
+    # Prompts of like length share a batch; the sort is stable, so the answers to one prompt stay
+    # together. The longest come first: if the memory does not suffice, that shows at once.
+    order = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt))
+    with Writing(ASKING, len(order), settings.max_new_tokens) as progress:
+        for start in range(0, len(order), settings.batch_size):
+            fitting = []
+            for index in order[start : start + settings.batch_size]:
+                ids = chat_ids(tokenizer, requests[index].prompt)
+                if len(ids) >= limit:
+                    yield Answer(index, "", 0, TOO_LONG)
+                    progress.end()
+                else:
+                    fitting.append((index, ids))
+            if not fitting:
+                continue
+            seeds = [requests[index].seed for index, _ in fitting]
+            for row, text, tokens in generate_batch(
+                *(model, tokenizer, [ids for _, ids in fitting], seeds, settings),
+                progress.wrote,
+            ):
+                yield Answer(fitting[row][0], text, tokens)
+                progress.end()
+
+
+def generate_batch(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    seeds: Sequence[int],
+    settings: GenerateSettings,
+    wrote: Callable[[int], Any] = lambda tokens: None,
+) -> Iterator[tuple[int, str, int]]:
+    """Yield (row, text, number of generated tokens) as the rows end; temperature 0 is greedy.
+
+    A row also ends once a code block of its answer is closed: small teachers ramble on behind it.
+    """
+    ends = end_tokens(model, tokenizer)
+
+    def ended(row: int, tokens: list[int]) -> bool:
+        if tokens[-1] in ends:
+            return True
+        return "\n" in tokenizer.decode(tokens[-1:]) and fence_closed(text_of(tokens))
+
+    def text_of(tokens: list[int]) -> str:
+        return tokenizer.decode(tokens, skip_special_tokens=True)
+
+    choose = (
+        GumbelSampling(seeds, settings.temperature, model.device)
+        if settings.temperature > 0
+        else greedy
+    )
+    for row, tokens, _ in decode(
+        *(model, prompts),
+        max_new_tokens=settings.max_new_tokens,
+        choose=choose,
+        ended=ended,
+        wrote=wrote,
+    ):
+        yield row, text_of(tokens), len(tokens)
+
+
+def chat_tokenizer(settings: GenerateSettings) -> Any:
+    """The model's tokenizer, which must have a chat template."""
+    tokenizer = load_tokenizer(settings.teacher, settings.revision)
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"teacher {settings.teacher}: its tokenizer has no chat template; "
+            "use an instruction-tuned model"
+        )
+    return tokenizer
