@@ -76,7 +76,7 @@ def test_every_shipped_template_is_tested_here():
     shipped = {
         item.name for item in (models.importlib.resources.files("fgit") / "prompts").iterdir()
     }
-    assert shipped == {"magicoder.jinja", "semcoder.jinja"}
+    assert shipped == {"magicoder.jinja", "semcoder.jinja", f"{models.TEACHER_PROMPT}.jinja"}
 
 
 def test_own_keeps_the_tokenizers_template(tokenizer, tiny_model, folder):
@@ -100,7 +100,9 @@ def test_the_template_is_saved_with_the_tokenizer(folder, tmp_path):
     assert prompt_text(saved, "Q") == MAGICODER.replace("{instruction}", "Q")
 
 
-@pytest.mark.parametrize("template", ["magicoda", "./none.jinja", "../templates/magicoder", ""])
+@pytest.mark.parametrize(
+    "template", ["magicoda", "teacher", "./none.jinja", "../templates/magicoder", ""]
+)
 def test_an_unknown_template(folder, template):
     with pytest.raises(UserError) as caught:
         load_tokenizer(str(folder), template=template)
