@@ -60,9 +60,9 @@ from pathlib import Path
 from typing import Literal
 
 from fgit.sandbox.interpreter import Interpreter, library_folders, others_may_read, probe
-from fgit.sandbox.processes import began, kill, proportional, resident, state, threads_of_user
+from fgit.sandbox.processes import began, proportional, resident, state, threads_of_user
 from fgit.sandbox.system_calls import system_call_filter
-from fgit.sandbox.worker.cleaning import empty, processes_below
+from fgit.sandbox.worker.cleaning import empty, kill, processes_below
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Box:
         self._process: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
         self._watcher: threading.Thread | None = None
-        self._known: dict[int, str] = {}  # process of the box: when it began
+        self._began: dict[int, str] = {}  # of the box's processes, when they began
 
     def __enter__(self) -> Box:
         return self
@@ -139,7 +139,7 @@ class Box:
         self.stop()  # what the last program left, and the watcher
         self._close_pipes()
         self.killed = ""
-        self._known = {}
+        self._began = {}
         self._stopping = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="fgit-box-"))
         copied = self._folder / "package"
@@ -248,7 +248,6 @@ class Box:
             who = ["--unshare-user", "--unshare-all", "--uid", "1000", "--gid", "1000"]
             who += ["--cap-drop", "ALL"]
             others = 0 if kernel_version() >= (5, 14) else threads_of_user()
-        environment = self._environment(interpreter, "/tmp", interpreter.folders)
         binds, links = interpreter.visible
         made = self._folder / "etc"
         made.mkdir()
@@ -277,9 +276,8 @@ class Box:
         options += ["--proc", "/proc", "--dev", "/dev", *private, "/dev/shm"]
         options += ["--remount-ro", "/dev", "--remount-ro", "/"]
         bwrap = shutil.which("bwrap") or "bwrap"
-        settings = self._settings(uid, others, lifeline)
-        entry = self._entry(interpreter, settings, "/box", arguments)
-        return [bwrap, *options, "--", *entry], environment
+        entry = self._entry(interpreter, "/box", arguments, lifeline, uid, others)
+        return [bwrap, *options, "--", *entry], self._environment(interpreter, "/tmp")
 
     def _rlimits(
         self, interpreter: Interpreter, package: Path, arguments: Iterable[str], lifeline: int
@@ -294,38 +292,35 @@ class Box:
             self._folder.chmod(0o711)
             os.chown(private, uid, uid)
         others = 0 if uid is not None else threads_of_user()
-        environment = self._environment(interpreter, str(private), interpreter.folders)
-        settings = self._settings(uid, others, lifeline)
-        return self._entry(interpreter, settings, str(package), arguments), environment
+        entry = self._entry(interpreter, str(package), arguments, lifeline, uid, others)
+        return entry, self._environment(interpreter, str(private))
 
-    def _settings(self, uid: int | None, others: int, lifeline: int) -> dict[str, object]:
-        """What entry.py is told; ``others`` processes count that are not the box's."""
+    def _entry(
+        self,
+        interpreter: Interpreter,
+        package: str,
+        arguments: Iterable[str],
+        lifeline: int,
+        uid: int | None,
+        others: int,
+    ) -> list[str]:
+        """The command of entry.py; ``others`` processes count that are not the box's."""
+        text = Path(__file__).with_name("entry.py").read_text(encoding="utf-8")
         limits = {
             "RLIMIT_FSIZE": (self.limits.disk_mb * MIB, MIB),
             "RLIMIT_CORE": (0, 0),
             "RLIMIT_NPROC": (self.limits.processes + others, min(16, self.limits.processes)),
             "RLIMIT_NOFILE": (OPEN_FILES, 64),
         }
-        return {
+        settings = {
             "limits": limits,
             "uid": uid,
             "subreaper": self.strength == "rlimits",
             "lifeline": lifeline,
         }
-
-    def _entry(
-        self,
-        interpreter: Interpreter,
-        settings: dict[str, object],
-        package: str,
-        arguments: Iterable[str],
-    ) -> list[str]:
-        text = Path(__file__).with_name("entry.py").read_text(encoding="utf-8")
         return [interpreter.executable, "-c", text, json.dumps(settings), package, *arguments]
 
-    def _environment(
-        self, interpreter: Interpreter, private: str, folders: Iterable[str]
-    ) -> dict[str, str]:
+    def _environment(self, interpreter: Interpreter, private: str) -> dict[str, str]:
         path = [str(Path(interpreter.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"]
         environment = {
             "PATH": os.pathsep.join(path),
@@ -341,7 +336,7 @@ class Box:
             "OPENBLAS_NUM_THREADS": "1",
             "MPLBACKEND": "Agg",
         }
-        if added := os.pathsep.join(folders):
+        if added := os.pathsep.join(interpreter.folders):
             environment["PYTHONPATH"] = added
         if libraries := os.pathsep.join(library_folders()):
             environment["LD_LIBRARY_PATH"] = libraries
@@ -367,7 +362,7 @@ class Box:
                 if len(running) > self.limits.processes:
                     reason = "processes"
                 elif time.monotonic() > next_disk:
-                    if size_of(self._folder / "tmp", self.limits.disk_mb * MIB):
+                    if exceeds(self._folder / "tmp", self.limits.disk_mb * MIB):
                         reason = "disk"
                     next_disk = time.monotonic() + DISK_SECONDS
             if reason and not stopping.is_set():
@@ -377,14 +372,14 @@ class Box:
 
     def _running(self, process: subprocess.Popen[bytes]) -> list[int]:
         """The processes of the box: the first one, what descends from it, and what once did."""
-        found = []
+        running = []
         if process.poll() is None:  # otherwise its number may be another process's by now
-            found = [process.pid, *processes_below(process.pid)]
+            running = [process.pid, *processes_below(process.pid)]
         if self.strength == "rlimits":  # of a PID namespace nothing can lose itself
-            self._known |= {pid: began(pid) for pid in found}
-            lost = self._known.keys() - set(found)
-            found += [pid for pid in lost if began(pid) == self._known[pid] != ""]
-        return found
+            self._began |= {pid: began(pid) for pid in running}
+            lost = self._began.keys() - set(running)
+            running += [pid for pid in lost if began(pid) == self._began[pid] != ""]
+        return running
 
     def _temporary_files(self, running: list[int]) -> int:
         """Bytes in the box's tmpfs folders, files' own memory in the kernel with them."""
@@ -447,11 +442,11 @@ def is_privileged() -> bool:
 
 
 def kernel_version() -> tuple[int, int]:
-    found = re.match(r"(\d+)\.(\d+)", platform.release())
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    version = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(version[1]), int(version[2])) if version else (0, 0)
 
 
-def size_of(folder: Path, limit: int) -> bool:
+def exceeds(folder: Path, limit: int) -> bool:
     """Whether the files below a folder take more than ``limit`` bytes on the disk, about."""
     used = 0
     for where, _, names in os.walk(folder):

@@ -80,37 +80,36 @@ def probe(python: str) -> Interpreter:
     Raises:
         UserError: if it does not start or is older than Python 3.10.
     """
-    mend = "set python.main or python.bigcodebench to an interpreter that starts"
+    fix = "set python.main or python.bigcodebench to an interpreter that starts"
     try:
         done = subprocess.run(
             [python, "-c", PROBE], capture_output=True, text=True, timeout=120, cwd="/"
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise UserError(f"{python}: this interpreter does not start ({error}); {mend}") from error
+        raise UserError(f"{python}: this interpreter does not start ({error}); {fix}") from error
     if done.returncode:
         raise UserError(
-            f"{python}: this interpreter does not start ({done.stderr.strip()[-500:]}); {mend}"
+            f"{python}: this interpreter does not start ({done.stderr.strip()[-500:]}); {fix}"
         )
-    told = json.loads(done.stdout)
-    if told["version"] < [3, 10]:
-        raise UserError(
-            f"{python} is Python {'.'.join(map(str, told['version']))}; programs need 3.10 or later"
-        )
-    parts = [str(Path(prefix) / part) for prefix in told["prefixes"] for part in PREFIX_PARTS]
-    own = [*parts, *told["stdlib"]]
+    parts = json.loads(done.stdout)
+    if parts["version"] < [3, 10]:
+        version = ".".join(map(str, parts["version"]))
+        raise UserError(f"{python} is Python {version}; programs need 3.10 or later")
+    own = [str(Path(prefix) / part) for prefix in parts["prefixes"] for part in PREFIX_PARTS]
+    own += parts["stdlib"]
     # Of the rest of sys.path, folders of packages only: others are a project's, put there by its
     # editable installation or by PYTHONPATH.
     folders = [
         path
-        for path in told["path"]
+        for path in parts["path"]
         if Path(path).name in ("site-packages", "dist-packages")
         and Path(path).is_dir()
         and not any(Path(path).is_relative_to(part) for part in own)
     ]
-    needed = [*own, *folders, told["executable"], *told["mapped"]]
+    needed = [*own, *folders, parts["executable"], *parts["mapped"]]
     needed = [path for path in dict.fromkeys(needed) if Path(path).exists()]
     return Interpreter(
-        executable=told["executable"],
+        executable=parts["executable"],
         folders=tuple(folders),
         needed=tuple(needed),
         visible=show([*SYSTEM, *needed, *library_folders()]),
@@ -119,13 +118,13 @@ def probe(python: str) -> Interpreter:
 
 def library_folders() -> list[str]:
     """LD_LIBRARY_PATH, without what would show the home or the working folder."""
-    kept = []
+    folders = []
     for path in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep):
         real = Path(path).resolve()
-        around = any(folder.resolve().is_relative_to(real) for folder in (Path.home(), Path.cwd()))
+        around = any(own.resolve().is_relative_to(real) for own in (Path.home(), Path.cwd()))
         if Path(path).is_absolute() and real.is_dir() and not around:
-            kept.append(path)
-    return kept
+            folders.append(path)
+    return folders
 
 
 def show(paths: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:

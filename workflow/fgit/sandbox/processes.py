@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from pathlib import Path
 
 
@@ -23,8 +22,8 @@ def state(pid: int) -> str:
 
 def began(pid: int) -> str:
     """When a process began, to tell it from a later one with its number."""
-    found = fields(pid)
-    return found[19] if found else ""
+    after_name = fields(pid)
+    return after_name[19] if after_name else ""
 
 
 def resident(pid: int) -> int:
@@ -51,12 +50,7 @@ def threads_of_user() -> int:
     for status_file in Path("/proc").glob("[0-9]*/status"):
         with contextlib.suppress(OSError):
             status = status_file.read_text(encoding="utf-8", errors="replace")
-            told = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-            if int(told["Uid"].split()[0]) == os.getuid():
-                count += int(told["Threads"])
+            values = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+            if int(values["Uid"].split()[0]) == os.getuid():
+                count += int(values["Threads"])
     return count
-
-
-def kill(pid: int, sent: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, sent)

@@ -27,8 +27,8 @@ class Cleaner:
             self.folders.append(Path("/dev/shm"))
         if Cleaner.standing is None:
             empty(self.home)
-            found = {path for folder in self.folders for path in below(folder)}
-            Cleaner.standing = frozenset(found - {self.home})
+            standing = {path for folder in self.folders for path in below(folder)}
+            Cleaner.standing = frozenset(standing - {self.home})
             Cleaner.modes = {folder: folder.stat().st_mode for folder in self.folders}
 
     def clean(self) -> None:
@@ -62,15 +62,19 @@ def kill_others() -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
-        found = list(processes_below(os.getpid()))
-        if not found:
+        others = list(processes_below(os.getpid()))
+        if not others:
             return
-        for kind in (signal.SIGSTOP, signal.SIGKILL):  # stopped, they start no others
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, kind)
+        for sent in (signal.SIGSTOP, signal.SIGKILL):  # stopped, they start no others
+            for pid in others:
+                kill(pid, sent)
         time.sleep(min(0.01, 0.0005 * attempt))
     raise RuntimeError("a process of the last solution does not end")
+
+
+def kill(pid: int, sent: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, sent)
 
 
 def processes_below(pid: int) -> Iterator[int]:

@@ -68,7 +68,10 @@ def scorer(kind: str) -> Scorer:
 def evalplus_scorer(kind: str) -> Scorer:
     """EvalPlus's check of one solution, and ours of its verdict."""
     from evalplus.eval import untrusted_check
-    from evalplus.eval._special_oracle import MBPP_OUTPUT_NOT_NONE_TASKS
+    from evalplus.eval._special_oracle import (
+        MBPP_OUTPUT_NOT_NONE_TASKS,
+        MBPP_OUTPUT_SET_EQ_TASKS,
+    )
     from evalplus.gen.util import trusted_exec
 
     recorded = types.ModuleType("fgit_recorded")
@@ -79,6 +82,7 @@ def evalplus_scorer(kind: str) -> Scorer:
         problem, solution = submission["problem"], submission["solution"]
         name = problem["entry_point"]
         not_none = kind == "mbpp" and name in MBPP_OUTPUT_NOT_NONE_TASKS
+        as_list = kind == "mbpp" and name in MBPP_OUTPUT_SET_EQ_TASKS
         expected, times = {}, {}
         try:
             for part in ("base", "plus"):
@@ -127,7 +131,7 @@ def evalplus_scorer(kind: str) -> Scorer:
             result["suspicious"] = reason
             for part in passed:
                 outputs = record(
-                    kind, solution, name, problem[f"{part}_input"], limits[part], not_none
+                    solution, name, problem[f"{part}_input"], limits[part], not_none, as_list
                 )
                 vars(recorded)["outputs"] = outputs
                 program = f"import fgit_recorded\n{name} = fgit_recorded.play()\n"
@@ -154,12 +158,12 @@ def evalplus_scorer(kind: str) -> Scorer:
 
 
 def record(
-    kind: str,
     solution: str,
     entry_point: str,
     inputs: list[Any],
     limits: list[float],
     not_none: bool,
+    as_list: bool,
 ) -> bytes:
     """The solution's outputs, as gzipped pickles of plain data; b"" where there are none.
 
@@ -173,7 +177,7 @@ def record(
         # It has passed within the limits already; a busy machine must not make it forged.
         "limits": (longer := [3 * limit + 1 for limit in limits]),
         "not_none": not_none,
-        "as_list": kind == "mbpp" and is_set_task(entry_point),
+        "as_list": as_list,
         "path": path,
     }
     process = subprocess.Popen(
@@ -197,12 +201,6 @@ def record(
 
 def no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
-
-
-def is_set_task(entry_point: str) -> bool:
-    from evalplus.eval._special_oracle import MBPP_OUTPUT_SET_EQ_TASKS
-
-    return entry_point in MBPP_OUTPUT_SET_EQ_TASKS
 
 
 # ------------------------------------------------------------------ BigCodeBench, and tests
