@@ -66,10 +66,10 @@ def train(
         The settings, with the precision that ``auto`` was.
     """
     frame = read_parquet(spans)
-    if not set(SPAN_COLUMNS) <= set(frame.columns):
-        raise UserError(f"{spans}: no spans in it; it should be what fgit annotate wrote")
     if frame.is_empty():
         raise UserError(f"{spans}: no samples to train on")
+    if not set(SPAN_COLUMNS) <= set(frame.columns):
+        raise UserError(f"{spans}: no spans in it; it should be what fgit annotate wrote")
     seed_everything(settings.seed)
     tokenizer = load_tokenizer(model, revision, template)
     require_chat_template(tokenizer, model)
