@@ -22,6 +22,7 @@ from fgit.config import (
     TrainSettings,
     parse_config,
 )
+from fgit.benchmarks.kinds import kind_of
 from fgit.cluster.doctor import before_start
 from fgit.common.errors import UserError
 from fgit.common.files import resolve

@@ -327,11 +327,13 @@ class Folder:
             last = max((number for number in range(n) if passes[number]), default=None)
             rows["plus_pass"] = [passes[number] and number != last for number in range(n)]
         if kind == "pairs":
+            del rows["base_pass"], rows["plus_pass"]
+            rows["prefers"] = passes
             rows["p_correct"] = [0.75 if passes[number] else 0.25 for number in range(n)]
             rows["p_incorrect"] = [0.5] * n
             more["gap"] = {"mean": 0.125, "interval": [-0.0625, 0.25], "n": n - 1}
-        schema = {"plus_pass": pl.Boolean}
-        write_parquet(folder / "outcomes.parquet", pl.DataFrame(rows, schema_overrides=schema))
+        frame = pl.DataFrame(rows, schema_overrides={"plus_pass": pl.Boolean})
+        write_parquet(folder / "outcomes.parquet", frame)
         summary = {
             "benchmark": kind,
             "n": n,

@@ -555,7 +555,7 @@ def evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 )
 def evaluate(arguments: Arguments, settings: Any) -> Any:
     use_threads(arguments.threads)
-    from fgit.evaluate.solutions import evaluate
+    from fgit.evaluate.stage import evaluate
 
     return evaluate(
         arguments.model,
@@ -621,7 +621,8 @@ def score_arguments(parser: argparse.ArgumentParser) -> None:
     inputs=("problems", "samples", "part_of", "one_bos", "ground_truth"),
 )
 def score(arguments: Arguments, settings: Any) -> None:
-    from fgit.score.programs import score, score_part
+    from fgit.score.programs import score_part
+    from fgit.score.stage import score
 
     if arguments.part_of:
         score_part(

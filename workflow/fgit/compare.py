@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
 from fgit.common.files import existing, write_json
 from fgit.common.statistics import over_seeds, paired, paired_bootstrap
@@ -165,7 +166,7 @@ def compare_metrics(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[st
             "only_a": tasks[comparison.only_a].to_list(),
             "only_b": tasks[comparison.only_b].to_list(),
         }
-    if a[0].kind == "pairs":
+    if not kind_of(a[0].kind).programs:
         gaps = [np.array([one.gaps for one in side]) for side in (a, b)]
         compared = np.isfinite(np.concatenate(gaps)).all(axis=0)
         if compared.any():

@@ -30,8 +30,10 @@ VariantSource = Literal["generate", "mutate"]
 BenchmarkKind = Literal["humaneval", "mbpp", "bigcodebench", "tests", "pairs", "texts"]
 SandboxChoice = Literal["auto", "bwrap", "rlimits"]
 OnBadRow = Literal["fail", "skip"]
-WITHOUT_PLUS = ("bigcodebench", "tests", "pairs")  # kinds of which NAME+ is no column
+WITH_PLUS = ("humaneval", "mbpp")  # kinds with plus tests, of which NAME+ is a column
 AUDITED = ("humaneval", "mbpp", "tests")  # kinds whose canonical solutions get variants
+KEPT_OUT = ("texts",)  # kinds that are only kept out of the data: no model is asked
+Mode = Literal["chat", "completion"]
 LAUNCHERS = ("ddp", "fsdp2")  # each a file of workflow/launchers/
 COLUMNS = ("avg", "dataset", "group", "method", "model", "n", "seeds")  # no names for benchmarks
 TARGETS = ("all", "claims", "funnel", "pilot", "plan")  # no names for tables
@@ -322,7 +324,7 @@ class Model(Settings):
         "own",
         description="prompt template: own (the tokenizer's), magicoder, semcoder, or a Jinja file",
     )
-    mode: Literal["chat", "completion"] = Field(
+    mode: Mode = Field(
         "chat", description="how benchmarks are asked, for the model and its fine-tunes alike"
     )
     licence: str | None = Field(
@@ -764,7 +766,7 @@ class Config(Settings):
         for name in self.plan.problems:
             must(name, self.benchmarks, "plan.problems", "benchmark")
         for name, entry in self.benchmarks.items():
-            if entry.kind == "texts" and entry.limit is not None:
+            if entry.kind in KEPT_OUT and entry.limit is not None:
                 raise ValueError(
                     f"benchmarks.{name}.limit: {entry.limit}: the data are kept free of all "
                     "problems; leave it out"
@@ -800,12 +802,12 @@ class Config(Settings):
                 benchmark = column.removesuffix("+")
                 must(benchmark, self.benchmarks, f"tables.{table_name}.columns", "benchmark")
                 kind = self.benchmarks[benchmark].kind
-                if kind == "texts":
+                if kind in KEPT_OUT:
                     raise ValueError(
-                        f"tables.{table_name}.columns: {column!r} is of kind texts, which is only "
-                        "kept out of the data; no model is asked"
+                        f"tables.{table_name}.columns: {column!r} is of kind {kind}, which is "
+                        "only kept out of the data; no model is asked"
                     )
-                if column.endswith("+") and kind in WITHOUT_PLUS:
+                if column.endswith("+") and kind not in WITH_PLUS:
                     raise ValueError(
                         f"tables.{table_name}.columns: {column!r}: a benchmark of kind {kind} has "
                         "no plus tests"

@@ -13,6 +13,7 @@ import polars as pl
 import yaml
 
 from fgit.annotate import SIDES, SPAN_COLUMNS
+from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
 from fgit.common.files import existing, read_json, read_parquet, replacing, write_jsonl, write_text
 from fgit.common.progress import bar
@@ -187,7 +188,7 @@ def score_table(results: Path, run: str) -> str:
             if ours["pass@1"].get(tests) is None:
                 continue
             cells = [
-                label if ours["benchmark"] != "pairs" else f"{name} (preference)",
+                label if kind_of(ours["benchmark"]).programs else f"{name} (preference)",
                 percent(ours, tests),
                 percent(theirs, tests) if theirs else "–",
                 problems,

@@ -7,17 +7,18 @@ once, since reading GGUF takes many times longer. Models on the hub are left to 
 from __future__ import annotations
 
 import logging
+import typing
 from pathlib import Path
 from typing import Any
 
+from fgit.benchmarks.kind import RELEASE_PREFIX, HubDataset
+from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import problem_rows, read_problems
 from fgit.common.errors import UserError
 from fgit.common.files import BadRow, read_objects, replacing, resolve, write_jsonl
 from fgit.config import BenchmarkKind
 
 log = logging.getLogger(__name__)
-
-RELEASE_PREFIX = "release:"
 
 
 def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
@@ -76,10 +77,8 @@ def first_problems(
     log.info("%s: %d of %d problems of %s", out, min(limit, len(rows)), len(known), problems)
 
 
-EVALPLUS_NAMES = {"humaneval": "HumanEvalPlus", "mbpp": "MbppPlus"}
-RELEASED = (*EVALPLUS_NAMES, "bigcodebench", "pairs", "texts")  # kinds that can be fetched
-# Of kind texts: the dataset on the hub, and its subset.
-TEXTS = {"mbpp": ("google-research-datasets/mbpp", "full"), "ds-1000": ("xlangai/DS-1000", None)}
+# Kinds that can be fetched.
+RELEASED = tuple(kind for kind in typing.get_args(BenchmarkKind) if kind_of(kind).release)
 
 
 def release(kind: str, version: str) -> list[dict[str, Any]]:
@@ -88,23 +87,17 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
     EvalPlus's and BigCodeBench's own readers are passed by: they leave out the version that was
     asked for (HumanEval+, BigCodeBench), or make objects that JSON does not have (MBPP+).
     """
-    if kind not in RELEASED:
+    if (release_of := kind_of(kind).release) is None:
         raise UserError(f"problems of kind {kind} have no releases; name their file")
-    if (place := release_on_hub(kind, f"{RELEASE_PREFIX}{version}")) is not None:
+    place = release_of(version)
+    if isinstance(place, HubDataset):
         from fgit.cluster.hub import load_dataset
 
-        name, commit = place
-        if kind == "pairs":
-            rows_of_hub = load_dataset(name, "python", revision=commit, split="test")
-        elif kind == "texts":
-            subset = TEXTS[version.partition("/")[0]][1]
-            rows_of_hub = load_dataset(name, subset, revision=commit, split="all")
-        else:
-            rows_of_hub = load_dataset(name, split=version.partition("/")[0])
-        return [dict(row) for row in rows_of_hub]
+        dataset = load_dataset(place.name, place.subset, revision=place.revision, split=place.split)
+        return [dict(row) for row in dataset]
     from evalplus.data.utils import get_dataset_metadata, make_cache
 
-    url, cached = get_dataset_metadata(EVALPLUS_NAMES[kind], version, mini=False)
+    url, cached = get_dataset_metadata(place.name, place.version, mini=False)
     make_cache(url, cached)
     rows: list[dict[str, Any]] = []
     for _, row in read_objects(cached):
@@ -112,32 +105,3 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
             raise UserError(f"{row}. Remove {cached}, and fetch it again")
         rows.append(row)
     return rows
-
-
-def release_on_hub(kind: str, problems: str) -> tuple[str, str | None] | None:
-    """The hub's dataset, and its revision, from which a release is fetched; None for EvalPlus's.
-
-    Raises:
-        UserError: for pairs or texts of which no release is known.
-    """
-    version = problems.removeprefix(RELEASE_PREFIX)
-    if kind == "bigcodebench":
-        subset = version.partition("/")[2]
-        return "bigcode/bigcodebench" + (f"-{subset}" if subset not in ("", "full") else ""), None
-    name, _, commit = version.partition("/")
-    if kind == "texts":
-        if name not in TEXTS or not commit:
-            names = " or ".join(f"release:{known}/COMMIT" for known in TEXTS)
-            raise UserError(
-                f"texts release:{version}: only {names} can be fetched, with a commit of "
-                f"{' or '.join(place for place, _ in TEXTS.values())}; name the file of others"
-            )
-        return TEXTS[name][0], commit
-    if kind != "pairs":
-        return None
-    if name != "humanevalpack" or not commit:
-        raise UserError(
-            f"pairs release:{version}: only release:humanevalpack/COMMIT can be fetched, with "
-            "a commit of bigcode/humanevalpack; name the file of other pairs"
-        )
-    return "bigcode/humanevalpack", commit

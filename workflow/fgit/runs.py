@@ -13,10 +13,10 @@ import yaml
 from pydantic import BaseModel
 
 import fgit
+from fgit.benchmarks.kind import RELEASE_PREFIX
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, resolve
-from fgit.config import BASE, LAUNCHERS, PUBLISHED, Config, Launch, Row, TrainSettings
-from fgit.fetch import RELEASE_PREFIX
+from fgit.config import BASE, KEPT_OUT, LAUNCHERS, PUBLISHED, Config, Launch, Row, TrainSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def pilot_of(config: Config) -> Config:
             },
             "benchmarks": {
                 name: entry
-                if entry.kind == "texts"  # no model is asked; the data must be free of all of it
+                if entry.kind in KEPT_OUT  # no model is asked; the data must be free of all of it
                 else entry.model_copy(
                     update={"limit": at_most(problems, entry.limit), "part_of": None}
                 )

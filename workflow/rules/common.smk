@@ -149,7 +149,7 @@ def scored_files(w):
     found = {"samples": own_samples(w) or f"{folder}/samples.jsonl"}
     if not own_samples(w):
         found["one_bos"] = f"{folder}/samples_one_bos.jsonl"
-    if CONFIG.benchmarks[w.benchmark].kind == "bigcodebench":
+    if kind_of(CONFIG.benchmarks[w.benchmark].kind).ground_truth:
         # Its environment must first be shown to be the right one.
         found["ground_truth"] = (
             f"{w.results}/score/canonical/{w.benchmark}/summary.json"
@@ -174,11 +174,8 @@ def scored_flags(w, input):
 
 def worker_python(w):
     """The interpreter of the environment in which a benchmark's programs run."""
-    kind = CONFIG.benchmarks[w.benchmark].kind
-    python = (
-        CONFIG.python.bigcodebench if kind == "bigcodebench" else CONFIG.python.main
-    )
-    return f"--worker-python {shlex.quote(python)}"
+    environment = kind_of(CONFIG.benchmarks[w.benchmark].kind).environment
+    return f"--worker-python {shlex.quote(getattr(CONFIG.python, environment))}"
 
 
 def growing(value):
@@ -188,8 +185,8 @@ def growing(value):
 
 def boxes_mb(w, threads, attempt):
     """Memory for scoring: one box that is full, and what the others have; pairs run no programs."""
-    pairs = CONFIG.benchmarks[w.benchmark].kind == "pairs"
-    none = pairs or whole_of(w)
+    programs = kind_of(CONFIG.benchmarks[w.benchmark].kind).programs
+    none = programs is None or whole_of(w)
     return attempt * (4000 if none else CONFIG.score.memory_mb + 2000 * threads)
 
 

@@ -1,37 +1,24 @@
-"""Evaluation: prompts as EvalPlus writes them, greedy decoding, stop strings, sanitizing."""
+"""Solutions: greedy decoding, stop strings, sanitizing, one or two BOS tokens."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import shutil
-import sys
 from pathlib import Path
 
-import bigcodebench
-import evalplus
 import pytest
 import torch
 import transformers
 from tokenizers.processors import TemplateProcessing
 
+from fgit.benchmarks.kinds import programs_of
 from fgit.common.errors import UserError
 from fgit.common.models import load_model, load_tokenizer, prompt_ids
 from fgit.config import EvaluateSettings
-from fgit.evaluate.solutions import (
-    INSTRUCTION_PREFIX,
-    RESPONSE_PREFIX,
-    cut,
-    evaluate,
-    generate,
-    prompt_text,
-    sanitizer,
-    stop_strings,
-    stopped,
-)
-
-evaluate_module = sys.modules[evaluate.__module__]
+from fgit.evaluate import solutions
+from fgit.evaluate.solutions import answer_greedily, cut, sanitized, stopped
+from fgit.evaluate.stage import evaluate
 
 HUMANEVAL = {
     "task_id": "T/0",
@@ -43,22 +30,6 @@ HUMANEVAL = {
     "plus_input": [[2]],
     "atol": 0,
 }
-BIGCODEBENCH = {"complete_prompt": "import math\ndef task_func(x):\n", "entry_point": "task_func"}
-CHAT = """\
-<|im_start|>system
-You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
-<|im_start|>user
-Please provide a self-contained Python script that solves the following problem in a markdown code block:
-```
-def f(x):
-    ''' Return x. '''
-```
-<|im_end|>
-<|im_start|>assistant
-Below is a Python script with a self-contained function that solves the problem and passes corresponding tests:
-```python
-"""  # noqa: E501  the benchmark's own lines
-
 PROMPTS = [
     "def f(x):\n",
     "import math\n\n\ndef area(radius: float) -> float:\n    '''The area of a circle.'''\n",
@@ -77,42 +48,6 @@ def problems(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-# ------------------------------------------------------------------ what is asked
-
-
-def test_chat_prompt_is_evalplus_s(tokenizer):
-    assert prompt_text("humaneval", HUMANEVAL, tokenizer, "chat") == CHAT
-
-
-def test_completion_prompt_is_evalplus_s(tokenizer):
-    expected = "def f(x):\n    ''' Return x. '''\n"
-    assert prompt_text("humaneval", HUMANEVAL, tokenizer, "completion") == expected
-
-
-def test_bigcodebench_prompts(tokenizer):
-    chat = prompt_text("bigcodebench", BIGCODEBENCH, tokenizer, "chat")
-    assert "block:\n```\nimport math\ndef task_func(x):\n```\n" in chat
-    assert chat.endswith("corresponding tests:\n```python\n")
-    completion = prompt_text("bigcodebench", BIGCODEBENCH, tokenizer, "completion")
-    assert completion == BIGCODEBENCH["complete_prompt"]
-
-
-def test_the_prefixes_are_those_of_the_installed_benchmarks():
-    for module, name in [(evalplus, "codegen.py"), (bigcodebench, "generate.py")]:
-        source = (Path(inspect.getfile(module)).parent / name).read_text()
-        assert f'"{INSTRUCTION_PREFIX}"' in source
-        assert f'"{RESPONSE_PREFIX}"' in source
-
-
-def test_stop_strings():
-    chat, completion = stop_strings("humaneval", "chat"), stop_strings("humaneval", "completion")
-    assert "\n```\n" in chat and "\nif __name__" in chat and "\ndef " not in chat
-    assert "\ndef " in completion and "\n```\n" not in completion
-    assert '\n"""' in stop_strings("mbpp", "completion")
-    assert "\n```\n" not in stop_strings("bigcodebench", "chat")
-    assert "\nclass " in stop_strings("bigcodebench", "completion")
 
 
 def test_bos_comes_once():
@@ -134,7 +69,7 @@ def test_bos_comes_once():
 def test_equals_transformers_greedy_generation(model, tokenizer):
     prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
     settings = EvaluateSettings(max_new_tokens=12, batch_size=3)
-    answers = generate(model, tokenizer, prompts, ["no such string"], settings)
+    answers = answer_greedily(model, tokenizer, prompts, ["no such string"], settings)
     for ids, answer in zip(prompts, answers, strict=True):
         reference = model.generate(
             torch.tensor([ids], device=model.device),
@@ -152,10 +87,10 @@ def test_each_row_stops_by_itself(model, tokenizer):
     """A stop string taken from one answer ends that answer there and leaves the others alone."""
     prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
     settings = EvaluateSettings(max_new_tokens=16, batch_size=3)
-    whole = generate(model, tokenizer, prompts, ["no such string"], settings)
+    whole = answer_greedily(model, tokenizer, prompts, ["no such string"], settings)
     for row, answer in enumerate(whole):
         stop = answer.text[len(answer.text) // 2 :][:6]
-        ended = generate(model, tokenizer, prompts, [stop], settings)
+        ended = answer_greedily(model, tokenizer, prompts, [stop], settings)
         assert ended[row].text == answer.text[: answer.text.index(stop)]
         assert ended[row].tokens < answer.tokens and not ended[row].truncated
         for other in set(range(3)) - {row}:
@@ -166,32 +101,32 @@ def test_each_row_stops_by_itself(model, tokenizer):
 def test_end_tokens_of_the_model_end_an_answer(model, tokenizer, monkeypatch):
     prompt = tokenizer(PROMPTS[0])["input_ids"]
     settings = EvaluateSettings(max_new_tokens=4, batch_size=1)
-    [answer] = generate(model, tokenizer, [prompt], ["no such string"], settings)
+    [answer] = answer_greedily(model, tokenizer, [prompt], ["no such string"], settings)
     assert answer.truncated and answer.tokens == 4
     with torch.inference_mode():
         first = int(model(torch.tensor([prompt], device=model.device)).logits[0, -1].argmax())
     config = transformers.GenerationConfig(eos_token_id=[first])
     monkeypatch.setattr(model, "generation_config", config)
-    [answer] = generate(model, tokenizer, [prompt], ["no such string"], settings)
+    [answer] = answer_greedily(model, tokenizer, [prompt], ["no such string"], settings)
     assert answer.tokens == 1 and not answer.truncated
 
 
 def test_a_generation_config_changes_nothing_else(model, tokenizer, monkeypatch):
     prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
     settings = EvaluateSettings(max_new_tokens=8, batch_size=3)
-    plain = generate(model, tokenizer, prompts, ["no such string"], settings)
+    plain = answer_greedily(model, tokenizer, prompts, ["no such string"], settings)
     config = transformers.GenerationConfig(
         do_sample=True, temperature=5.0, repetition_penalty=9.0, num_beams=1
     )
     monkeypatch.setattr(model, "generation_config", config)
-    assert generate(model, tokenizer, prompts, ["no such string"], settings) == plain
+    assert answer_greedily(model, tokenizer, prompts, ["no such string"], settings) == plain
 
 
 def test_answers_end_at_the_model_s_context(model, tokenizer, monkeypatch):
     prompts = [tokenizer(text)["input_ids"] for text in PROMPTS]
     monkeypatch.setattr(model.config, "max_position_embeddings", max(map(len, prompts)) + 2)
     settings = EvaluateSettings(max_new_tokens=8, batch_size=3)
-    answers = generate(model, tokenizer, prompts, ["no such string"], settings)
+    answers = answer_greedily(model, tokenizer, prompts, ["no such string"], settings)
     assert answers[1].tokens == 2 and answers[1].truncated
     assert answers[2].tokens == 8
 
@@ -212,21 +147,11 @@ def test_cut():
     assert cut("\nprint(", ["\nprint("]) == ""
 
 
-def test_sanitizers():
-    text = (
-        "import os\n\ndef f(x):\n    return g(x)\n\n"
-        "def g(x):\n    return x\n\ndef h():\n    return 1\n"
-    )
-    sanitize = sanitizer("humaneval")
-    kept = sanitize("Here it is:\n" + text + "\nThat is all of it.", "f")
-    assert kept == "import os\ndef f(x):\n    return g(x)\ndef g(x):\n    return x"
-    assert sanitize("", "f") == ""
-    assert "def task_func" in sanitizer("bigcodebench")(
-        "def task_func(x):\n    pass\n", "task_func"
-    )
+def test_text_that_the_sanitizer_cannot_take_stays():
+    programs = programs_of("humaneval")
     deep = "(" * 5000 + ")" * 5000
-    assert isinstance(sanitize(deep, "f"), str)
-    assert isinstance(sanitize("x\0\ny", "f"), str)
+    assert isinstance(sanitized(programs, deep, "f"), str)
+    assert isinstance(sanitized(programs, "x\0\ny", "f"), str)
 
 
 # ------------------------------------------------------------------ the stage
@@ -255,7 +180,9 @@ def test_a_completion_goes_on_from_its_prompt(tmp_path, tiny_model, problems):
     evaluate(str(tiny_model), "humaneval", problems, out, settings, mode="completion")
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert rows[0]["prompt"] == "def f(x):\n"
-    assert rows[0]["solution"] == sanitizer("humaneval")("def f(x):\n" + rows[0]["raw"], "f")
+    assert rows[0]["solution"] == sanitized(
+        programs_of("humaneval"), "def f(x):\n" + rows[0]["raw"], "f"
+    )
 
 
 def test_chat_mode_needs_a_template(tmp_path, tiny_model, problems, tokenizer):
@@ -296,11 +223,11 @@ def asked_ids(monkeypatch) -> list[list[int]]:
     """The prompts that the model gets from here on."""
     seen: list[list[int]] = []
 
-    def generate(model, tokenizer, prompts, stops, settings):
+    def answer_greedily(model, tokenizer, prompts, stops, settings):
         seen.extend(prompts)
-        return [evaluate_module.Answer("x", 1, False) for _ in prompts]
+        return [solutions.RawAnswer("x", 1, False) for _ in prompts]
 
-    monkeypatch.setattr(evaluate_module, "generate", generate)
+    monkeypatch.setattr(solutions, "answer_greedily", answer_greedily)
     return seen
 
 

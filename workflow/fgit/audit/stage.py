@@ -29,6 +29,7 @@ import numpy.typing as npt
 import polars as pl
 
 from fgit.annotate import SIDES, segments
+from fgit.benchmarks.kinds import programs_of
 from fgit.benchmarks.problems import read_problems
 from fgit.common import files
 from fgit.common.code_blocks import main_code
@@ -114,7 +115,7 @@ def record_of(kind: BenchmarkKind, problem: Mapping[str, Any]) -> dict[str, str 
         "instruction": text,
         "response": fenced(code),
         "language": "python",
-        "tests": problem["test"] if kind == "tests" else None,
+        "tests": problem["test"] if programs_of(kind).job == "tests" else None,
     }
 
 
@@ -177,13 +178,7 @@ def variants(
     """
     from fgit.generate import longest_code
     from fgit.inference.requests import TOO_LONG
-    from fgit.sandbox.pool import (
-        Submission,
-        VerdictJournal,
-        canonical_program,
-        check,
-        conditions_of,
-    )
+    from fgit.sandbox.pool import Submission, VerdictJournal, check, conditions_of
     from fgit.select.candidates import choice_of
     from fgit.select.stage import Embedder, cosine, most_similar
 
@@ -196,7 +191,7 @@ def variants(
     rows = frame.sort("k", maintain_order=True).to_dicts()
 
     submissions = {
-        f"canonical {name}": Submission(problem, canonical_program(kind, problem))
+        f"canonical {name}": Submission(problem, programs_of(kind).canonical(problem))
         for name, problem in by_id.items()
     }
     for row in rows:

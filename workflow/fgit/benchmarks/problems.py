@@ -1,39 +1,20 @@
-"""Reading the problems of HumanEval+, MBPP+ and BigCodeBench, of one's own, and pairs of programs.
+"""Reading the problems of a benchmark, and what models gave for them.
 
-The formats are EvalPlus's (``HumanEvalPlus-*.jsonl.gz``, ``MbppPlus-*.jsonl.gz``),
-BigCodeBench's own, for problems of one's own with a program of tests (kind ``tests``) the first
-HumanEval's fields, and for pairs our own or humanevalpack's; nothing is fetched from the network.
+Formats are those of :mod:`fgit.benchmarks.kinds`; nothing is fetched from the network.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from fgit.benchmarks.kinds import kind_of
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import BenchmarkKind
-
-EVALPLUS_TEXTS = ("task_id", "prompt", "entry_point", "contract", "canonical_solution")
-EVALPLUS_INPUTS = ("base_input", "plus_input")
-BIGCODEBENCH_TEXTS = (
-    "task_id",
-    "complete_prompt",
-    "instruct_prompt",
-    "canonical_solution",
-    "code_prompt",
-    "test",
-    "entry_point",
-)
-TESTS_TEXTS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
-PAIR_TEXTS = ("task_id", "prompt", "correct", "incorrect")
-# humanevalpack's fields, which a row may have in place of correct and incorrect.
-HUMANEVALPACK_TEXTS = ("task_id", "prompt", "declaration", "canonical_solution", "buggy_solution")
-MAY_BE_EMPTY = frozenset({"contract", "instruct_prompt", "code_prompt"})
 
 
 def read_problems(
@@ -42,8 +23,7 @@ def read_problems(
     """The problems of a benchmark by task_id, in the file's order.
 
     Args:
-        kind: whose format the file has; MBPP+ inputs are made tuples, sets and complex numbers
-            as EvalPlus does.
+        kind: whose format the file has.
         path: ``.jsonl`` (a problem a line) or ``.json`` (an array, or an object by task_id),
             either of them gzipped or not; or ``package:NAME/file``.
         sha256: the hex digest that the problems must have (:func:`problems_digest`).
@@ -65,7 +45,7 @@ def read_problems(
         if isinstance(row, files.BadRow):
             raise UserError(f"{row}. Fetch the benchmark's file again")
         where = f"{path}, row {number}"
-        problem = check_problem(kind, where, row)
+        problem = kind_of(kind).check(where, row)
         task_id = problem["task_id"]
         if task_id in problems:
             raise UserError(
@@ -108,109 +88,7 @@ def problem_rows(
         yield number, row if good else files.not_an_object(str(path), number)
 
 
-def check_problem(kind: BenchmarkKind, where: str, row: dict[str, Any]) -> dict[str, Any]:
-    """The row as a problem, its fields checked and its inputs as the tests take them."""
-    if kind == "pairs":
-        return check_pair(where, row)
-    texts = {"bigcodebench": BIGCODEBENCH_TEXTS, "tests": TESTS_TEXTS}.get(kind, EVALPLUS_TEXTS)
-    inputs = EVALPLUS_INPUTS if texts is EVALPLUS_TEXTS else ()
-    numbers = ("atol",) if texts is EVALPLUS_TEXTS else ()
-    check_fields(kind, where, row, [*texts, *inputs, *numbers])
-    check_texts(where, row, texts)
-    for field in numbers:
-        if isinstance(row[field], bool) or not isinstance(row[field], int | float):
-            raise UserError(f"{where}: {field!r} is not a number: {row[field]!r:.60}")
-    problem = dict(row)
-    for field in inputs:
-        problem[field] = check_inputs(kind, where, field, row)
-    return problem
-
-
-def check_fields(
-    kind: BenchmarkKind, where: str, row: Mapping[str, Any], fields: Iterable[str]
-) -> None:
-    for field in fields:
-        if field not in row:
-            raise UserError(
-                f"{where}: no field {field!r}, which problems of kind {kind} need "
-                f"(it has: {', '.join(row)})"
-            )
-
-
-def check_texts(where: str, row: Mapping[str, Any], fields: Iterable[str]) -> None:
-    for field in fields:
-        if not isinstance(row[field], str):
-            raise UserError(f"{where}: {field!r} is not text: {row[field]!r:.60}")
-        if field not in MAY_BE_EMPTY and not row[field].strip():
-            raise UserError(f"{where}: {field!r} is empty")
-
-
-def check_pair(where: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of correct and incorrect code; blank lines around the code and at its end do not count.
-
-    A row of humanevalpack has the code in parts: correct is its declaration and canonical_solution,
-    incorrect its declaration and buggy_solution.
-    """
-    pair = dict(row)
-    if "correct" not in row and "buggy_solution" in row:
-        check_fields("pairs", where, row, HUMANEVALPACK_TEXTS)
-        check_texts(where, row, HUMANEVALPACK_TEXTS)
-        pair["correct"] = row["declaration"] + row["canonical_solution"]
-        pair["incorrect"] = row["declaration"] + row["buggy_solution"]
-    check_fields("pairs", where, pair, PAIR_TEXTS)
-    check_texts(where, pair, PAIR_TEXTS)
-    for field in PAIR_TEXTS:  # a tokenizer takes none, and Parquet neither
-        if any("\ud800" <= character <= "\udfff" for character in pair[field]):
-            raise UserError(f"{where}: {field!r} holds a lone surrogate")
-    for side in ("correct", "incorrect"):
-        pair[side] = pair[side].strip("\n").rstrip() + "\n"
-    if pair["correct"] == pair["incorrect"]:
-        raise UserError(
-            f"{where}: the correct and the incorrect code of {pair['task_id']!r} are the same; "
-            "leave this pair out"
-        )
-    return pair
-
-
-def continuations(pair: Mapping[str, Any]) -> tuple[str, str]:
-    """Correct and incorrect code without the lines with which its prompt begins too.
-
-    So they go on where the prompt ends: with the body, if the prompt is a function's head and
-    docstring.
-    """
-    texts = [pair["prompt"].strip() + "\n", pair["correct"], pair["incorrect"]]
-    lines = zip(*(text.split("\n")[:-1] for text in texts), strict=False)
-    shared = itertools.takewhile(lambda same: len(set(same)) == 1, lines)
-    start = sum(len(line) + 1 for line, *_ in shared)
-    return pair["correct"][start:], pair["incorrect"][start:]
-
-
-def check_inputs(kind: BenchmarkKind, where: str, field: str, row: dict[str, Any]) -> list[Any]:
-    """A list of argument lists, for MBPP+ with the types that JSON does not have."""
-    inputs = row[field]
-    if inputs == {}:  # how MBPP+ v0.2.0 writes that Mbpp/793 has no further tests
-        inputs = []
-    if not isinstance(inputs, list) or not all(isinstance(item, list) for item in inputs):
-        raise UserError(f"{where}: {field!r} is not a list of argument lists: {inputs!r:.60}")
-    if field == "base_input" and not inputs:
-        raise UserError(f"{where}: {field!r} is empty: the problem has no tests")
-    if kind != "mbpp":
-        return inputs
-    from evalplus.data.mbpp import mbpp_deserialize_inputs
-
-    task_id = row["task_id"]
-    if not task_id.rpartition("/")[2].isdecimal():
-        raise UserError(f"{where}: task_id {task_id!r} must end in /NUMBER for kind mbpp")
-    try:
-        return list(mbpp_deserialize_inputs(task_id, inputs))
-    except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
-        raise UserError(
-            f"{where}: {field!r} has not the form that EvalPlus knows for {task_id} ({error}); "
-            "problems of your own need numbers that MBPP does not use"
-        ) from error
-
-
-def read_samples(
+def samples_by_task(
     problems: Mapping[str, Any],
     samples: str | os.PathLike[str],
     *,

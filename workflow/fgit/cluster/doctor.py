@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import fgit
+from fgit.benchmarks.kinds import kind_of
 from fgit.cluster import hub, partitions
 from fgit.cluster.partitions import Ask
 from fgit.common.errors import UserError
@@ -358,13 +359,14 @@ def launches(config: Config, asks: Iterable[Ask]) -> Iterator[Finding]:
 def interpreters_of(config: Config, rules: Collection[str] | None = None) -> dict[str, str]:
     """The interpreter of each environment that a config needs; ``rules``: only for these."""
     columns = {column for table in config.tables.values() for column in table.columns}
-    kinds = {config.benchmarks[column.removesuffix("+")].kind for column in columns}
+    entries = [config.benchmarks[column.removesuffix("+")] for column in columns]
+    environments = {kind_of(entry.kind).environment for entry in entries}
     found = {"main": config.python.main}
     asking = config.generate.backend == "vllm" and hub.uses_teacher(config)
     if asking and (rules is None or TEACHER_RULES & set(rules)):
         found["vllm"] = config.python.vllm
-    if "bigcodebench" in kinds and (rules is None or SCORE_RULES & set(rules)):
-        found["bigcodebench"] = config.python.bigcodebench
+    if rules is None or SCORE_RULES & set(rules):
+        found |= {name: getattr(config.python, name) for name in sorted(environments)}
     return found
 
 

@@ -17,11 +17,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from fgit.benchmarks.kind import RELEASE_PREFIX, HubDataset
+from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import problems_digest
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, is_offline, scratch, write_json
 from fgit.config import Config
-from fgit.fetch import fetch_benchmark, release_on_hub
+from fgit.fetch import fetch_benchmark
 from fgit.runs import (
     all_runs,
     evaluations,
@@ -128,9 +130,11 @@ def needed(config: Config) -> list[Repository]:
             need(Repository("dataset", data.path, data.revision, keys, rules))
     for name in benchmarks_needed(config):
         benchmark = config.benchmarks[name]
-        if (place := release_on_hub(benchmark.kind, benchmark.problems)) is not None:
+        release = kind_of(benchmark.kind).release
+        place = release and release(benchmark.problems.removeprefix(RELEASE_PREFIX))
+        if isinstance(place, HubDataset):
             rules, keys = frozenset({"fetch_benchmark"}), (f"benchmarks.{name}",)
-            need(Repository("dataset", place[0], place[1], keys, rules))
+            need(Repository("dataset", place.name, place.revision, keys, rules))
     return list(found.values())
 
 

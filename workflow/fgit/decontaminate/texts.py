@@ -8,33 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgit.benchmarks.problems import check_pair, continuations, problem_rows
+from fgit.benchmarks.kinds import KINDS
+from fgit.benchmarks.problems import problem_rows
 from fgit.common import files
 from fgit.common.errors import UserError
 
-# The fields by which a benchmark's format is known, the first that fits; all hold text.
-BIGCODEBENCH = ("task_id", "complete_prompt", "canonical_solution", "entry_point")
-HUMANEVAL = ("task_id", "prompt", "canonical_solution", "entry_point")  # HumanEval+ and MBPP+ too
-MBPP = ("task_id", "text", "code")
-DS_1000 = ("prompt", "reference_code")
-QUESTION = ("question",)  # APPS, GSM8K
-PAIRS = ("task_id", "prompt", "correct", "incorrect")
-
-MBPP_TEST = frozenset(map(str, range(11, 511)))  # the ids of MBPP's test split
 # Solutions of HumanEval that Magicoder's rule lets pass. (Its fourth, of HumanEval/28, is cut by
 # its own quotation marks, and lets nothing pass.)
 PASSED_OVER = frozenset({"return x + y", "return len(string)", "return n**2"})
 
-FUNCTION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)", re.MULTILINE)
 DOCSTRING = re.compile(r'("""|\'\'\')(.*?)\1', re.DOTALL)
 EXAMPLE = r">>>|(?:\bfor\s+)?\bexamples?\b|^[ \t]*assert\b"
-SECTION = (
-    r"^[ \t]*(?:parameters?|args|returns?|requirements?|raises?|notes?|constants?|functionality)"
-    r"[ \t]*:"
-)
 LITERAL = r"""(?:["'\[({\d-]|True\b|False\b|None\b)"""
-DS_1000_ANSWER = re.compile(r"^A:", re.MULTILINE)
-DS_1000_SOLUTION = re.compile(r"SOLUTION START|BEGIN SOLUTION")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +36,7 @@ class BenchmarkText:
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark:
+class ProtectedBenchmark:
     """What is looked for of a benchmark.
 
     verbatim: as Magicoder's rule has them. texts: for the other rules, long enough each.
@@ -89,7 +74,7 @@ def lowered(text: str) -> str:
 # ------------------------------------------------------------------ reading
 
 
-def read_benchmark(name: str, path: Path, min_characters: int) -> Benchmark:
+def read_benchmark(name: str, path: Path, min_characters: int) -> ProtectedBenchmark:
     """What is looked for of a problem file.
 
     Args:
@@ -99,10 +84,10 @@ def read_benchmark(name: str, path: Path, min_characters: int) -> Benchmark:
     Raises:
         UserError: naming file and row, if a row is not a problem of a known benchmark.
     """
-    found = Benchmark(0, [], [], 0, [])
+    found = ProtectedBenchmark(0, [], [], 0, [])
     problems = exempt = 0
     for number, row in problem_rows(path):
-        problem = row if isinstance(row, files.BadRow) else check_problem(path, number, row)
+        problem = row if isinstance(row, files.BadRow) else problem_of(path, number, row)
         if isinstance(problem, files.BadRow):
             raise UserError(
                 f"{problem}. Benchmark {name!r} must be a problem file of HumanEval, MBPP, "
@@ -126,44 +111,18 @@ def read_benchmark(name: str, path: Path, min_characters: int) -> Benchmark:
     return dataclasses.replace(found, problems=problems, exempt=exempt)
 
 
-def check_problem(path: Path, number: int, row: Mapping[str, Any]) -> dict[str, Any] | files.BadRow:
-    """The fields of a problem of a known benchmark, all text.
+def problem_of(path: Path, number: int, row: Mapping[str, Any]) -> dict[str, Any] | files.BadRow:
+    """A row as a problem of the kind whose fields it has.
 
-    Of whatever benchmark: ``task_id``; ``prompt``, ``entry_point`` and ``canonical_solution``, or
-    ``text`` and ``code``; and ``verbatim``, where Magicoder's rule has other texts of it.
+    Of whatever kind: ``task_id``; ``prompt``, ``entry_point`` and ``canonical_solution``, or
+    ``text`` and ``code``; ``verbatim``, where Magicoder's rule has other texts of it; and
+    ``section``, a pattern of where the description of the prompt ends too.
     """
-    if all(name in row for name in PAIRS):
-        pair = check_pair(f"{path}, row {number}", row)
-        heads = FUNCTION.findall(pair["prompt"])  # helpers may stand before what is asked for
-        return {
-            "task_id": pair["task_id"],
-            "prompt": pair["prompt"],
-            "entry_point": heads[-1] if heads else "",
-            "canonical_solution": continuations(pair)[0],
-        }
-    for names in (BIGCODEBENCH, HUMANEVAL, DS_1000, MBPP, QUESTION):
-        if all(name in row for name in names):
-            break
-    else:
-        reason = f"not a problem of a known benchmark (its fields: {', '.join(row)})"
-        return files.BadRow(str(path), number, reason, "not a problem")
-    # MBPP and APPS number their tasks, DS-1000 has its numbers elsewhere, GSM8K none.
-    own = next((row[key] for key in ("task_id", "problem_id") if key in row), number)
-    values: dict[str, Any] = {name: row[name] for name in names} | {"task_id": str(own)}
-    same = {name: name for name in values}
-    checked = files.check_row(path, number, values, list(values), [], same, empty=("code",))
-    if isinstance(checked, files.BadRow):
-        return checked
-    problem: dict[str, Any] = dict(checked)
-    if names == DS_1000:
-        prompt = problem["prompt"]
-        problem["verbatim"] = {"description": DS_1000_SOLUTION.split(prompt)[0]}
-        problem |= {"text": DS_1000_ANSWER.split(prompt)[0], "code": problem["reference_code"]}
-    if names == QUESTION:
-        problem |= {"text": problem["question"], "code": ""}
-    if names == MBPP and "test_list" in row and problem["task_id"] not in MBPP_TEST:
-        problem["verbatim"] = {}
-    return problem
+    for kind in KINDS.values():
+        if (problem := kind.protect(path, number, row)) is not None:
+            return problem
+    reason = f"not a problem of a known benchmark (its fields: {', '.join(row)})"
+    return files.BadRow(str(path), number, reason, "not a problem")
 
 
 # ------------------------------------------------------------------ what is looked for
@@ -179,9 +138,8 @@ def verbatim_texts(problem: Mapping[str, Any]) -> dict[str, str]:
     elif "text" in problem:
         found = {"description": problem["text"], "solution": problem["code"]}
     else:
-        prompt = problem.get("complete_prompt") or problem["prompt"]
         found = {
-            "docstring": docstring(prompt, problem["entry_point"]).strip(),
+            "docstring": docstring(problem["prompt"], problem["entry_point"]).strip(),
             "solution": problem["canonical_solution"].strip(),
         }
     return {w: t for w, t in found.items() if t.strip() and t not in PASSED_OVER}
@@ -202,9 +160,8 @@ def problem_texts(problem: Mapping[str, Any], min_characters: int) -> dict[str, 
     if "text" in problem:
         found = {"description": problem["text"], "solution": problem["code"]}
     else:
-        prompt = problem.get("complete_prompt") or problem["prompt"]
-        end = f"{EXAMPLE}|{SECTION}" if "complete_prompt" in problem else EXAMPLE
-        entry = problem["entry_point"]
+        prompt, entry = problem["prompt"], problem["entry_point"]
+        end = f"{EXAMPLE}|{problem['section']}" if "section" in problem else EXAMPLE
         whole = docstring(prompt, entry)
         description = prose(whole, entry, end)
         solution = problem["canonical_solution"]

@@ -32,12 +32,12 @@ from typing import Any
 import Levenshtein
 import polars as pl
 
+from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import problems_digest, read_problems
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.common.statistics import wilson
 from fgit.config import BenchmarkKind
-from fgit.sandbox.pool import canonical_program
 
 FEW = 3  # the paper's bound, of places and of lines
 LARGELY = 0.5  # the share of its lines that a largely correct program keeps
@@ -480,8 +480,8 @@ def failures(
     """
     from fgit.report.failures import as_markdown, standalone  # the report imports matplotlib
 
-    if kind == "pairs":
-        raise UserError("kind pairs has no programs that could fail; name a benchmark with tests")
+    if (asked := kind_of(kind).programs) is None:
+        raise UserError(f"kind {kind} has no programs that could fail; name a benchmark with tests")
     if CANONICAL in runs:
         raise UserError(f"no run can be called {CANONICAL!r}; choose another name")
     problems = files.resolve(os.fspath(problems))
@@ -498,7 +498,7 @@ def failures(
         raise UserError(f"{runs[lacking[0]]}: it has no {tests} tests; use --tests base")
     programs = {name: Programs.of(frame, tests) for name, frame in frames.items()}
     canonical = {
-        task_id: canonical_program(kind, problem)
+        task_id: asked.canonical(problem)
         for task_id, problem in by_id.items()
         if task_id not in broken
     }

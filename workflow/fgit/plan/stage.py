@@ -21,10 +21,11 @@ from typing import Any
 import polars as pl
 import yaml
 
+from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import problem_rows
 from fgit.common.errors import UserError
 from fgit.common.files import existing, open_binary, read_json, read_objects, resolve, write_json
-from fgit.config import BASE, Config, Estimate, PlanSettings, read_config
+from fgit.config import BASE, Benchmark, Config, Estimate, PlanSettings, read_config
 from fgit.gather import part
 from fgit.runs import (
     Run,
@@ -310,7 +311,7 @@ class Jobs:
             if self.own_samples(runs[name], benchmark) is None:
                 yield self.evaluate(runs[name], benchmark)
         for benchmark in dict.fromkeys(benchmark for _, benchmark in asked):
-            if config.benchmarks[benchmark].kind == "bigcodebench":
+            if kind_of(config.benchmarks[benchmark].kind).ground_truth:
                 yield self.score("canonical", benchmark, 1)
         for name, benchmark in dict.fromkeys([*asked, *shown]):
             asks = 1 if self.own_samples(runs[name], benchmark) else self.askings(runs[name])
@@ -537,7 +538,7 @@ class Jobs:
         config, plan = self.config, self.config.plan
         billions = parameters_of(config, run.model)
         problems = problem_count(config, benchmark, self.results)
-        if config.benchmarks[benchmark].kind == "pairs":
+        if not kind_of(config.benchmarks[benchmark].kind).programs:
             # Two sides of each pair are read, forward only, which is a third of training's work.
             items, tokens = problems, 0.0
             seconds = 2 * problems * plan.sample_tokens.value * billions / REFERENCE
@@ -564,15 +565,14 @@ class Jobs:
         """A scoring; ``run`` is canonical for the canonical solutions. Of a part, nothing runs."""
         config, entry = self.config, self.config.benchmarks[benchmark]
         work: dict[str, Any] = {}
-        if entry.part_of is None and entry.kind != "pairs":
+        if entry.part_of is None and kind_of(entry.kind).programs:
             programs = round(problem_count(config, benchmark, self.results) * askings)
             work = self.programs(benchmark, programs)
         output = f"score/{run}/{benchmark}/summary.json"
         return self.job("score", f"{run}, {benchmark}", output, **work)
 
     def programs(self, benchmark: str, programs: int) -> dict[str, Any]:
-        kind = self.config.benchmarks[benchmark].kind
-        name = "bigcodebench_program_seconds" if kind == "bigcodebench" else "program_seconds"
+        name = program_rate(self.config.benchmarks[benchmark])
         seconds = programs * getattr(self.config.plan, name).value
         return {"items": programs, "uses": (name,), **self.on_cores(seconds)}
 
@@ -714,7 +714,7 @@ def measured_evaluation(config: Config, folder: Path) -> Measured:
     for file in sorted(folder.glob("evaluate/**/samples.jsonl")):
         name = file.parent.parent.relative_to(folder / "evaluate").as_posix()
         benchmark = config.benchmarks.get(file.parent.name)
-        if name not in runs or benchmark is None or benchmark.kind == "pairs":
+        if name not in runs or benchmark is None or not kind_of(benchmark.kind).programs:
             continue
         rows = lengths(file)
         again = lengths(file.with_name("samples_one_bos.jsonl"))
@@ -741,6 +741,12 @@ def measured_evaluation(config: Config, folder: Path) -> Measured:
     return found
 
 
+def program_rate(benchmark: Benchmark) -> str:
+    """The figure that says how long one program takes, by the environment in which it runs."""
+    environment = kind_of(benchmark.kind).environment
+    return "program_seconds" if environment == "main" else f"{environment}_program_seconds"
+
+
 def measured_scoring(config: Config, folder: Path) -> Measured:
     """Core-seconds of a program, from the scores."""
     spent: dict[str, float] = defaultdict(float)
@@ -750,16 +756,16 @@ def measured_scoring(config: Config, folder: Path) -> Measured:
         summary = read_json(file)
         if (
             benchmark is None
-            or benchmark.kind == "pairs"
+            or not kind_of(benchmark.kind).programs
             or "part_of" in summary  # it has the whole's seconds
             or not {"seconds", "threads", "n"} <= summary.keys()
         ):
             continue
         run = file.parent.relative_to(folder / "score")
         again = lengths(folder / "evaluate" / run / "samples_one_bos.jsonl")
-        large = "bigcodebench_" if benchmark.kind == "bigcodebench" else ""
-        spent[f"{large}program_seconds"] += summary["seconds"] * summary["threads"]
-        programs[f"{large}program_seconds"] += summary["n"] + len(again)
+        rate = program_rate(benchmark)
+        spent[rate] += summary["seconds"] * summary["threads"]
+        programs[rate] += summary["n"] + len(again)
     return {name: (spent[name] / programs[name], f"{programs[name]} programs") for name in spent}
 
 

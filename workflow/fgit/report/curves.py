@@ -12,6 +12,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from fgit.benchmarks.kinds import kind_of
 from fgit.common.files import replacing
 from fgit.report.figures import FIRST, GRID, INK, PAGE, SECOND, STYLE, svg
 from fgit.report.tables import AVERAGE, Cell, Drawn
@@ -112,7 +113,7 @@ def curve_of(drawn: Drawn, colours: Mapping[str, str] | None = None) -> Figure:
                 )
             )
         axes.set_xlabel(told.x)
-        pairs = any(column.kind == "pairs" for _, column in shown)
+        pairs = any(not kind_of(column.kind).programs for _, column in shown)
         axes.set_ylabel("percent" if pairs else "pass@1, percent")
         axes.set_xticks(positions, [f"{position:g}" for position in positions])
         axes.margins(x=0.06)

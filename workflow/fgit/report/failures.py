@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from fgit.annotate import segments_in
+from fgit.benchmarks.kinds import kind_of, programs_of
 from fgit.benchmarks.problems import problems_digest, read_problems
 from fgit.common.errors import UserError
 from fgit.config import Config
@@ -38,7 +39,6 @@ from fgit.report.rendering import environment
 from fgit.report.scores import Evaluation, Evaluations
 from fgit.report.segments import Pair, code_lines, side_by_side
 from fgit.runs import BASE, Run, all_runs
-from fgit.sandbox.pool import canonical_program
 
 SHOWN = 20  # problems of each comparison of two runs
 SHOWN_IN_ALL = 400  # on the report's page
@@ -78,7 +78,7 @@ def section(config: Config, found: Evaluations, names: Mapping[str, str]) -> lis
     shown = [
         benchmark
         for benchmark in scored
-        if config.benchmarks[benchmark].kind != "pairs"
+        if kind_of(config.benchmarks[benchmark].kind).programs
         and config.benchmarks[benchmark].part_of not in scored
     ]
     items, gaps = [], {}
@@ -167,7 +167,7 @@ def canonical_programs(
                 *(canonical_failing(e.summary.values, e.summary.path) for e in mine.values())
             )
             return {
-                task: canonical_program(kind, row)
+                task: programs_of(kind).canonical(row)
                 for task, row in read_problems(kind, path).items()
                 if task not in broken
             }, None

@@ -12,6 +12,7 @@ from pathlib import Path
 import great_tables
 import polars as pl
 
+from fgit.benchmarks.kinds import kind_of
 from fgit.common.files import write_text
 from fgit.common.statistics import LEVEL, Comparison
 from fgit.report.tables import AVERAGE, NOTHING, PENDING, SIGNIFICANT, Cell, Drawn, Line
@@ -52,8 +53,8 @@ def reading(drawn: Drawn, *, counts: bool = False) -> str:
     """
     columns = [column for column in drawn.columns if column.kind != AVERAGE]
     cells = [cell for line in drawn.lines for cell in line.cells]
-    solving = [column for column in columns if column.kind != "pairs"]
-    pairs = [column for column in columns if column.kind == "pairs"]
+    solving = [column for column in columns if kind_of(column.kind).programs]
+    pairs = [column for column in columns if not kind_of(column.kind).programs]
     if columns[0].heading == "base":
         tests = "base: base tests, plus: base and plus tests"
     elif any(column.tests == "plus" for column in columns):

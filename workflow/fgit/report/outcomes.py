@@ -10,7 +10,7 @@ from fgit.common.errors import UserError
 from fgit.common.files import BadRow, read_objects
 from fgit.report.facts import Facts
 from fgit.report.rendering import distinct
-from fgit.report.scores import Evaluation, Evaluations
+from fgit.report.scores import Evaluation, Evaluations, outcome_of
 from fgit.runs import Run
 
 
@@ -48,7 +48,7 @@ def kinds(evaluation: Evaluation) -> list[str]:
     """Each problem's outcome: ``plus`` (passes everything), ``base`` or ``fail``."""
     found = []
     for row in evaluation.outcomes.iter_rows(named=True):
-        passed = {tests: row[f"{tests}_pass"] for tests in evaluation.scores}
+        passed = {tests: row[outcome_of(evaluation.kind, tests)] for tests in evaluation.scores}
         found.append("plus" if all(passed.values()) else "base" if passed["base"] else "fail")
     return found
 
@@ -58,7 +58,8 @@ def statuses(evaluation: Evaluation, letters: dict[str, str]) -> dict[str, str]:
     return {
         tests: "".join(
             letters.setdefault(
-                row.get(f"{tests}_status") or ("pass" if row[f"{tests}_pass"] else "fail"),
+                row.get(f"{tests}_status")
+                or ("pass" if row[outcome_of(evaluation.kind, tests)] else "fail"),
                 chr(ord("a") + len(letters)),
             )
             for row in evaluation.outcomes.iter_rows(named=True)

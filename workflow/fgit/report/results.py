@@ -9,11 +9,11 @@ from typing import Any
 
 import polars as pl
 
+from fgit.benchmarks.kind import RELEASE_PREFIX
 from fgit.common.errors import UserError
 from fgit.common.files import read_parquet
 from fgit.config import PUBLISHED, Config, Row
 from fgit.explain import COMPUTING, identity_of_all, precisions, score_steps
-from fgit.fetch import RELEASE_PREFIX
 from fgit.published import Published
 from fgit.report.scores import Evaluation, Evaluations, Score, metric_of
 from fgit.report.status import status_of

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
 from fgit.common.files import existing, read_parquet
 from fgit.config import Config
@@ -70,14 +71,14 @@ class Evaluation:
     scores: dict[str, Score]
     one_bos: dict[str, Score]  # asked with one BOS token, where EvalPlus gives two; else empty
     gap: Gap | None  # None also where no pair could be compared
-    outcomes: pl.DataFrame  # task_id, base_pass, plus_pass (null where there are no plus tests)
+    outcomes: pl.DataFrame  # task_id, and for each tests a column :func:`outcome_of`
     problems_sha256: str
     sandbox: str | None
     summary: Facts
 
     def solved(self, tests: str) -> npt.NDArray[np.float64]:
         """Whether each problem is solved, 0 or 1, in the order of the outcomes; shape (n,)."""
-        return self.outcomes[f"{tests}_pass"].cast(pl.Float64).to_numpy()
+        return self.outcomes[outcome_of(self.kind, tests)].cast(pl.Float64).to_numpy()
 
     @property
     def gaps(self) -> npt.NDArray[np.float64]:
@@ -141,19 +142,20 @@ def read_evaluation(folder: Path) -> Evaluation:
     scores = read_scores(summary, n)
     path = existing(folder / "outcomes.parquet")
     outcomes = read_parquet(path)
-    columns = ["task_id", *(f"{tests}_pass" for tests in TESTS)]
-    columns += ["p_correct", "p_incorrect"] if kind == "pairs" else []
+    pairs = kind_of(kind).programs is None
+    columns = ["task_id", *dict.fromkeys(outcome_of(kind, tests) for tests in TESTS)]
+    columns += ["p_correct", "p_incorrect"] if pairs else []
     if missing := [column for column in columns if column not in outcomes.columns]:
         raise UserError(f"{path}: no column {', '.join(missing)}; run the score stage again")
     for tests, score in scores.items():
-        counted = int(outcomes[f"{tests}_pass"].cast(pl.Int64).sum())
+        counted = int(outcomes[outcome_of(kind, tests)].cast(pl.Int64).sum())
         if (outcomes.height, counted) != (n, score.passed):
             raise UserError(
                 f"{path}: {counted} of {outcomes.height} problems pass the {tests} tests, but "
                 f"{summary.path} says {score.passed} of {n}; run the score stage again"
             )
     gap = None
-    if kind == "pairs" and summary.get("gap") is not None:
+    if pairs and summary.get("gap") is not None:
         part = summary.part("gap")
         gap = Gap(part.count("n"), part.number("mean"), *interval_of(part, "interval"))
     again = summary.values.get("one_bos")
@@ -164,7 +166,7 @@ def read_evaluation(folder: Path) -> Evaluation:
         gap,
         outcomes,
         text_of(summary, "problems_sha256"),
-        None if kind == "pairs" else text_of(summary, "sandbox"),
+        None if pairs else text_of(summary, "sandbox"),
         summary,
     )
 
@@ -206,7 +208,12 @@ def text_of(facts: Facts, key: str) -> str:
 
 
 def metric_of(kind: str, tests: str) -> str:
-    return "preference" if kind == "pairs" else f"pass@1 {tests}"
+    return kind_of(kind).metric.format(tests=tests)
+
+
+def outcome_of(kind: str, tests: str) -> str:
+    """The column of outcomes.parquet that says whether a problem is solved."""
+    return kind_of(kind).outcome.format(tests=tests)
 
 
 def short_names(runs: Iterable[Run]) -> dict[str, str]:

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from fgit.benchmarks.kinds import kind_of
 from fgit.config import Config
 from fgit.runs import Run, is_fetched_benchmark, is_fetched_model, shard_count, train_settings
 
@@ -94,7 +95,7 @@ def way(config: Config, run: Run, benchmark: str) -> Step:
     if entry.part_of is not None:
         return Step(output, log, (*problems(config, benchmark), way(config, run, entry.part_of)))
     needs = [*problems(config, benchmark)]
-    if entry.kind == "bigcodebench":  # its environment must first be shown to be the right one
+    if kind_of(entry.kind).ground_truth:  # its environment must first be shown to be the right one
         needs.append(
             Step(
                 f"score/canonical/{benchmark}/summary.json",

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import fgit
+from fgit.benchmarks.kinds import kind_of, programs_of
 from fgit.benchmarks.problems import first_few, problems_digest
 from fgit.common.errors import UserError
 from fgit.common.journal import Journal
@@ -41,10 +42,8 @@ PASS = "pass"
 EMPTY = "empty"  # no solution at all: not run
 TIMEOUT = "timeout"
 CRASHED = "crashed"  # the solution took its worker process down
-ONE_SET_OF_TESTS = frozenset({"bigcodebench", "tests"})  # kinds without plus tests
 # Seconds in which a worker must start, or run a canonical solution. (patience() is for a check.)
 STEP_LIMIT = 600.0
-LIBRARY = {"humaneval": "evalplus", "mbpp": "evalplus", "bigcodebench": "bigcodebench"}
 LONG = 100_000  # characters; no honest solution is as long
 
 
@@ -106,7 +105,7 @@ def check(
     verdicts = {key: earlier[key] for key in submissions if key in earlier}
     for key, submission in submissions.items():
         if not submission.solution.strip():
-            verdicts[key] = Verdict(EMPTY, None if kind in ONE_SET_OF_TESTS else EMPTY)
+            verdicts[key] = Verdict(EMPTY, EMPTY if kind_of(kind).plus else None)
     rest = {key: submissions[key] for key in submissions if key not in verdicts}
     if not rest:
         return {key: verdicts[key] for key in submissions}
@@ -139,14 +138,11 @@ def check(
 
 
 def suspect(kind: str, verdict: Verdict, settings: ScoreSettings) -> bool:
-    """Whether the machine may have decided, by its speed or for lack of memory.
-
-    BigCodeBench's limit of 240 s is no matter of speed.
-    """
+    """Whether the machine may have decided, by its speed or for lack of memory."""
     if verdict.base == CRASHED:
         return True
     return (
-        kind != "bigcodebench"
+        programs_of(kind).tight_limits
         and not verdict.passed
         and verdict.base != EMPTY
         and verdict.seconds >= settings.min_time_limit
@@ -158,17 +154,14 @@ def second_look(
 ) -> Verdict:
     """The verdict of a program that runs alone, after its problem's canonical solution did.
 
-    (Not BigCodeBench's: which of those pass is the ground truth's matter.)
+    (Not where it may fail: which of those pass is the ground truth's matter.)
 
     Raises:
         UserError: if the canonical solution does not pass within the limits.
     """
-    name = submission.problem["task_id"]
-    program = canonical_program(pool.kind, submission.problem)
-    if (
-        pool.kind != "bigcodebench"
-        and not (right := pool.alone(Submission(submission.problem, program))).passed
-    ):
+    name, problem = submission.problem["task_id"], submission.problem
+    canonical = Submission(problem, programs_of(pool.kind).canonical(problem))
+    if not kind_of(pool.kind).ground_truth and not (right := pool.alone(canonical)).passed:
         raise UserError(
             f"{where}, {name}: the canonical solution does not pass within the time limits "
             f"({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
@@ -184,18 +177,13 @@ def second_look(
     return again
 
 
-def canonical_program(kind: str, problem: Mapping[str, Any]) -> str:
-    """The canonical solution as a whole program."""
-    prompt = problem["complete_prompt" if kind == "bigcodebench" else "prompt"]
-    return f"{prompt}{problem['canonical_solution']}"
-
-
 def may_take_long(kind: str, submission: Submission) -> tuple[bool, int]:
     """What is started first, so that no slow program is left for the end.
 
     Programs that loop may loop forever; and the more the tests' inputs weigh, the longer they take.
     """
-    inputs = 0 if kind in ONE_SET_OF_TESTS else len(pickle.dumps(submission.problem["plus_input"]))
+    plus = kind_of(kind).plus
+    inputs = len(pickle.dumps(submission.problem["plus_input"])) if plus else 0
     return "while " in submission.solution, inputs
 
 
@@ -241,25 +229,27 @@ def conditions_of(
 def versions_of(kind: str, python: str | None) -> dict[str, str]:
     """Versions of what decides a verdict, in the workers' environment.
 
-    BigCodeBench's programs use many libraries, so its ``environment`` is a digest of all that is
-    installed there.
+    Programs of a kind with an environment of its own use many libraries, so ``environment`` is a
+    digest of all that is installed there.
 
     Raises:
         UserError: if that environment lacks the kind's scorer.
     """
-    packages = [LIBRARY[kind], "numpy"] if kind in LIBRARY else []
+    scorer = programs_of(kind).scorer
+    packages = [] if scorer is None else [scorer, "numpy"]
     interpreter = interpreter_of(python)
     program = (
         "import hashlib, importlib.metadata as m, json, platform, sys\n"
         "found = {name: m.version(name) for name in sys.argv[2:]}\n"
-        "if sys.argv[1] == 'bigcodebench':\n"
+        "if sys.argv[1] != 'main':\n"
         "    names = sorted({f\"{d.metadata['Name']}=={d.version}\" for d in m.distributions()})\n"
         "    text = '\\n'.join(names).lower().encode()\n"
         "    found['environment'] = hashlib.sha256(text).hexdigest()[:16]\n"
         "print(json.dumps({'python': platform.python_version(), **found}))"
     )
+    arguments = [kind_of(kind).environment, *packages]
     done = subprocess.run(
-        [interpreter, "-c", program, kind, *packages], capture_output=True, text=True, check=False
+        [interpreter, "-c", program, *arguments], capture_output=True, text=True, check=False
     )
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
@@ -426,7 +416,7 @@ class Worker:
             status = TIMEOUT if lost.timed_out else CRASHED
             why = f", {self.box.killed}" if self.box.killed else ""
             log.warning("%s: the solution took its worker process down (%s%s)", where, status, why)
-            return Verdict(status, None if self.kind in ONE_SET_OF_TESTS else status, seconds)
+            return Verdict(status, status if kind_of(self.kind).plus else None, seconds)
         return Verdict(
             base=result["base"],
             plus=result["plus"],
@@ -454,7 +444,8 @@ class Worker:
             if self.stopped:
                 raise WorkerLost("scoring was stopped", timed_out=False)
             self.end()
-            self.process = self.box.start(Path(__file__).with_name("worker"), self.kind)
+            job = programs_of(self.kind).job
+            self.process = self.box.start(Path(__file__).with_name("worker"), job)
             self.receive(self.process, f"the worker process for {self.kind} did not start")
         return self.process
 

@@ -17,7 +17,8 @@ from typing import Any
 
 import polars as pl
 
-from fgit.benchmarks.problems import first_few, problems_digest, read_problems, read_samples
+from fgit.benchmarks.kinds import kind_of, programs_of
+from fgit.benchmarks.problems import first_few, problems_digest, read_problems, samples_by_task
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.common.processes import cores
@@ -25,14 +26,11 @@ from fgit.common.statistics import wilson
 from fgit.config import BenchmarkKind, ScoreSettings
 from fgit.sandbox.pool import (
     EMPTY,
-    LIBRARY,
-    ONE_SET_OF_TESTS,
     PASS,
     Submission,
     Verdict,
     VerdictJournal,
     allowed,
-    canonical_program,
     check,
     conditions_of,
     interpreter_of,
@@ -59,7 +57,7 @@ CANONICAL = "canonical"  # in place of a file of samples: the canonical solution
 ONE_BOS = "\0one BOS"
 
 
-def score(
+def score_programs(
     kind: BenchmarkKind,
     problems: str | os.PathLike[str],
     samples: str | os.PathLike[str],
@@ -104,19 +102,15 @@ def score(
         UserError: if the samples do not name each problem exactly once, a canonical solution
             fails (BigCodeBench: too many of them), or the machine is too slow.
     """
-    if kind == "pairs":
-        from fgit.evaluate.discrimination import score_pairs
-
-        score_pairs(kind, problems, samples, out, sha256=sha256)
-        return
     started = time.monotonic()
     out = Path(out)
     problems = files.resolve(os.fspath(problems))
+    programs = programs_of(kind)
     by_id = read_problems(kind, problems, sha256)
     threads = allowed(threads or cores())
     conditions = conditions_of(kind, settings, problems, python)
     if os.fspath(samples) == CANONICAL:
-        solutions = {task: canonical_program(kind, problem) for task, problem in by_id.items()}
+        solutions = {task: programs.canonical(problem) for task, problem in by_id.items()}
         more: dict[str, str] = {}
         truth = None
     else:
@@ -168,7 +162,7 @@ def score(
             "samples_sha256": None
             if os.fspath(samples) == CANONICAL
             else files.sha256(Path(samples)),
-            "scorer": LIBRARY.get(kind, "fgit"),
+            "scorer": programs.scorer or "fgit",
             **conditions,
             "threads": threads,
             "seconds": round(time.monotonic() - started, 1),
@@ -234,21 +228,23 @@ def read_solutions(
         others: whether samples of other problems are left out.
 
     Raises:
-        UserError: as :func:`fgit.benchmarks.problems.read_samples`, and for a solution that is no
-            text.
+        UserError: as :func:`fgit.benchmarks.problems.samples_by_task`, and for a solution that is
+            no text.
     """
-    prompt = "complete_prompt" if kind == "bigcodebench" else "prompt"
-    found: dict[str, str] = {}
-    found_rows = read_samples(problems, samples, or_none=or_none, others=others)
-    for task_id, (where, row) in found_rows.items():
+    programs = programs_of(kind)
+    solutions: dict[str, str] = {}
+    rows = samples_by_task(problems, samples, or_none=or_none, others=others)
+    for task_id, (where, row) in rows.items():
         field = "solution" if "solution" in row else "completion"
         if not isinstance(text := row.get(field), str):
             raise UserError(
                 f"{where}: "
                 + (f"{field!r} is {text!r:.60}, not text" if field in row else "no 'solution'")
             )
-        found[task_id] = text if field == "solution" else problems[task_id][prompt] + text
-    return found
+        solutions[task_id] = (
+            text if field == "solution" else programs.program(problems[task_id], text)
+        )
+    return solutions
 
 
 def outcomes(
@@ -262,7 +258,7 @@ def outcomes(
             {
                 "task_id": task_id,
                 "base_pass": verdict.base == PASS,
-                "plus_pass": None if kind in ONE_SET_OF_TESTS else verdict.passed,
+                "plus_pass": verdict.passed if kind_of(kind).plus else None,
                 # Parquet holds UTF-8, which has no lone surrogates.
                 "solution": solution.encode("utf-8", "replace").decode("utf-8"),
                 "base_status": verdict.base,
@@ -286,7 +282,7 @@ def times(solutions: Mapping[str, str], verdicts: Mapping[str, Verdict]) -> pl.D
     return pl.DataFrame(rows, schema=TIMES)
 
 
-# ------------------------------------------------------------------ BigCodeBench's ground truth
+# ------------------------------------------------------------------ the ground truth
 
 
 def check_ground_truth(
@@ -314,12 +310,14 @@ def check_ground_truth(
         UserError: if the share is below ``settings.min_ground_truth``, or ``given`` was made with
             other problems or versions.
     """
-    if kind != "bigcodebench":
+    if not kind_of(kind).ground_truth:
         return None
     path = out / "ground_truth" / "summary.json" if given is None else Path(given)
     if given is None and (not path.exists() or unlike(path, conditions)):
         log.info("Running the canonical solutions first: the environment must be the right one")
-        score(kind, problems, CANONICAL, path.parent, settings, threads=threads, python=python)
+        score_programs(
+            kind, problems, CANONICAL, path.parent, settings, threads=threads, python=python
+        )
     if reason := unlike(path, conditions):
         raise UserError(f"{path}: {reason}; score the canonical solutions again")
     frame = files.read_parquet(path.parent / "outcomes.parquet")
@@ -369,6 +367,7 @@ def score_part(
     Raises:
         UserError: if a problem is not among the whole's, or is another one there.
     """
+    tested = programs_of(kind).tested
     whole, out = Path(whole), Path(out)
     problems = files.resolve(os.fspath(problems))
     part = read_problems(kind, problems, sha256)
@@ -389,11 +388,10 @@ def score_part(
         )
     else:
         other = read_problems(kind, summary["problems"], summary["problems_sha256"])
-        fields = ("complete_prompt", "prompt", "test", "base_input", "plus_input")
         if differing := [
             task_id
             for task_id, problem in part.items()
-            if any(problem.get(field) != other[task_id].get(field) for field in fields)
+            if any(problem[field] != other[task_id][field] for field in tested)
         ]:
             raise UserError(
                 f"{problems}: {len(differing)} problems differ from those of the same name in "

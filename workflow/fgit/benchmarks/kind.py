@@ -1,0 +1,93 @@
+"""What a kind of benchmark is: one record, of which each field is a thing that differs by kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from fgit.common.files import BadRow
+from fgit.config import WITH_PLUS, BenchmarkKind, Mode
+
+RELEASE_PREFIX = "release:"
+
+Problem = dict[str, Any]
+Row = Mapping[str, Any]  # of a problem file, as it stands there
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalPlusFile:
+    """A release that EvalPlus's own code downloads."""
+
+    name: str
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HubDataset:
+    """A release that is a dataset on the hub."""
+
+    name: str
+    subset: str | None
+    revision: str | None
+    split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Programs:
+    """How a model is asked for programs, and how they are checked."""
+
+    # The text that the model is asked: of the problem, for the tokenizer. In completion mode it
+    # goes on from there, so that the text and the answer are the program.
+    prompt: Callable[[Problem, Any, Mode], str]
+    stops: Callable[[Mode], tuple[str, ...]]  # the strings at which an answer ends
+    sanitize: Callable[[str, str], str]  # a program without what is around it, by its entry point
+    head: str  # the field with the beginning of the program, behind which a solution stands
+    tests: tuple[str, ...]  # the fields that hold the tests
+    job: str  # which job of the sandbox's worker checks a program
+    scorer: str | None  # the package whose check that is; None: FGit's own
+    # Whether the time limits are so near to what the tests take that a busy machine may decide.
+    tight_limits: bool = True
+    max_new_tokens: int | None = None  # tokens of a solution; None: as the settings say
+
+    @property
+    def tested(self) -> tuple[str, ...]:
+        """The fields on which a verdict depends."""
+        return self.head, *self.tests
+
+    def program(self, problem: Row, solution: str) -> str:
+        """A solution that stands behind the problem's head, as a whole program."""
+        return f"{problem[self.head]}{solution}"
+
+    def canonical(self, problem: Row) -> str:
+        """The canonical solution as a whole program."""
+        return self.program(problem, problem["canonical_solution"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of benchmark: the format of its problems, and whatever is done with them."""
+
+    name: BenchmarkKind
+    # A row as a problem, its fields checked and of the types that the tests take; the first
+    # argument is the file and row, for messages.
+    check: Callable[[str, Row], Problem]
+    # What must not be in training data, by file, row number and row: a problem as
+    # :mod:`fgit.decontaminate.texts` takes it; None for a row of another format.
+    protect: Callable[[Path, int, Row], Problem | BadRow | None]
+    # Where the problems of a release are, by what stands behind ``release:``; None: no releases.
+    release: Callable[[str], EvalPlusFile | HubDataset] | None = None
+    programs: Programs | None = None  # None: no program is asked for
+    # The environment in which the programs run, a key of the config's ``python``.
+    environment: Literal["main", "bigcodebench"] = "main"
+    # Whether canonical solutions may fail, so that they are scored first, to show that the
+    # environment is the right one.
+    ground_truth: bool = False
+    metric: str = "pass@1 {tests}"  # what is measured, as results.parquet names it
+    outcome: str = "{tests}_pass"  # the column of outcomes.parquet that says it of a problem
+
+    @property
+    def plus(self) -> bool:
+        """Whether there are plus tests besides the base tests."""
+        return self.name in WITH_PLUS

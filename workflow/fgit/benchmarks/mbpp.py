@@ -1,0 +1,45 @@
+"""MBPP+ (kind ``mbpp``): as HumanEval+, with inputs of types that JSON does not have."""
+
+from __future__ import annotations
+
+import functools
+
+from fgit.benchmarks import humaneval
+from fgit.benchmarks.kind import EvalPlusFile, Kind, Problem, Programs, Row
+from fgit.common.errors import UserError
+
+
+def check(where: str, row: Row) -> Problem:
+    """The row, checked; tuples, sets and complex numbers are made as EvalPlus does."""
+    problem = humaneval.check(where, row, "mbpp")
+    task_id = problem["task_id"]
+    if not task_id.rpartition("/")[2].isdecimal():
+        raise UserError(f"{where}: task_id {task_id!r} must end in /NUMBER for kind mbpp")
+    from evalplus.data.mbpp import mbpp_deserialize_inputs
+
+    for field in humaneval.INPUTS:
+        try:
+            problem[field] = list(mbpp_deserialize_inputs(task_id, problem[field]))
+        except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:
+            raise UserError(
+                f"{where}: {field!r} has not the form that EvalPlus knows for {task_id} ({error}); "
+                "problems of your own need numbers that MBPP does not use"
+            ) from error
+    return problem
+
+
+MBPP = Kind(
+    "mbpp",
+    check,
+    humaneval.protect,
+    release=functools.partial(EvalPlusFile, "MbppPlus"),
+    programs=Programs(
+        humaneval.prompt,
+        functools.partial(humaneval.stops, dataset="mbpp"),
+        humaneval.sanitize,
+        head="prompt",
+        tests=humaneval.INPUTS,
+        job="mbpp",
+        scorer="evalplus",
+    ),
+)
