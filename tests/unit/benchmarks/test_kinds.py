@@ -139,15 +139,9 @@ def check_contest(where, row):
 
 def protect_contest(path, number, row):
     problem = texts_of(path, number, row, FIELDS)
-    return (
-        (isinstance(problem, dict)
-        and problem
-        | {
-            "text": problem["question"],
-            "code": problem["canonical_solution"],
-        })
-        or problem
-    )
+    if isinstance(problem, dict):
+        problem |= {"text": problem["question"], "code": problem["canonical_solution"]}
+    return problem
 
 
 @pytest.fixture

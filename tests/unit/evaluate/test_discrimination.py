@@ -146,7 +146,7 @@ def test_pairs_that_cannot_be_compared_are_counted(tiny_model, pairs, tmp_path, 
     prompt = len(discrimination.tokenize(by_id, tokenizer, "chat", 2048)["T/0"].example.prompt)
     head = len(tokenizer(HEAD + "    return a")["input_ids"])
     for limit, reason in [(prompt, "prompt_too_long"), (prompt + head, "cut")]:
-        monkeypatch.setattr(discriminate, "max_length", lambda network, limit=limit: limit)
+        monkeypatch.setattr(discrimination, "max_length", lambda network, limit=limit: limit)
         samples, out = tmp_path / "samples.jsonl", tmp_path / reason
         discrimination.discriminate(str(tiny_model), pairs, samples, FP32)
         first = rows_of(samples)[0]

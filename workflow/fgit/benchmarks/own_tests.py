@@ -1,4 +1,4 @@
-"""Problems of one's own with a program of asserts (kind ``tests``), in the first HumanEval's form."""
+"""Problems of one's own with a program of asserts (kind ``tests``), as the first HumanEval has."""
 
 from __future__ import annotations
 
