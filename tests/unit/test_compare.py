@@ -134,9 +134,12 @@ def test_a_benchmark_without_plus_tests(tmp_path):
 def sides(folder, correct, incorrect):
     solved = [c is not None and c > i for c, i in zip(correct, incorrect, strict=True)]
     gap = {"mean": 0.1, "interval": [0.0, 0.2], "n": 3}
-    more = {"p_correct": correct, "p_incorrect": incorrect}
+    more = {"prefers": solved, "p_correct": correct, "p_incorrect": incorrect}
     changes = {"benchmark": "pairs", "sandbox": None, "gap": gap}
-    return score(folder, solved, more=more, **changes)
+    score(folder, solved, more=more, **changes)
+    frame = pl.read_parquet(folder / "outcomes.parquet").drop("base_pass", "plus_pass")
+    write_parquet(folder / "outcomes.parquet", frame)
+    return folder
 
 
 def test_pairs_have_a_preference_and_a_gap(tmp_path, capsys):
@@ -283,3 +286,10 @@ def test_pairs_need_their_probabilities(tmp_path):
     path = a / "outcomes.parquet"
     write_parquet(path, pl.read_parquet(path).drop("p_correct"))
     assert f"{path}: no column p_correct" in refusal(a, a, tmp_path)
+
+
+def test_pairs_scored_before_the_column_prefers_are_refused(tmp_path):
+    a = sides(tmp_path / "a", [0.5, 0.75], [0.25, 0.25])
+    path = a / "outcomes.parquet"
+    write_parquet(path, pl.read_parquet(path).rename({"prefers": "base_pass"}))
+    assert f"{path}: no column prefers; run the score stage again" in refusal(a, a, tmp_path)
