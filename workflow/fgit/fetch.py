@@ -11,9 +11,9 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from fgit.benchmarks.kind import RELEASE_PREFIX, HubDataset
 from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import problem_rows, read_problems
+from fgit.benchmarks.releases import RELEASE_PREFIX, HubDataset
 from fgit.common.errors import UserError
 from fgit.common.files import BadRow, read_objects, replacing, resolve, write_jsonl
 from fgit.config import BenchmarkKind

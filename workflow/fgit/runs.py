@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel
 
 import fgit
-from fgit.benchmarks.kind import RELEASE_PREFIX
+from fgit.benchmarks.releases import RELEASE_PREFIX
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, resolve
 from fgit.config import BASE, KEPT_OUT, LAUNCHERS, PUBLISHED, Config, Launch, Row, TrainSettings

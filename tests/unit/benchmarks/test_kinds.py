@@ -16,8 +16,9 @@ import pytest
 from fgit import config
 from fgit.benchmarks.fields import require_texts, texts_of
 from fgit.benchmarks.humaneval import INSTRUCTION_PREFIX, RESPONSE_PREFIX
-from fgit.benchmarks.kind import HubDataset, Kind
+from fgit.benchmarks.kind import Kind
 from fgit.benchmarks.kinds import KINDS, asked_kind, kind_of, programs_of
+from fgit.benchmarks.releases import HubDataset
 from fgit.common.errors import UserError
 from fgit.common.files import write_jsonl
 from fgit.decontaminate.texts import read_benchmark

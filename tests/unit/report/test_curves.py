@@ -9,8 +9,8 @@ from fgit.report.tables import Cell, Column, Drawn, Line
 from tests.conftest import run_twice
 
 COLUMNS = [
-    Column("base", "humaneval", "base", "evalplus"),
-    Column("plus", "humaneval", "plus", "evalplus"),
+    Column("base", "humaneval", "base", "humaneval"),
+    Column("plus", "humaneval", "plus", "humaneval"),
 ]
 PENDING = Cell(status="pending")
 

@@ -19,8 +19,8 @@ from tests.conftest import run_twice
 
 AWKWARD = r"a & b_c 100% #1 {x} {{y}} \z <b>no</b> p|q $5 ~t ^u *v* _w_ `k` &lt; [l](m)"
 COLUMNS = [
-    Column("humaneval", "humaneval", "base", "evalplus"),
-    Column("humaneval+", "humaneval", "plus", "evalplus"),
+    Column("humaneval", "humaneval", "base", "humaneval"),
+    Column("humaneval+", "humaneval", "plus", "humaneval"),
 ]
 SIGNIFICANT = Comparison(1000, 0.05, 0.01, 0.09, [1], [2], 0.0123)
 COMMANDS = {  # by the package that they need

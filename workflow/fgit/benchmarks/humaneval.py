@@ -9,7 +9,8 @@ import functools
 from typing import Any
 
 from fgit.benchmarks.fields import require_texts, texts_of
-from fgit.benchmarks.kind import EvalPlusFile, Kind, Problem, Programs, Row
+from fgit.benchmarks.kind import Kind, Problem, Programs, Row
+from fgit.benchmarks.releases import EvalPlusFile
 from fgit.common.errors import UserError
 from fgit.config import Mode
 

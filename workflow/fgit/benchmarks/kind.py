@@ -7,31 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from fgit.benchmarks.releases import EvalPlusFile, HubDataset
 from fgit.common.files import BadRow
 from fgit.config import WITH_PLUS, BenchmarkKind, Mode
 
-RELEASE_PREFIX = "release:"
-
 Problem = dict[str, Any]
 Row = Mapping[str, Any]  # of a problem file, as it stands there
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalPlusFile:
-    """A release that EvalPlus's own code downloads."""
-
-    name: str
-    version: str
-
-
-@dataclasses.dataclass(frozen=True)
-class HubDataset:
-    """A release that is a dataset on the hub."""
-
-    name: str
-    subset: str | None
-    revision: str | None
-    split: str
 
 
 @dataclasses.dataclass(frozen=True)

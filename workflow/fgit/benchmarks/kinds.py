@@ -20,6 +20,13 @@ KINDS: dict[str, Kind] = {
 
 
 def kind_of(name: str) -> Kind:
+    """The record of a kind.
+
+    Raises:
+        UserError: if there is no such kind.
+    """
+    if name not in KINDS:
+        raise UserError(f"no kind of benchmark is called {name!r}; known: {', '.join(KINDS)}")
     return KINDS[name]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 from fgit.benchmarks import humaneval
-from fgit.benchmarks.kind import EvalPlusFile, Kind, Problem, Programs, Row
+from fgit.benchmarks.kind import Kind, Problem, Programs, Row
+from fgit.benchmarks.releases import EvalPlusFile
 from fgit.common.errors import UserError
 
 

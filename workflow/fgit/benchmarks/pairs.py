@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fgit.benchmarks.fields import require_texts
-from fgit.benchmarks.kind import HubDataset, Kind, Problem, Row
+from fgit.benchmarks.kind import Kind, Problem, Row
+from fgit.benchmarks.releases import HubDataset
 from fgit.common.errors import UserError
 
 FIELDS = ("task_id", "prompt", "correct", "incorrect")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from fgit.benchmarks import humaneval
 from fgit.benchmarks.fields import texts_of
-from fgit.benchmarks.kind import HubDataset, Kind, Problem, Row
+from fgit.benchmarks.kind import Kind, Problem, Row
+from fgit.benchmarks.releases import HubDataset
 from fgit.common.errors import UserError
 from fgit.common.files import BadRow
 

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fgit.benchmarks.kind import RELEASE_PREFIX, HubDataset
 from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import problems_digest
+from fgit.benchmarks.releases import RELEASE_PREFIX, HubDataset
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, is_offline, scratch, write_json
 from fgit.config import Config

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from fgit.benchmarks.kind import RELEASE_PREFIX
+from fgit.benchmarks.releases import RELEASE_PREFIX
 from fgit.common.errors import UserError
 from fgit.common.files import read_parquet
 from fgit.config import PUBLISHED, Config, Row
