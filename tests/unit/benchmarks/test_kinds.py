@@ -14,10 +14,10 @@ import polars as pl
 import pytest
 
 from fgit import config
-from fgit.benchmarks.fields import require_texts, texts_of
 from fgit.benchmarks.humaneval import INSTRUCTION_PREFIX, RESPONSE_PREFIX
-from fgit.benchmarks.kind import Kind
-from fgit.benchmarks.kinds import KINDS, asked_kind, kind_of, programs_of
+from fgit.benchmarks.kind import Kind, require_texts, texts_of
+from fgit.benchmarks.kinds import KINDS, kind_of, programs_of
+from fgit.benchmarks.problems import read_problems
 from fgit.benchmarks.releases import HubDataset
 from fgit.common.errors import UserError
 from fgit.common.files import write_jsonl
@@ -59,12 +59,14 @@ def test_the_registry_and_the_config_name_the_same_kinds():
     }
 
 
-def test_kinds_that_cannot_be_asked_so_are_refused():
-    with pytest.raises(UserError, match="kind texts is only kept out of the data"):
-        asked_kind("texts")
+def test_what_a_kind_has_not_is_refused(tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [CONTEST])
+    with pytest.raises(UserError, match="kind texts are only kept out of the data, never asked"):
+        read_problems("texts", tmp_path / "p.jsonl")
     with pytest.raises(UserError, match="kind pairs has no programs"):
         programs_of("pairs")
-    assert asked_kind("pairs") is kind_of("pairs")
+    with pytest.raises(UserError, match="no kind of benchmark is called 'apps'; known: pairs, big"):
+        kind_of("apps")
 
 
 # ------------------------------------------------------------------ what is asked

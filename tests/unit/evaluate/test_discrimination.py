@@ -17,6 +17,7 @@ from fgit.common.files import read_objects, write_jsonl
 from fgit.common.models import load_model, load_tokenizer
 from fgit.config import EvaluateSettings
 from fgit.evaluate import discrimination
+from fgit.evaluate.stage import evaluate
 from fgit.masks import pair_masks
 from fgit.score.preferences import score_pairs
 from tests.pairs import HEAD, PAIR, PAIRS
@@ -87,7 +88,7 @@ def reference(folder, prompt, sides):
 
 def test_means_are_those_of_plain_calls_in_chat_mode(tiny_model, pairs, tmp_path):
     out = tmp_path / "samples.jsonl"
-    discrimination.discriminate(str(tiny_model), pairs, out, FP32)
+    evaluate(str(tiny_model), "pairs", pairs, out, FP32)
     for pair, row in zip(PAIRS, rows_of(out), strict=True):
         assert row["prompt"] == CHAT.format(problem=pair["prompt"].strip())
         sides = [pair[side].strip() + "\n```" for side in ("correct", "incorrect")]
@@ -102,7 +103,7 @@ def test_means_are_those_of_plain_calls_in_chat_mode(tiny_model, pairs, tmp_path
 
 def test_means_are_those_of_plain_calls_in_completion_mode(untemplated, pairs, tmp_path):
     out = tmp_path / "samples.jsonl"
-    discrimination.discriminate(str(untemplated), pairs, out, FP32, mode="completion")
+    evaluate(str(untemplated), "pairs", pairs, out, FP32, mode="completion")
     for pair, row in zip(PAIRS, rows_of(out), strict=True):
         assert row["prompt"] == pair["prompt"].strip() + "\n"
         expected = reference(untemplated, row["prompt"], continuations(pair))
@@ -114,7 +115,7 @@ def test_the_order_of_the_pairs_and_bf16_change_rounding_only(tiny_model, pairs,
     found = []
     for path, dtype in [(pairs, "float32"), (reversed_pairs, "float32"), (pairs, "bfloat16")]:
         out = tmp_path / "samples.jsonl"
-        discrimination.discriminate(str(tiny_model), path, out, EvaluateSettings(dtype=dtype))
+        evaluate(str(tiny_model), "pairs", path, out, EvaluateSettings(dtype=dtype))
         found.append({row["task_id"]: row["p_correct"] for row in rows_of(out)})
     assert found[1] == pytest.approx(found[0], rel=1e-5)
     assert found[2] == pytest.approx(found[0], rel=0.05)
@@ -122,7 +123,7 @@ def test_the_order_of_the_pairs_and_bf16_change_rounding_only(tiny_model, pairs,
 
 def test_chat_mode_needs_a_template(untemplated, pairs, tmp_path):
     with pytest.raises(UserError, match="no chat template"):
-        discrimination.discriminate(str(untemplated), pairs, tmp_path / "o.jsonl", FP32)
+        evaluate(str(untemplated), "pairs", pairs, tmp_path / "o.jsonl", FP32)
     assert not (tmp_path / "o.jsonl").exists()
 
 
@@ -148,7 +149,7 @@ def test_pairs_that_cannot_be_compared_are_counted(tiny_model, pairs, tmp_path, 
     for limit, reason in [(prompt, "prompt_too_long"), (prompt + head, "cut")]:
         monkeypatch.setattr(discrimination, "max_length", lambda network, limit=limit: limit)
         samples, out = tmp_path / "samples.jsonl", tmp_path / reason
-        discrimination.discriminate(str(tiny_model), pairs, samples, FP32)
+        evaluate(str(tiny_model), "pairs", pairs, samples, FP32)
         first = rows_of(samples)[0]
         assert (first["not_compared"], first["truncated"]) == (reason, True)
         assert first["p_correct"] is first["p_incorrect"] is None

@@ -8,9 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fgit.benchmarks.fields import require_texts, texts_of
 from fgit.benchmarks.humaneval import INSTRUCTION_PREFIX, RESPONSE_PREFIX
-from fgit.benchmarks.kind import Kind, Problem, Programs, Row
+from fgit.benchmarks.kind import Kind, Problem, Programs, Row, require_texts, texts_of
 from fgit.benchmarks.releases import HubDataset
 from fgit.common.files import BadRow
 from fgit.config import Mode

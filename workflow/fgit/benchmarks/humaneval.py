@@ -8,8 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fgit.benchmarks.fields import require_texts, texts_of
-from fgit.benchmarks.kind import Kind, Problem, Programs, Row
+from fgit.benchmarks.kind import Kind, Problem, Programs, Row, require_texts, texts_of
 from fgit.benchmarks.releases import EvalPlusFile
 from fgit.common.errors import UserError
 from fgit.config import Mode
@@ -76,12 +75,9 @@ protect = functools.partial(
     texts_of, fields=("task_id", "prompt", "canonical_solution", "entry_point")
 )
 
+PROGRAMS = Programs(
+    prompt, stops, sanitize, head="prompt", tests=INPUTS, job="humaneval", scorer="evalplus"
+)
 HUMANEVAL = Kind(
-    "humaneval",
-    check,
-    protect,
-    release=functools.partial(EvalPlusFile, "HumanEvalPlus"),
-    programs=Programs(
-        prompt, stops, sanitize, head="prompt", tests=INPUTS, job="humaneval", scorer="evalplus"
-    ),
+    "humaneval", check, protect, functools.partial(EvalPlusFile, "HumanEvalPlus"), PROGRAMS
 )

@@ -10,10 +10,9 @@ from fgit.benchmarks.own_tests import OWN_TESTS
 from fgit.benchmarks.pairs import PAIRS
 from fgit.benchmarks.texts import TEXTS
 from fgit.common.errors import UserError
-from fgit.config import KEPT_OUT, BenchmarkKind
 
-# By name. Whose format a file has that is only kept out of the data is asked in this order, so
-# those that need more fields come first.
+# By name. A file to be kept out of the data has the first format in this order that fits, so that
+# formats with more fields come first.
 KINDS: dict[str, Kind] = {
     kind.name: kind for kind in (PAIRS, BIGCODEBENCH, HUMANEVAL, MBPP, OWN_TESTS, TEXTS)
 }
@@ -28,17 +27,6 @@ def kind_of(name: str) -> Kind:
     if name not in KINDS:
         raise UserError(f"no kind of benchmark is called {name!r}; known: {', '.join(KINDS)}")
     return KINDS[name]
-
-
-def asked_kind(name: BenchmarkKind) -> Kind:
-    """A kind of benchmark that models are asked.
-
-    Raises:
-        UserError: if it is only kept out of the data.
-    """
-    if name in KEPT_OUT:
-        raise UserError(f"kind {name} is only kept out of the data; no model is asked")
-    return kind_of(name)
 
 
 def programs_of(name: str) -> Programs:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 from fgit.benchmarks import humaneval
-from fgit.benchmarks.kind import Kind, Problem, Programs, Row
+from fgit.benchmarks.kind import Kind, Problem, Row
 from fgit.benchmarks.releases import EvalPlusFile
 from fgit.common.errors import UserError
 
@@ -33,14 +34,8 @@ MBPP = Kind(
     "mbpp",
     check,
     humaneval.protect,
-    release=functools.partial(EvalPlusFile, "MbppPlus"),
-    programs=Programs(
-        humaneval.prompt,
-        functools.partial(humaneval.stops, dataset="mbpp"),
-        humaneval.sanitize,
-        head="prompt",
-        tests=humaneval.INPUTS,
-        job="mbpp",
-        scorer="evalplus",
+    functools.partial(EvalPlusFile, "MbppPlus"),
+    dataclasses.replace(
+        humaneval.PROGRAMS, stops=functools.partial(humaneval.stops, dataset="mbpp"), job="mbpp"
     ),
 )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from fgit.benchmarks import humaneval
-from fgit.benchmarks.fields import require_texts
-from fgit.benchmarks.kind import Kind, Problem, Programs, Row
+from fgit.benchmarks.kind import Kind, Problem, Row, require_texts
 
 FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
@@ -18,13 +19,6 @@ OWN_TESTS = Kind(
     "tests",
     check,
     humaneval.protect,
-    programs=Programs(
-        humaneval.prompt,
-        humaneval.stops,  # a prompt is a head to go on from, as HumanEval's
-        humaneval.sanitize,
-        head="prompt",
-        tests=("test",),
-        job="tests",
-        scorer=None,
-    ),
+    # A prompt is a head to go on from, as HumanEval's.
+    programs=dataclasses.replace(humaneval.PROGRAMS, tests=("test",), job="tests", scorer=None),
 )

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgit.benchmarks.fields import require_texts
-from fgit.benchmarks.kind import Kind, Problem, Row
+from fgit.benchmarks.kind import Kind, Problem, Row, require_texts
 from fgit.benchmarks.releases import HubDataset
 from fgit.common.errors import UserError
 

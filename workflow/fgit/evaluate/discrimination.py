@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,12 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from fgit.benchmarks import humaneval
 from fgit.benchmarks.pairs import NOT_COMPARED, continuations
-from fgit.benchmarks.problems import read_problems
-from fgit.common import files
 from fgit.common.errors import UserError
-from fgit.common.models import load_model, load_tokenizer, prompt_ids, require_chat_template
+from fgit.common.models import prompt_ids
 from fgit.common.progress import bar
-from fgit.config import EvaluateSettings, Mode, Precision, TrainSettings
+from fgit.config import Mode, Precision, TrainSettings
 
 if TYPE_CHECKING:
     from fgit.train.examples import Example
@@ -54,39 +51,23 @@ class TokenizedPair:
 
 
 def discriminate(
-    model: str,
-    problems: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    settings: EvaluateSettings,
-    *,
-    revision: str | None = None,
-    template: str = "own",
-    mode: Mode = "chat",
-    sha256: str | None = None,
-) -> None:
-    """Write what a model gives each pair to ``out`` (JSONL).
+    network: Any, tokenizer: Any, problems: Mapping[str, dict[str, Any]], mode: Mode
+) -> list[dict[str, Any]]:
+    """What a model gives each pair.
 
-    Rows, in the pairs' order: task_id; p_correct and p_incorrect (p̄ and p̄′; null where nothing
-    could be compared); not_compared (why, a key of :data:`NOT_COMPARED`, else null); prompt (the
-    very text that the model was asked); tokens (of the correct side, end of turn included);
-    truncated (a side met the end of the model's context).
+    The model runs on rows of several pairs, as in training. How pairs share rows changes the result
+    by rounding only.
 
-    The model runs in ``settings.dtype`` on rows of several pairs, as in training; the other
-    settings are about generation. How pairs share rows changes the result by rounding only.
-
-    Args:
-        model, template, mode, sha256: as for :func:`fgit.evaluate.stage.evaluate`.
+    Returns:
+        Rows of task_id; p_correct and p_incorrect (p̄ and p̄′; null where nothing could be compared);
+        not_compared (why, a key of :data:`NOT_COMPARED`, else null); prompt (the very text that the
+        model was asked); tokens (of the correct side, end of turn included); truncated (a side met
+        the end of the model's context).
 
     Raises:
-        UserError: for a bad file of pairs, a model that cannot be loaded or that the training
-            engine cannot run, or chat mode without a chat template.
+        UserError: for a model that the training engine cannot run.
     """
-    by_id = read_problems("pairs", problems, sha256)
-    tokenizer = load_tokenizer(model, revision, template)
-    if mode == "chat":
-        require_chat_template(tokenizer, model)
-    network = load_model(model, revision, settings.dtype)
-    pairs = tokenize(by_id, tokenizer, mode, max_length(network))
+    pairs = tokenize(problems, tokenizer, mode, max_length(network))
     started = time.monotonic()
     means = mean_probabilities(
         network,
@@ -107,21 +88,18 @@ def discriminate(
         time.monotonic() - started,
     )
     nothing = (None, None)
-    files.write_jsonl(
-        out,
-        [
-            {
-                "task_id": task_id,
-                "p_correct": means.get(task_id, nothing)[0],
-                "p_incorrect": means.get(task_id, nothing)[1],
-                "not_compared": pair.not_compared,
-                "prompt": pair.prompt,
-                "tokens": pair.tokens,
-                "truncated": pair.cut,
-            }
-            for task_id, pair in pairs.items()
-        ],
-    )
+    return [
+        {
+            "task_id": task_id,
+            "p_correct": means.get(task_id, nothing)[0],
+            "p_incorrect": means.get(task_id, nothing)[1],
+            "not_compared": pair.not_compared,
+            "prompt": pair.prompt,
+            "tokens": pair.tokens,
+            "truncated": pair.cut,
+        }
+        for task_id, pair in pairs.items()
+    ]
 
 
 def max_length(network: Any) -> int:

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fgit.benchmarks.kind import Programs
-from fgit.benchmarks.kinds import programs_of
-from fgit.benchmarks.problems import read_problems
-from fgit.common import files
 from fgit.common.errors import UserError
-from fgit.common.models import load_model, load_tokenizer, prompt_ids, require_chat_template
+from fgit.common.models import prompt_ids
 from fgit.common.progress import Writing
-from fgit.config import BenchmarkKind, EvaluateSettings, Mode
+from fgit.config import EvaluateSettings, Mode
 from fgit.inference.decoding import context_length, decode, end_tokens, greedy
 
 log = logging.getLogger(__name__)
@@ -39,57 +35,45 @@ class RawAnswer:
 
 
 def solve(
-    model: str,
-    kind: BenchmarkKind,
-    problems: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    programs: Programs,
+    name: str,
+    model: Any,
+    tokenizer: Any,
+    problems: Mapping[str, dict[str, Any]],
+    mode: Mode,
     settings: EvaluateSettings,
     *,
-    revision: str | None,
-    template: str,
-    mode: Mode,
-    sha256: str | None,
-    one_bos: str | os.PathLike[str] | None,
-) -> None:
-    """Write a model's greedy solution of every problem to ``out`` (JSONL).
-
-    Rows, in the problems' order: task_id; solution (sanitized); raw (the model's answer, cut at
-    the stop strings); prompt (the very text that the model was asked); tokens (new tokens);
-    truncated (the answer met the length limit).
+    twice: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A model's greedy solution of every problem.
 
     Args:
-        model, template, mode, sha256: as for :func:`fgit.evaluate.stage.evaluate`.
-        one_bos: the same rows for prompts that begin with one BOS token; no rows where they are
-            the same prompts.
+        name: the model's, for messages.
+        twice: whether the model is asked once more with prompts that begin with one BOS token,
+            where EvalPlus's begin with two.
+
+    Returns:
+        Rows of task_id; solution (sanitized); raw (the model's answer, cut at the stop strings);
+        prompt (the very text that the model was asked); tokens (new tokens); truncated (the answer
+        met the length limit). And the same of asking once more.
 
     Raises:
-        UserError: for a bad problem file, a model that cannot be loaded, chat mode without a
-            template, or a prompt longer than the model's context.
+        UserError: if a prompt is longer than the model's context.
     """
-    programs = programs_of(kind)
-    by_id = read_problems(kind, problems, sha256)
-    tokenizer = load_tokenizer(model, revision, template)
-    if mode == "chat":
-        require_chat_template(tokenizer, model)
-    prompts = [programs.prompt(problem, tokenizer, mode) for problem in by_id.values()]
+    prompts = [programs.prompt(problem, tokenizer, mode) for problem in problems.values()]
     ids = [tokenizer(text)["input_ids"] for text in prompts]
     once = [prompt_ids(tokenizer, text) for text in prompts]
-    network = load_model(model, revision, settings.dtype)
-    check_context(network, dict(zip(by_id, ids, strict=True)), model, settings.max_new_tokens)
+    check_context(model, dict(zip(problems, ids, strict=True)), name, settings.max_new_tokens)
 
     def rows_of(ids: Sequence[list[int]]) -> list[dict[str, Any]]:
-        answers = answer_greedily(network, tokenizer, ids, programs.stops(mode), settings)
-        return sample_rows(programs, mode, by_id, prompts, answers)
+        answers = answer_greedily(model, tokenizer, ids, programs.stops(mode), settings)
+        return sample_rows(programs, mode, problems, prompts, answers)
 
     rows = rows_of(ids)
-    if one_bos is not None:
-        if once == ids:
-            again = []
-        else:
-            log.info("EvalPlus's prompts begin with two BOS tokens: once more, with one")
-            again = rows_of(once)
-        files.write_jsonl(one_bos, again)
-    files.write_jsonl(out, rows)
+    if not twice or once == ids:
+        return rows, []
+    log.info("EvalPlus's prompts begin with two BOS tokens: once more, with one")
+    return rows, rows_of(once)
 
 
 def sample_rows(

@@ -1,12 +1,14 @@
-"""Asking a model what its kind of benchmark asks (section III-B2)."""
+"""What a model gives the problems of a benchmark: solutions, or of pairs of code probabilities."""
 
 from __future__ import annotations
 
 import os
+from typing import Any
 
-from fgit.benchmarks.kinds import asked_kind
+from fgit.benchmarks.kinds import kind_of
+from fgit.benchmarks.problems import read_problems
 from fgit.common import files
-from fgit.common.models import settled
+from fgit.common.models import load_model, load_tokenizer, require_chat_template, settled
 from fgit.config import BenchmarkKind, EvaluateSettings, Mode
 from fgit.evaluate.discrimination import discriminate
 from fgit.evaluate.solutions import solve
@@ -25,7 +27,7 @@ def evaluate(
     sha256: str | None = None,
     one_bos: str | os.PathLike[str] | None = None,
 ) -> EvaluateSettings:
-    """Write what a model gives each problem to ``out`` (JSONL).
+    """Write what a model gives each problem to ``out`` (JSONL), in the problems' order.
 
     The rows are those of :func:`fgit.evaluate.solutions.solve`, for pairs of code those of
     :func:`fgit.evaluate.discrimination.discriminate`.
@@ -36,37 +38,33 @@ def evaluate(
         mode: ``chat`` asks by the chat template; ``completion`` lets the model go on with the
             bare prompt.
         sha256: the digest that the problem file must have.
-        one_bos: rows as in ``out`` for prompts that begin with one BOS token, where those of
-            ``out`` begin with two; else no rows.
+        one_bos: the same rows for prompts that begin with one BOS token; no rows where they are
+            the same prompts.
 
     Returns:
         The settings, with the dtype that ``auto`` was.
 
     Raises:
-        UserError: for a kind of which no model is asked, a bad problem file, or a model that cannot
-            be asked so.
+        UserError: for a bad problem file, a model that cannot be loaded or asked so, or chat mode
+            without a chat template.
     """
-    programs = asked_kind(kind).programs
     settings = settled(settings, "dtype")
-    if programs is None:
-        if one_bos is not None:
-            files.write_jsonl(one_bos, [])  # pairs are asked with one, as in training
-        discriminate(
-            *(model, problems, out, settings),
-            revision=revision,
-            template=template,
-            mode=mode,
-            sha256=sha256,
+    by_id = read_problems(kind, problems, sha256)
+    tokenizer = load_tokenizer(model, revision, template)
+    if mode == "chat":
+        require_chat_template(tokenizer, model)
+    network = load_model(model, revision, settings.dtype)
+    again: list[dict[str, Any]] = []
+    if (programs := kind_of(kind).programs) is None:
+        rows = discriminate(network, tokenizer, by_id, mode)  # asked with one BOS, as in training
+    else:
+        if programs.max_new_tokens is not None:
+            settings = settings.model_copy(update={"max_new_tokens": programs.max_new_tokens})
+        rows, again = solve(
+            *(programs, model, network, tokenizer, by_id, mode, settings),
+            twice=one_bos is not None,
         )
-        return settings
-    if programs.max_new_tokens is not None:
-        settings = settings.model_copy(update={"max_new_tokens": programs.max_new_tokens})
-    solve(
-        *(model, kind, problems, out, settings),
-        revision=revision,
-        template=template,
-        mode=mode,
-        sha256=sha256,
-        one_bos=one_bos,
-    )
+    if one_bos is not None:
+        files.write_jsonl(one_bos, again)
+    files.write_jsonl(out, rows)
     return settings

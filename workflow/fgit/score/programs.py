@@ -367,7 +367,7 @@ def score_part(
     Raises:
         UserError: if a problem is not among the whole's, or is another one there.
     """
-    tested = programs_of(kind).tested
+    programs = programs_of(kind)
     whole, out = Path(whole), Path(out)
     problems = files.resolve(os.fspath(problems))
     part = read_problems(kind, problems, sha256)
@@ -391,7 +391,10 @@ def score_part(
         if differing := [
             task_id
             for task_id, problem in part.items()
-            if any(problem[field] != other[task_id][field] for field in tested)
+            if any(
+                problem[field] != other[task_id][field]
+                for field in (programs.head, *programs.tests)
+            )
         ]:
             raise UserError(
                 f"{problems}: {len(differing)} problems differ from those of the same name in "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from fgit.benchmarks.kinds import asked_kind
+from fgit.benchmarks.kinds import kind_of
 from fgit.config import BenchmarkKind, ScoreSettings
 from fgit.score.preferences import score_pairs
 from fgit.score.programs import score_programs
@@ -30,7 +30,7 @@ def score(
     are); of pairs of code, the probabilities are compared, for which ``problems``, ``samples`` and
     ``sha256`` suffice (:func:`fgit.score.preferences.score_pairs`).
     """
-    if asked_kind(kind).programs is None:
+    if kind_of(kind).programs is None:
         score_pairs(kind, problems, samples, out, sha256=sha256)
         return
     score_programs(
