@@ -115,7 +115,7 @@ def record_of(kind: BenchmarkKind, problem: Mapping[str, Any]) -> dict[str, str 
         "instruction": text,
         "response": fenced(code),
         "language": "python",
-        "tests": problem["test"] if programs_of(kind).job == "tests" else None,
+        "tests": problem["test"] if programs_of(kind).scorer == "tests" else None,
     }
 
 

@@ -94,8 +94,8 @@ BIGCODEBENCH = Kind(
         sanitize,
         head="complete_prompt",
         tests=("test",),
-        job="bigcodebench",
         scorer="bigcodebench",
+        library="bigcodebench",
         tight_limits=False,  # it raises every limit to 240 s
     ),
     environment="bigcodebench",

@@ -76,7 +76,7 @@ protect = functools.partial(
 )
 
 PROGRAMS = Programs(
-    prompt, stops, sanitize, head="prompt", tests=INPUTS, job="humaneval", scorer="evalplus"
+    prompt, stops, sanitize, head="prompt", tests=INPUTS, scorer="humaneval", library="evalplus"
 )
 HUMANEVAL = Kind(
     "humaneval", check, protect, functools.partial(EvalPlusFile, "HumanEvalPlus"), PROGRAMS

@@ -27,8 +27,8 @@ class Programs:
     sanitize: Callable[[str, str], str]  # a program without what is around it, by its entry point
     head: str  # the field with the beginning of the program, behind which a solution stands
     tests: tuple[str, ...]  # the fields that hold the tests
-    job: str  # which job of the sandbox's worker checks a program
-    scorer: str | None  # the package whose check that is; None: FGit's own
+    scorer: str  # which scorer of the sandbox's worker checks a program
+    library: str | None  # the package whose scorer that is; None: FGit's own
     # Whether the time limits are so near to what the tests take that a busy machine may decide.
     tight_limits: bool = True
     max_new_tokens: int | None = None  # tokens of a solution; None: as the settings say

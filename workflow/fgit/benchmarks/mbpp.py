@@ -36,6 +36,6 @@ MBPP = Kind(
     humaneval.protect,
     functools.partial(EvalPlusFile, "MbppPlus"),
     dataclasses.replace(
-        humaneval.PROGRAMS, stops=functools.partial(humaneval.stops, dataset="mbpp"), job="mbpp"
+        humaneval.PROGRAMS, stops=functools.partial(humaneval.stops, dataset="mbpp"), scorer="mbpp"
     ),
 )

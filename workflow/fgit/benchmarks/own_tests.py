@@ -20,5 +20,5 @@ OWN_TESTS = Kind(
     check,
     humaneval.protect,
     # A prompt is a head to go on from, as HumanEval's.
-    programs=dataclasses.replace(humaneval.PROGRAMS, tests=("test",), job="tests", scorer=None),
+    programs=dataclasses.replace(humaneval.PROGRAMS, tests=("test",), scorer="tests", library=None),
 )

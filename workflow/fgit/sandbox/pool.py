@@ -235,8 +235,8 @@ def versions_of(kind: str, python: str | None) -> dict[str, str]:
     Raises:
         UserError: if that environment lacks the kind's scorer.
     """
-    scorer = programs_of(kind).scorer
-    packages = [] if scorer is None else [scorer, "numpy"]
+    library = programs_of(kind).library
+    packages = [] if library is None else [library, "numpy"]
     interpreter = interpreter_of(python)
     program = (
         "import hashlib, importlib.metadata as m, json, platform, sys\n"
@@ -444,8 +444,8 @@ class Worker:
             if self.stopped:
                 raise WorkerLost("scoring was stopped", timed_out=False)
             self.end()
-            job = programs_of(self.kind).job
-            self.process = self.box.start(Path(__file__).with_name("worker"), job)
+            scorer = programs_of(self.kind).scorer
+            self.process = self.box.start(Path(__file__).with_name("worker"), scorer)
             self.receive(self.process, f"the worker process for {self.kind} did not start")
         return self.process
 

@@ -162,7 +162,7 @@ def score_programs(
             "samples_sha256": None
             if os.fspath(samples) == CANONICAL
             else files.sha256(Path(samples)),
-            "scorer": programs.scorer or "fgit",
+            "scorer": programs.library or "fgit",
             **conditions,
             "threads": threads,
             "seconds": round(time.monotonic() - started, 1),
