@@ -18,7 +18,10 @@ Row = Mapping[str, Any]  # of a problem file, as it stands there
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-    """How a model is asked for programs, and how they are checked."""
+    """How a model is asked for programs, and how they are checked.
+
+    Problems have ``entry_point`` and ``canonical_solution`` besides the fields named here.
+    """
 
     # The text that the model is asked: of the problem, for the tokenizer. In completion mode it
     # goes on from there, so that the text and the answer are the program.

@@ -67,40 +67,29 @@ def solve(
 
     def rows_of(ids: Sequence[list[int]]) -> list[dict[str, Any]]:
         answers = answer_greedily(model, tokenizer, ids, programs.stops(mode), settings)
-        return sample_rows(programs, mode, problems, prompts, answers)
+        return [
+            {
+                "task_id": task_id,
+                "solution": sanitized(
+                    programs,
+                    answer.text if mode == "chat" else prompt + answer.text,
+                    problem["entry_point"],
+                ),
+                "raw": answer.text,
+                "prompt": prompt,
+                "tokens": answer.tokens,
+                "truncated": answer.truncated,
+            }
+            for (task_id, problem), prompt, answer in zip(
+                problems.items(), prompts, answers, strict=True
+            )
+        ]
 
     rows = rows_of(ids)
     if not twice or once == ids:
         return rows, []
     log.info("EvalPlus's prompts begin with two BOS tokens: once more, with one")
     return rows, rows_of(once)
-
-
-def sample_rows(
-    programs: Programs,
-    mode: Mode,
-    problems: Mapping[str, dict[str, Any]],
-    prompts: Sequence[str],
-    answers: Sequence[RawAnswer],
-) -> list[dict[str, Any]]:
-    """The answers as rows, sanitized."""
-    return [
-        {
-            "task_id": task_id,
-            "solution": sanitized(
-                programs,
-                answer.text if mode == "chat" else prompt + answer.text,
-                problem["entry_point"],
-            ),
-            "raw": answer.text,
-            "prompt": prompt,
-            "tokens": answer.tokens,
-            "truncated": answer.truncated,
-        }
-        for (task_id, problem), prompt, answer in zip(
-            problems.items(), prompts, answers, strict=True
-        )
-    ]
 
 
 def sanitized(programs: Programs, code: str, entry_point: str) -> str:
