@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import logging
@@ -15,13 +14,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from fgit import cli, config
+from fgit import cli, config, verbs
 from fgit.common.errors import Stopped, UserError
 from fgit.common.files import sha256, write_jsonl, write_parquet
 from fgit.fetch import RELEASED
+from fgit.flags import read_settings
 
 CODE = "def add(a, b):\n    return a + b\n"
 RECORD = {
@@ -56,7 +54,7 @@ def refused(fgit, tmp_path):
         assert code == 1
         last = error.strip().splitlines()[-1]
         assert set(tmp_path.rglob("*")) == before
-        verb = " ".join(arguments[: 2 if arguments[0] in cli.GROUPS else 1])
+        verb = " ".join(arguments[: 2 if arguments[0] in verbs.GROUPS else 1])
         assert f"fgit {verb}: error: " in error, last
         return error.partition(f"fgit {verb}: error: ")[2].strip()
 
@@ -98,23 +96,23 @@ def subparser(verb):
 
 
 def test_the_overview_names_every_verb():
-    for name, command in cli.COMMANDS.items():
-        group, _, verb = name.rpartition(" ")
+    for name, verb in cli.VERBS.items():
+        group, _, last = name.rpartition(" ")
         text = (subparser(group) if group else cli.make_parser()).format_help()
-        assert verb in text and command.summary.split()[0] in text
-    assert {"fetch", "report", "masks", "weights"} <= set(cli.COMMANDS)
+        assert last in text and verb.summary.split()[0].lower() in text
+    assert {"fetch", "report", "masks", "weights"} <= set(cli.VERBS)
 
 
-@pytest.mark.parametrize("verb", cli.COMMANDS)
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_help_lists_each_setting_with_its_sentence(verb, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main([*verb.split(), "--help"])
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    command = cli.COMMANDS[verb]
-    assert command.details in text
-    for name, field in command.settings.model_fields.items() if command.settings else []:
-        if command.fields is None or name in command.fields:
+    offered = cli.VERBS[verb]
+    assert f"{offered.summary}. {offered.details}" in text
+    for name, field in offered.settings.model_fields.items() if offered.settings else []:
+        if name in offered.fields:
             assert f"--{name.replace('_', '-')}" in text
             sentence = " ".join((field.description or "").split())
             # argparse may break a line behind a hyphen.
@@ -122,7 +120,7 @@ def test_help_lists_each_setting_with_its_sentence(verb, capsys):
             assert f"(default: {field.default})".replace(" ", "") in text.replace(" ", "")
 
 
-@pytest.mark.parametrize("verb", cli.COMMANDS)
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_flag_has_help(verb):
     for action in subparser(verb)._actions:
         assert action.help, action.option_strings
@@ -163,43 +161,6 @@ def test_python_m_fgit():
 # ------------------------------------------------------------------ flags
 
 
-def named(*words):
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--benchmark", nargs="+", action=cli.NamedValues, default={})
-    return parser.parse_args(list(words)).benchmark
-
-
-def test_named_values():
-    assert named() == {}
-    assert named("--benchmark", "a=1", "b=2") == {"a": "1", "b": "2"}
-    assert named("--benchmark", "a=1", "--benchmark", "b=2") == {"a": "1", "b": "2"}
-    assert named("--benchmark", "a=x=y") == {"a": "x=y"}
-
-
-@settings(max_examples=50)
-@given(st.dictionaries(st.from_regex(r"[a-z]+", fullmatch=True), st.text(min_size=1), max_size=4))
-def test_named_values_come_as_they_were_given(values):
-    assert (
-        named(*(word for k, v in values.items() for word in ("--benchmark", f"{k}={v}"))) == values
-    )
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["a"], "expected NAME=VALUE, not 'a'"),
-        (["=1"], "expected NAME=VALUE, not '=1'"),
-        (["a="], "expected NAME=VALUE, not 'a='"),
-        (["a=1", "a=2"], "'a' is given twice"),
-    ],
-)
-def test_named_values_that_are_none(words, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        named("--benchmark", *words)
-    assert stopped.value.code == 2
-    assert f"argument --benchmark: {message}" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
 def test_threads_are_a_positive_number(value, capsys):
     with pytest.raises(SystemExit):
@@ -222,8 +183,8 @@ def test_settings_out_of_range(refused, tmp_path, flags, message):
 
 
 def test_settings_default_to_the_configs():
-    for verb, command in cli.COMMANDS.items():
-        if command.settings is not None:
+    for verb, offered in cli.VERBS.items():
+        if offered.settings is not None:
             needed = [
                 word
                 for action in subparser(verb)._actions
@@ -233,7 +194,7 @@ def test_settings_default_to_the_configs():
             for group in subparser(verb)._mutually_exclusive_groups:
                 needed += [group._group_actions[0].option_strings[0], "x"] * group.required
             arguments = cli.make_parser().parse_args([*verb.split(), *needed])
-            assert cli.read_settings(arguments, command) == command.settings(), verb
+            assert read_settings(arguments, offered) == offered.settings(), verb
 
 
 # ------------------------------------------------------------------ errors
@@ -278,7 +239,7 @@ def filled(verb, given, tmp_path):
 
 
 def test_every_stage_is_tried_below():
-    assert set(STAGES_INPUTS) == set(cli.COMMANDS) - {"fetch", "doctor"}
+    assert set(STAGES_INPUTS) == set(cli.VERBS) - {"fetch", "doctor"}
 
 
 @pytest.mark.parametrize("verb", STAGES_INPUTS)
@@ -390,28 +351,26 @@ def test_a_file_where_a_folder_should_be(refused, tmp_path, spans):
 def test_other_errors_keep_their_traceback(monkeypatch):
     """They are ours to mend, and the traceback says where."""
 
-    def broken(arguments, settings):
+    def broken(**values):
         raise OSError("no number")
 
-    monkeypatch.setitem(cli.COMMANDS, "annotate", cli.COMMANDS["annotate"]._replace(run=broken))
+    monkeypatch.setitem(cli.VERBS, "annotate", cli.VERBS["annotate"]._replace(run=broken))
     with pytest.raises(OSError, match="no number"):
         cli.main(["annotate", "--pairs", "p", "--out", "o", "--report", "r"])
 
 
 def test_interruption(monkeypatch, fgit):
-    def interrupted(arguments, settings):
+    def interrupted(**values):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(
-        cli.COMMANDS, "annotate", cli.COMMANDS["annotate"]._replace(run=interrupted)
-    )
+    monkeypatch.setitem(cli.VERBS, "annotate", cli.VERBS["annotate"]._replace(run=interrupted))
     code, error = fgit("annotate", "--pairs", "p", "--out", "o", "--report", "r")
     assert code == 130
     assert error == "fgit annotate: error: interrupted\n"
 
 
 def test_sigterm_ends_a_stage_with_a_clear_line(monkeypatch, fgit):
-    def stopped(arguments, settings):
+    def stopped(**values):
         raise Stopped("step 12")
 
     replace_annotate(monkeypatch, stopped)
@@ -428,14 +387,14 @@ def test_sigterm_ends_a_stage_with_a_clear_line(monkeypatch, fgit):
 
 
 def replace_annotate(monkeypatch, run):
-    monkeypatch.setitem(cli.COMMANDS, "annotate", cli.COMMANDS["annotate"]._replace(run=run))
+    monkeypatch.setitem(cli.VERBS, "annotate", cli.VERBS["annotate"]._replace(run=run))
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_of_several_processes_the_first_one_speaks(monkeypatch, fgit, tmp_path, rank):
     """The others leave their message to the launcher, which shows it at the end."""
 
-    def wrong(arguments, settings):
+    def wrong(**values):
         logging.getLogger("fgit.x").info("all is well")
         logging.getLogger("fgit.x").warning("something is odd")
         raise UserError("a.jsonl, row 3: 'x' is empty. Mend the row")
@@ -463,7 +422,7 @@ def test_of_several_processes_the_first_one_writes_provenance(
     monkeypatch, fgit, tmp_path, pairs, rank
 ):
     monkeypatch.setenv("RANK", rank)
-    replace_annotate(monkeypatch, lambda arguments, settings: arguments.out.touch())
+    replace_annotate(monkeypatch, lambda out, **values: out.touch())
     out = tmp_path / "o.parquet"
     code, error = fgit(*filled("annotate", pairs, tmp_path))
     assert code == 0, error
@@ -503,10 +462,10 @@ def test_several_findings_stand_below_each_other(refused, tmp_path):
 
 
 def test_user_errors_are_printed_as_they_are(monkeypatch, fgit):
-    def wrong(arguments, settings):
+    def wrong(**values):
         raise UserError("a.jsonl, row 3: 'x' is empty. Mend the row")
 
-    monkeypatch.setitem(cli.COMMANDS, "annotate", cli.COMMANDS["annotate"]._replace(run=wrong))
+    monkeypatch.setitem(cli.VERBS, "annotate", cli.VERBS["annotate"]._replace(run=wrong))
     code, error = fgit("annotate", "--pairs", "p", "--out", "o", "--report", "r")
     assert (code, error) == (
         1,
@@ -585,13 +544,13 @@ def test_provenance_of_a_model_folder(fgit, tmp_path, tiny_model, pairs):
 
 @pytest.mark.parametrize("variants", [None, Path("variants.parquet")])
 def test_models_that_settings_name_are_inputs(variants):
-    arguments = argparse.Namespace(given=variants)
+    values = {"given": variants}
     generating = config.GenerateSettings(teacher="org/teacher")
     teacher = {} if variants else {"teacher": Path("org/teacher")}
-    assert cli.named_models(arguments, generating) == teacher
+    assert cli.named_models(values, generating) == teacher
     selecting = config.SelectSettings(embedder="org/embedder")
-    assert cli.named_models(arguments, selecting) == {"embedder": Path("org/embedder")}
-    assert cli.named_models(arguments, None) == {}
+    assert cli.named_models(values, selecting) == {"embedder": Path("org/embedder")}
+    assert cli.named_models(values, None) == {}
 
 
 def test_no_provenance_of_what_failed(refused, tmp_path):

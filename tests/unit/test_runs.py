@@ -31,6 +31,7 @@ from fgit.config import (
     parse_config,
     read_config,
 )
+from fgit.flags import read_settings
 from fgit.runs import (
     Run,
     all_runs,
@@ -287,7 +288,7 @@ def parsed(verb: str, text: str):
         arguments = cli.make_parser().parse_args([verb, *shlex.split(text)])
     except SystemExit:
         pytest.fail(f"fgit {verb} refuses: {text}")
-    return arguments, cli.read_settings(arguments, cli.COMMANDS[verb])
+    return arguments, read_settings(arguments, cli.VERBS[verb])
 
 
 REPORTED = "--out o.parquet --report r.json"
@@ -430,13 +431,13 @@ def test_the_rules_name_verbs_and_flags_that_there_are():
 
 
 def test_each_section_of_the_config_is_a_stage():
-    stages = set(Config.model_fields) & set(cli.COMMANDS)
+    stages = set(Config.model_fields) & set(cli.VERBS)
     assert stages == {
         "decontaminate", "generate", "mutate", "select", "train", "evaluate", "score", "plan"
     }  # fmt: skip
     # Decontaminate and select have one more key in the config.
     for stage in stages - {"train", "plan"}:
-        assert issubclass(Config.model_fields[stage].annotation, cli.COMMANDS[stage].settings)
+        assert issubclass(Config.model_fields[stage].annotation, cli.VERBS[stage].settings)
 
 
 @pytest.mark.parametrize(

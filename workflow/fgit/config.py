@@ -1,6 +1,6 @@
 """What a config says: every key, its type, its default and a sentence.
 
-The same classes give the stages' command-line flags (:mod:`fgit.cli`) and the rules' parameters,
+The same classes give the stages' command-line flags (:mod:`fgit.flags`) and the rules' parameters,
 so that a key of the config, a flag and a field are one word. Unknown keys are refused.
 """
 

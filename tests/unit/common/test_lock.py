@@ -252,8 +252,8 @@ def annotate(monkeypatch, capsys, tmp_path):
     """``fgit annotate`` that does something else; its exit code and what it said."""
 
     def run(act):
-        changed = cli.COMMANDS["annotate"]._replace(run=lambda arguments, settings: act())
-        monkeypatch.setitem(cli.COMMANDS, "annotate", changed)
+        changed = cli.VERBS["annotate"]._replace(run=lambda **values: act())
+        monkeypatch.setitem(cli.VERBS, "annotate", changed)
         (tmp_path / "p.parquet").touch()
         words = ["--pairs", "p.parquet", "--out", "o.parquet", "--report", "r.json"]
         words = [word if word.startswith("--") else str(tmp_path / word) for word in words]

@@ -148,7 +148,6 @@ def variants(
     out: Path,
     scoring: ScoreSettings,
     selection: SelectSettings,
-    *,
     threads: int,
     sha256: str | None = None,
 ) -> None:

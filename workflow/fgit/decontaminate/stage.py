@@ -64,7 +64,6 @@ def decontaminate(
     out: Path,
     report: Path,
     settings: DecontaminateSettings,
-    *,
     matches: Path | None = None,
     fields: Mapping[str, str] | None = None,
     revision: str | None = None,

@@ -20,7 +20,6 @@ def evaluate(
     problems: str | os.PathLike[str],
     out: str | os.PathLike[str],
     settings: EvaluateSettings,
-    *,
     revision: str | None = None,
     template: str = "own",
     mode: Mode = "chat",

@@ -902,7 +902,6 @@ def as_yaml(settings: PlanSettings) -> str:
 
 def plan(
     config: Path,
-    *,
     tables: Sequence[str] | None = None,
     pilot: bool = False,
     results: Path | None = None,

@@ -16,7 +16,6 @@ def score(
     samples: str | os.PathLike[str],
     out: str | os.PathLike[str],
     settings: ScoreSettings,
-    *,
     one_bos: str | os.PathLike[str] | None = None,
     ground_truth: str | os.PathLike[str] | None = None,
     threads: int | None = None,
