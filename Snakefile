@@ -14,14 +14,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from fgit.config import (
-    GENERATE_SPEED_ONLY,
-    SPEED_ONLY,
-    GenerateSettings,
-    Model,
-    TrainSettings,
-    parse_config,
-)
+from fgit.config import Model, parse_config
 from fgit.benchmarks.kinds import kind_of
 from fgit.cluster.doctor import before_start
 from fgit.common.errors import UserError
@@ -40,8 +33,10 @@ from fgit.runs import (
     launcher,
     pilot_of,
     repeated,
+    result_flags,
     shard_count,
     sheets_of,
+    speed_flags,
     teacher_as_model,
     use_hub,
     use_this_checkout,
@@ -49,7 +44,9 @@ from fgit.runs import (
     train_settings,
 )
 
-min_version("9.0")
+# The version of envs/main.txt: with no other is it tested. Of Snakemake's insides, asks_of() and
+# on_gpus() in common.smk and onstart below use some, so that a new major version may break them.
+min_version("9.27.1")
 
 
 # A config that has a name is whole. (--replace-workflow-config would do, but Snakemake does not hand

@@ -25,9 +25,6 @@ SITE = {
     "training_memory_gb": 3,
     "teacher_memory_gb": 2,
     "model_memory_gb": 2,
-    "training_gpus": 2,
-    "training_nodes": 1,
-    "teacher_gpus": 1,
     "trainings": 4,
     "notice": 60,
 }

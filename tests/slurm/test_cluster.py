@@ -9,7 +9,7 @@ import pytest
 
 pytestmark = pytest.mark.slurm
 
-ON_GPUS = {"generate": 1, "audit_generate": 1, "select": 1, "train": 2, "evaluate": 1}
+ON_GPUS = {"generate": 1, "audit_generate": 1, "select": 1, "train": 1, "evaluate": 1}
 
 
 @pytest.mark.promise
@@ -35,7 +35,6 @@ def test_the_whole_workflow_runs_on_the_cluster(project, cluster):
 
 def test_a_training_on_two_nodes_through_the_profile(project, cluster, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    project.write_site(training_nodes=2, training_gpus=1)
     project.config["launch"] = {"accelerate": "ddp", "processes": 1, "nodes": 2}
     project.config["generate"]["shards"] = 2
     project.write_config()

@@ -317,17 +317,18 @@ def test_a_damaged_file_is_noticed_and_made_again(project, cluster):
 
 
 @pytest.mark.parametrize(
-    ("site", "said"),
+    ("site", "launch", "said"),
     [
-        ({"gpu_partition": "gpus"}, "gpus"),
-        ({"training_gpus": 3}, "3"),
+        ({"gpu_partition": "gpus"}, {}, "partition 'gpus'"),
+        ({}, {"accelerate": "ddp", "processes": 3}, "it asks for 3 GPUs"),
     ],
     ids=["partition", "GPUs"],
 )
 def test_what_the_cluster_does_not_have_is_said_before_a_job_is_queued(
-    project, cluster, site, said
+    project, cluster, site, launch, said
 ):
     project.write_site(**site)
+    project.write_config(launch=launch)
     code, text = project.snakemake(TRAINED, check=False)
     assert code and said in text and "fgit doctor" in text
     assert "has been submitted" not in text

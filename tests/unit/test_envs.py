@@ -107,6 +107,17 @@ def test_the_project_declares_what_it_imports():
     }
 
 
+def test_the_snakefile_asks_for_the_snakemake_that_is_tested():
+    (asked,) = re.findall(r'^min_version\("(.+)"\)$', (REPOSITORY / "Snakefile").read_text(), re.M)
+    assert {f"snakemake=={asked}"} == {
+        requirement
+        for name in ("main.in", "main.txt")
+        for requirement in requirements(name)
+        if package(requirement) == "snakemake"
+    }
+    assert importlib.metadata.version("snakemake") == asked
+
+
 def test_the_pythons_that_the_project_names_are_those_that_make_takes():
     assert PROJECT["requires-python"] == ">=3.11,<3.14"
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")

@@ -132,8 +132,8 @@ def test_each_dtype_that_the_teacher_had_is_named(tmp_path, records, shards):
         assert json.loads(out[1].read_text())["dtype"] == expected
 
 
-def test_a_limit_of_the_endpoint_may_differ(tmp_path, records, shards):
-    edit(shards[2], requests_per_minute=5)
+def test_what_changes_the_speed_only_may_differ(tmp_path, records, shards):
+    edit(shards[2], **dict.fromkeys(GenerateSettings.speed_fields(), 5))
     gather(shards, records, tmp_path / "variants.parquet", tmp_path / "report.json")
 
 

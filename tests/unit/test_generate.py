@@ -379,6 +379,7 @@ def test_a_generation_that_ends_early_asks_for_the_rest_later(tmp_path, echo, er
         ({"url": "http://elsewhere/v1"}, 3),
         ({"min_similarity": 0.1}, 3),
         ({"max_spend": 9.0, "price_per_million_input": 1.0}, 3),
+        ({"batch_size": 5, "tensor_parallel": 2}, 3),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -17,15 +17,17 @@ from fgit import cli
 from fgit.common.errors import UserError
 from fgit.config import (
     LAUNCHERS,
-    SPEED_ONLY,
     Benchmark,
     BenchmarkKind,
     Config,
     Dataset,
+    DecontaminateSettings,
+    EvaluateSettings,
     GenerateSettings,
     Launch,
     Model,
     MutateSettings,
+    ScoreSettings,
     SelectSettings,
     TrainSettings,
     parse_config,
@@ -42,7 +44,9 @@ from fgit.runs import (
     is_file,
     keeps_model,
     launcher,
+    result_flags,
     runs_of,
+    speed_flags,
     train_settings,
     use_this_checkout,
 )
@@ -282,6 +286,33 @@ def test_an_empty_value_is_given_as_one():
     assert words[words.index("--prefix") + 1] == ""
 
 
+STAGES = [
+    *(DecontaminateSettings, GenerateSettings, MutateSettings, SelectSettings),
+    *(TrainSettings, EvaluateSettings, ScoreSettings),
+]
+FIELDS = [(cls, name) for cls in STAGES for name in cls.model_fields]
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), FIELDS, ids=[f"{cls.__name__}.{name}" for cls, name in FIELDS]
+)
+def test_another_value_is_among_the_flags_that_are_compared_unless_it_is_speed(cls, name):
+    before = cls()
+    value = getattr(before, name)
+    choices = get_args(cls.model_fields[name].annotation)
+    if isinstance(value, str) and value in choices:
+        other = next(choice for choice in choices if choice != value)
+    elif isinstance(value, bool):
+        other = not value
+    else:
+        other = choices[0](7) if value is None else value * 2 + type(value)(1)
+    after = before.model_copy(update={name: other})
+    changed = [given(before) != given(after) for given in (result_flags, speed_flags)]
+    assert changed == ([False, True] if name in cls.speed_fields() else [True, False])
+    words = shlex.split(f"{result_flags(before)} {speed_flags(before)}")
+    assert sorted(words) == sorted(shlex.split(flags(before)))
+
+
 def parsed(verb: str, text: str):
     """The settings that the command line reads from a rule's flags; unknown flags end the test."""
     try:
@@ -343,8 +374,8 @@ def test_every_run_trains_with_its_settings(config):
             arguments, _ = parsed("evaluate", f"{model} --benchmark mbpp --problems p --out o")
         else:
             settings = train_settings(config, run)
-            result = flags(settings, leave_out=["variants", *SPEED_ONLY])
-            speed = flags(settings, leave_out=TrainSettings.model_fields.keys() - SPEED_ONLY)
+            result = result_flags(settings, leave_out=["variants"])
+            speed = speed_flags(settings)
             arguments, got = parsed(
                 "train", f"{model} --spans s {result} {speed} --threads 2 --out o"
             )

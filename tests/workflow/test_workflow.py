@@ -14,6 +14,8 @@ import polars as pl
 import psutil
 import pytest
 
+from fgit.config import Config, TrainSettings
+from fgit.runs import speed_flags
 from tests.project import FUNCTIONS, PROBLEMS, Project, running_teacher
 
 
@@ -165,20 +167,67 @@ def test_a_killed_training_is_run_again(project):
     assert project.planned() == {}
 
 
-def test_what_changes_the_speed_only_trains_nothing_again(project):
-    speed = {
+SPEED = {
+    "generate": {
+        "batch_size": 5,
+        "tensor_parallel": 4,
+        "requests_per_minute": 60.0,
+        "tokens_per_minute": 1e5,
+        "max_spend": 2.0,
+        "price_per_million_input": 1.0,
+        "price_per_million_output": 3.0,
+    },
+    "select": {"batch_size": 7},
+    "train": {
         "token_budget": 512,
         "attention": "sdpa",
         "gradient_checkpointing": True,
-        "checkpoint_minutes": 1,
+        "checkpoint_minutes": 1.0,
+    },
+    "evaluate": {"batch_size": 3},
+    "score": {"memory_mb": 7000},
+}
+RESULT = {
+    "decontaminate": ({"ngram_size": 9}, {"decontaminate"}),
+    "generate": ({"temperature": 0.5}, {"generate", "audit_generate"}),
+    "mutate": ({"seed": 5}, {"mutate"}),
+    "select": ({"max_length": 64}, {"select", "audit_variants"}),
+    "train": ({"epochs": 2}, {"train"}),
+    "evaluate": ({"max_new_tokens": 9}, {"evaluate"}),
+    "score": ({"min_time_limit": 2.0}, {"score", "audit_variants"}),
+}
+
+
+def with_values(project, sections):
+    """Sections of the project's config with other values."""
+    return {name: project.config.get(name, {}) | values for name, values in sections.items()}
+
+
+def test_what_changes_the_speed_only_runs_nothing_again(project):
+    settings = {name: field.annotation for name, field in Config.model_fields.items()}
+    settings["train"] = TrainSettings
+    assert {name: set(values) for name, values in SPEED.items()} == {
+        name: settings[name].speed_fields() for name in SPEED
     }
-    project.write_config(
-        train=project.config["train"] | speed,
-        launch={"accelerate": "ddp", "processes": 2},
-        keep_models=["fgit"],
-    )
+    launch = {"accelerate": "ddp", "processes": 2}
+    project.write_config(**with_values(project, SPEED), launch=launch, keep_models=["fgit"])
     try:
         assert project.planned().keys() == {"config", "table", "report"}
+        _, output = project.snakemake("-n", "-p", "--forceall")
+        for name, values in SPEED.items():
+            assert speed_flags(settings[name](**values)) in output, name
+    finally:
+        project.write_config()
+
+
+@pytest.mark.parametrize("section", RESULT)
+def test_what_changes_the_result_runs_the_stage_again(project, section):
+    values, rules = RESULT[section]
+    project.write_config(**with_values(project, {section: values}))
+    try:
+        planned = project.planned().keys()
+        assert rules <= planned
+        assert section == "decontaminate" or "decontaminate" not in planned
     finally:
         project.write_config()
 

@@ -16,7 +16,7 @@ import polars as pl
 from fgit import variants
 from fgit.common import files
 from fgit.common.errors import UserError
-from fgit.config import GENERATE_SPEED_ONLY
+from fgit.config import GenerateSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ SUMMED = (
 )
 OWN = ("shard", "records_sha256")
 MAY_DIFFER = {
-    *(*SUMMED, *OWN, *GENERATE_SPEED_ONLY),
+    *(*SUMMED, *OWN, *GenerateSettings.speed_fields()),
     *("refused", "tokens_per_second", "same_text", "dtype"),
 }
 

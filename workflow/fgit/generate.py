@@ -24,7 +24,7 @@ from fgit.common import files
 from fgit.common.code_blocks import PYTHON, CodeBlock, block_at, code_blocks, main_code, parses
 from fgit.common.errors import Stopped, UserError
 from fgit.common.models import TEACHER_PROMPT
-from fgit.config import GENERATE_SPEED_ONLY, GenerateSettings
+from fgit.config import GenerateSettings
 from fgit.gather import one_promise, part, records_digest, table
 from fgit.inference import engines
 from fgit.inference.journal import AnswerJournal
@@ -43,7 +43,7 @@ NO_CHANCE = 12
 GIVEN = "given"  # in place of the backend, where the answers were there already
 
 # What an answer does not depend on, besides what the requests hold: a server may move.
-NOT_OF_ANSWERS = {"variants", "seed", "shards", "min_similarity", "url", *GENERATE_SPEED_ONLY}
+NOT_OF_ANSWERS = {"variants", "seed", "shards", "min_similarity", "url"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +289,7 @@ def placed(answers: Iterator[Answer], places: Sequence[int]) -> Iterator[Answer]
 
 def answers_digest(requests: Sequence[Request], settings: GenerateSettings) -> str:
     """Of all that the answers depend on."""
-    values = settings.model_dump(mode="json", exclude=set(NOT_OF_ANSWERS))
+    values = settings.model_dump(mode="json", exclude=NOT_OF_ANSWERS | settings.speed_fields())
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
     for request in requests:
         digest.update(json.dumps(dataclasses.astuple(request)).encode())

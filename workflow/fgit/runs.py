@@ -16,7 +16,17 @@ import fgit
 from fgit.benchmarks.releases import RELEASE_PREFIX
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, resolve
-from fgit.config import BASE, KEPT_OUT, LAUNCHERS, PUBLISHED, Config, Launch, Row, TrainSettings
+from fgit.config import (
+    BASE,
+    KEPT_OUT,
+    LAUNCHERS,
+    PUBLISHED,
+    Config,
+    Launch,
+    Row,
+    Settings,
+    TrainSettings,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +219,16 @@ def flags(
         elif value is not None:
             parts.append(f"--{flag} {shlex.quote(str(value))}")
     return " ".join(parts)
+
+
+def result_flags(settings: Settings, *, leave_out: Iterable[str] = ()) -> str:
+    """The flags on which the stage's result depends."""
+    return flags(settings, leave_out={*leave_out, *settings.speed_fields()})
+
+
+def speed_flags(settings: Settings) -> str:
+    """The other flags: those of what only changes the speed."""
+    return flags(settings, leave_out=type(settings).model_fields.keys() - settings.speed_fields())
 
 
 def repeated(flag: str, values: Mapping[str, str]) -> str:

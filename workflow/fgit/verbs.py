@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from fgit import config
 from fgit.common.errors import UserError
 from fgit.common.processes import cores, use_threads
@@ -369,7 +371,7 @@ def masks(
 
 
 class WeightsSettings(config.TrainSettings):
-    max_length: int = config.Field(
+    max_length: int = Field(
         1 << 20, ge=8, description="tokens of prompt and response that are kept"
     )
 

@@ -5,7 +5,6 @@ For records that come with tests, a program of asserts. Nothing can be shown of 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -19,7 +18,15 @@ from fgit.common import files
 from fgit.common.code_blocks import block_at
 from fgit.common.errors import UserError
 from fgit.config import ScoreSettings
-from fgit.sandbox.pool import PASS, Submission, Verdict, VerdictJournal, check, conditions_of
+from fgit.sandbox.pool import (
+    PASS,
+    Submission,
+    Verdict,
+    VerdictJournal,
+    check,
+    conditions_of,
+    fingerprint_of,
+)
 from fgit.variants import normalised, read_samples, read_variants
 
 log = logging.getLogger(__name__)
@@ -70,7 +77,7 @@ def verify(
         "variants_sha256": files.sha256(variants),
     }
     journal_file = out.with_name(f"{out.name}.journal")
-    with VerdictJournal(journal_file, json.dumps(conditions, sort_keys=True)) as journal:
+    with VerdictJournal(journal_file, fingerprint_of("tests", conditions)) as journal:
         correct = check(
             "tests",
             {

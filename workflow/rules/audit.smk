@@ -63,15 +63,16 @@ rule audit_variants:
     params:
         python=CONFIG.python.main,
         benchmark=benchmark_flags,
-        score=flags(CONFIG.score),
-        select=flags(CONFIG.select, leave_out=["verified_variants"]),
+        score=result_flags(CONFIG.score),
+        select=result_flags(CONFIG.select, leave_out=["verified_variants"]),
+        speed=speed(CONFIG.score, CONFIG.select),
         out=subpath(output.audit, parent=True),
     message:
         "Testing the variants of {wildcards.benchmark}"
     shell:
         "{params.python} -m fgit audit variants {params.benchmark} --problems {input.problems:q} "
-        "--variants {input.variants:q} {params.score} {params.select} --threads {threads} "
-        "--out {params.out:q} 2>&1 | tee {log:q}"
+        "--variants {input.variants:q} {params.score} {params.select} {params.speed} "
+        "--threads {threads} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 # The readers' files, and the sheet that they read, are no outputs: Snakemake would remove them before

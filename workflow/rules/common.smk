@@ -66,6 +66,14 @@ def benchmark_flags(w):
     return flags(entry, rename={"kind": "benchmark"}, leave_out=leave_out)
 
 
+def speed(*settings):
+    """The flags of what changes the speed only, as params by which nothing is run again.
+
+    Snakemake compares params with those of the last run, but for those that depend on threads.
+    """
+    return lambda w, threads: " ".join(map(speed_flags, settings))
+
+
 def spans(w):
     """The annotated pairs that a run trains on: the teacher's variants, or mutants."""
     run = RUNS[w.run]
@@ -104,17 +112,7 @@ def teacher_folder(w):
 def teacher_flags(w):
     """The teacher's settings that its answers depend on."""
     folder = {"teacher": found for found in teacher_folder(w)}
-    return flags(
-        CONFIG.generate.model_copy(update=folder),
-        leave_out=["shards", *GENERATE_SPEED_ONLY],
-    )
-
-
-# What of the teacher's settings changes the speed or the price only.
-TEACHER_SPEED = flags(
-    CONFIG.generate,
-    leave_out=GenerateSettings.model_fields.keys() - GENERATE_SPEED_ONLY,
-)
+    return result_flags(CONFIG.generate.model_copy(update=folder), leave_out=["shards"])
 
 
 def shards(w, suffix):
@@ -181,6 +179,27 @@ def worker_python(w):
 def growing(value):
     """Memory or time that grows with the attempt: a job that had too little gets more."""
     return lambda w, attempt: value * attempt
+
+
+def on_gpus(rule, of_a_node, nodes=1):
+    """The GPUs of a rule's job, by the names of SLURM's executor; their type is the site's.
+
+    A profile that sets nothing for the rule runs it where nobody hands out GPUs.
+    """
+    given = workflow.resource_settings.overwrite_resources.get(rule, {})
+    kind = [given["gpu_type"].raw] if "gpu_type" in given else []
+    if not given:
+        return {}
+    if nodes == 1:
+        return {"gpu": of_a_node, "gpu_model": kind[0] if kind else None}
+    return {
+        # One task a node; by gpu=, SLURM could spread them unevenly.
+        "gres": ":".join(["gpu", *kind, str(of_a_node)]),
+        "tasks_per_gpu": 0,
+        "mpi": "srun",
+        "nodes": nodes,
+        "tasks": nodes,
+    }
 
 
 def boxes_mb(w, threads, attempt):

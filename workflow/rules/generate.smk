@@ -18,13 +18,13 @@ rule generate:
         f"../../envs/{TEACHER_ENVIRONMENT}.yaml"
     threads: 8
     resources:
+        **on_gpus("generate", CONFIG.generate.gpus),
         mem_mb=6000,
         runtime=1440,
     params:
         python=lambda w, input: teacher_python(bool(input.given)),
         flags=teacher_flags,
-        # Not compared with the last run's, as in the rule train.
-        speed=lambda w, threads: TEACHER_SPEED,
+        speed=speed(CONFIG.generate),
         given=lambda w, input: (
             f"--given {shlex.quote(str(input.given))}" if input.given else ""
         ),

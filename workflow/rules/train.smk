@@ -20,20 +20,18 @@ rule train:
         "../../envs/main.yaml"
     threads: 8
     resources:
+        **on_gpus("train", CONFIG.launch.processes or 1, CONFIG.launch.nodes),
         mem_mb=8000,
         runtime=1440,
     params:
         python=CONFIG.python.main,
         model=lambda w: model_flags(w, RUNS[w.run].model),
-        flags=lambda w: flags(
-            train_settings(CONFIG, RUNS[w.run]), leave_out=["variants", *SPEED_ONLY]
+        flags=lambda w: result_flags(
+            train_settings(CONFIG, RUNS[w.run]), leave_out=["variants"]
         ),
-        # Snakemake does not compare params that depend on threads with those of the last run, so
-        # that what changes the speed only, or the card's licence, trains nothing again.
-        speed=lambda w, threads: flags(
-            train_settings(CONFIG, RUNS[w.run]),
-            leave_out=TrainSettings.model_fields.keys() - SPEED_ONLY,
-        ),
+        # Functions of threads, as speed() in common.smk: neither what changes the speed only, nor
+        # the card's licence, nor the launcher trains anything again.
+        speed=lambda w, threads: speed_flags(train_settings(CONFIG, RUNS[w.run])),
         licence=lambda w, threads: flags(
             CONFIG.models[RUNS[w.run].model],
             leave_out=Model.model_fields.keys() - {"licence"},

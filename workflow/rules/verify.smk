@@ -19,10 +19,11 @@ rule verify:
         runtime=1440,
     params:
         python=CONFIG.python.main,
-        flags=flags(CONFIG.score),
+        flags=result_flags(CONFIG.score),
+        speed=speed(CONFIG.score),
     message:
         "Testing the variants of {wildcards.dataset} ({wildcards.source}) by the samples' own tests"
     shell:
         "{params.python} -m fgit verify --records {input.records:q} --variants {input.variants:q} "
-        "{params.flags} --threads {threads} --out {output.verified:q} --report {output.report:q} "
-        "2>&1 | tee {log:q}"
+        "{params.flags} {params.speed} --threads {threads} --out {output.verified:q} "
+        "--report {output.report:q} 2>&1 | tee {log:q}"

@@ -12,9 +12,9 @@ import yaml
 
 from fgit import cli
 from fgit.cluster import doctor
-from fgit.cluster.partitions import Ask
 from fgit.common.lock import Lock
 from fgit.config import parse_config
+from tests.conftest import REPOSITORY
 from tests.project import Project
 from tests.unit.cluster.test_partitions import NODES, PARTITIONS
 
@@ -155,15 +155,27 @@ def test_a_profile_is_read_as_snakemake_reads_it(tmp_path, monkeypatch):
         doctor.read_profile("prof")
 
 
-def test_fewer_gpus_than_the_config_spreads_a_model_over(project):
-    launch = {"accelerate": "ddp", "processes": 8}
-    config = parse_config(project.config | {"launch": launch})
-    (finding,) = doctor.launches(config, [Ask("train", gpus=4), Ask("evaluate", gpus=1)])
-    assert "launch.processes is 8, but the profile gives these jobs 4" in finding.says
-    assert not list(doctor.launches(config, [Ask("train", gpus=8)]))
-    assert not list(doctor.launches(config, [Ask("train")]))  # on CPUs
-    (finding,) = doctor.launches(config, [Ask("train_pilot", gpus=8, nodes=2)])
-    assert finding.state == "wrong" and "launch.nodes is 1" in finding.says
+@pytest.mark.parametrize(
+    ("launch", "gpu_type", "asked"),
+    [
+        ({}, "", (1, 1, "")),
+        ({"accelerate": "ddp", "processes": 8}, "", (1, 8, "")),
+        ({"accelerate": "ddp", "processes": 8}, "a100", (1, 8, "a100")),
+        ({"accelerate": "fsdp2", "processes": 4, "nodes": 3}, "", (3, 4, "")),
+        ({"accelerate": "fsdp2", "processes": 4, "nodes": 3}, "a100", (3, 4, "a100")),
+    ],
+)
+def test_slurm_is_asked_for_what_the_launch_says(project, launch, gpu_type, asked):
+    """Through the profile that is shipped, in which the type stands."""
+    (project.folder / "slurm").mkdir()
+    text = (REPOSITORY / "slurm/config.yaml").read_text()
+    text = text.replace('gpu_type: ""', f'gpu_type: "{gpu_type}"')
+    (project.folder / "slurm/config.yaml").write_text(text)
+    project.write_config(launch=launch)
+    asks = {ask.rule: ask for ask in doctor.asks_of("slurm", project.folder / "tiny.yaml")}
+    train, generate = asks["train"], asks["generate"]
+    assert (train.nodes, train.gpus, train.gpu_type) == asked
+    assert (generate.nodes, generate.gpus, generate.gpu_type) == (1, 1, gpu_type)
 
 
 def test_what_another_snakemake_s_jobs_write_is_named(tmp_path):

@@ -19,6 +19,7 @@ from fgit.sandbox.pool import (
     VerdictJournal,
     allowed,
     check,
+    fingerprint_of,
     interpreter_of,
     may_take_long,
     second_look,
@@ -226,3 +227,12 @@ def test_no_program_hurts_the_next():
             hostile = f"import ctypes, os\nlibc = ctypes.CDLL(None)\n{statements}{RIGHT}"
             pool.alone(Submission(problem, hostile))
             assert pool.alone(Submission(problem, honest)).passed, name
+
+
+@pytest.mark.parametrize("name", ScoreSettings.model_fields)
+def test_verdicts_hang_on_all_settings_but_those_of_speed(name):
+    before = ScoreSettings()
+    settings = [before, before.model_copy(update={name: 0})]
+    conditions = [{"settings": one.model_dump(), "sandbox": "rlimits"} for one in settings]
+    prints = [fingerprint_of("mbpp", one, "digest of the solutions") for one in conditions]
+    assert (prints[0] == prints[1]) == (name in ScoreSettings.speed_fields())

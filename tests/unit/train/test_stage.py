@@ -127,6 +127,25 @@ def test_two_runs_are_equal(tmp_path, tiny_model, spans):
         assert first == second, file
 
 
+def test_a_training_goes_on_with_other_settings_of_speed(tmp_path, tiny_model, spans, monkeypatch):
+    """The parameters by which a checkpoint is recognised."""
+
+    class Begun(Exception):
+        pass
+
+    def begin(folder, parameters):
+        raise Begun(parameters)
+
+    monkeypatch.setattr("fgit.train.stage.State", begin)
+    speed = dict.fromkeys(TrainSettings.speed_fields(), 1)
+    begun = []
+    for changes in ({}, speed, {"save_dtype": "float32"}, {"alpha": 7.0}):
+        with pytest.raises(Begun) as caught:
+            train(str(tiny_model), spans, tmp_path, SETTINGS.model_copy(update=changes))
+        begun.append(caught.value.args[0])
+    assert begun[0] == begun[1] == begun[2] != begun[3]
+
+
 def test_prompts_that_leave_no_room(tmp_path, tiny_model, spans):
     with pytest.raises(UserError, match="every prompt is longer than max_length"):
         train(

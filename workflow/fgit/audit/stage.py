@@ -177,7 +177,7 @@ def variants(
     """
     from fgit.generate import longest_code
     from fgit.inference.requests import TOO_LONG
-    from fgit.sandbox.pool import Submission, VerdictJournal, check, conditions_of
+    from fgit.sandbox.pool import Submission, VerdictJournal, check, conditions_of, fingerprint_of
     from fgit.select.candidates import choice_of
     from fgit.select.stage import Embedder, cosine, most_similar
 
@@ -199,7 +199,7 @@ def variants(
             submissions[f"{row['k']} {row['id']}"] = Submission(by_id[row["id"]], code)
     conditions = conditions_of(kind, scoring, problems)
     conditions["variants_sha256"] = files.sha256(variants)
-    with VerdictJournal(out / "journal.jsonl", json.dumps([kind, conditions])) as journal:
+    with VerdictJournal(out / "journal.jsonl", fingerprint_of(kind, conditions)) as journal:
         verdicts = check(
             kind,
             submissions,

@@ -33,7 +33,6 @@ from fgit.sandbox.strength import why_not_bwrap
 
 State = Literal["ok", "warning", "wrong"]
 REPOSITORY = Path(fgit.__file__).parents[2]
-GPU_RULES = {"train", "train_temporary", "train_pilot"}
 TEACHER_RULES = {"generate", "audit_generate"}
 SCORE_RULES = {"score", "ground_truth"}
 # What each environment must be able to import; the rest of its pins only have their versions
@@ -107,7 +106,7 @@ def before_start(
     wanted = [one for one in hub.needed(config) if one.rules & rules]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         looks = pool.submit(hub.look_at_all, wanted, timeout=2.0)
-        found = [*orphans(folders), *launches(config, asks)]
+        found = [*orphans(folders)]
         if slurm:
             found += at_slurm(asks, timeout=5)
         if not conda:
@@ -160,7 +159,6 @@ def examine(
             yield from at_slurm(asks, timeout=10)
             yield from accounts(asks)
             yield status_command(options)
-            yield from launches(config, asks)
         if conda:
             yield ok("environments", "Snakemake makes them with conda; not looked at")
         yield from probes.result()
@@ -324,32 +322,6 @@ def orphans(folders: Iterable[Path]) -> Iterator[Finding]:
                 f"{target} is being written by {holder}, as when Snakemake was killed and its jobs "
                 "go on",
                 f"wait until it has ended, or end it: {holder.how_to_end}",
-            )
-
-
-def launches(config: Config, asks: Iterable[Ask]) -> Iterator[Finding]:
-    """Whether jobs have the GPUs that the config spreads a model over."""
-    teacher = config.generate.tensor_parallel if config.generate.backend == "vllm" else 1
-    for rules, key, wanted in [
-        (GPU_RULES, "launch.processes", config.launch.processes or 1),
-        (TEACHER_RULES, "generate.tensor_parallel", teacher),
-    ]:
-        counts = {ask.gpus for ask in asks if ask.rule in rules}
-        for count in sorted(count for count in counts if 0 < count < wanted):
-            yield Finding(
-                "wrong",
-                "GPUs",
-                f"{key} is {wanted}, but the profile gives these jobs {count}",
-                f"set both to the same number: {key} in the config, the GPUs in the profile",
-            )
-    for nodes in sorted({ask.nodes for ask in asks if ask.rule in GPU_RULES}):
-        if nodes != config.launch.nodes:
-            yield Finding(
-                "wrong",
-                "nodes",
-                f"launch.nodes is {config.launch.nodes}, but the profile gives a training {nodes}",
-                "set both to the same number: launch.nodes in the config, training_nodes in the "
-                "profile",
             )
 
 

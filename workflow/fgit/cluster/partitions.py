@@ -250,15 +250,16 @@ def misfit(ask: Ask, partition: Partition, nodes: tuple[Node, ...]) -> Problem |
         return (
             f"it asks for {', '.join(wanted for wanted, _ in lacking)} on a node, but the nodes of "
             f"{where} have at most {', '.join(most for _, most in lacking)}",
-            "ask for less at the top of the profile (and in the config where it says the same), "
-            "or name another partition",
+            "ask for less at the top of the profile (of GPUs: in the config, launch and "
+            "generate.tensor_parallel), or name another partition",
         )
     fitting = [node for node in members if all(has(node) >= n for _, n, has in sizes)]
     if len(fitting) < ask.nodes:
         return (
             f"it asks for {ask.nodes} node{'s' * (ask.nodes > 1)} with {ask.gpus} GPUs{of_type}, "
             f"{ask.cpus} CPUs and {ask.memory_mb} MB each, but {where} has {len(fitting)}",
-            "ask for less at the top of the profile, or name another partition",
+            "ask for less at the top of the profile (of nodes and GPUs: in the config, launch), or "
+            "name another partition",
         )
     return None
 

@@ -365,9 +365,8 @@ class Jobs:
         found: dict[str, Any] = {"items": requests, "tokens": tokens}
         if settings.backend == "openai":
             return found
-        gpus = settings.tensor_parallel if settings.backend == "vllm" else 1
         uses = ("answer_tokens", "teacher_tokens_per_second", "start_seconds")
-        hours = self.on_models(gpus, tokens / plan.teacher_tokens_per_second.value)
+        hours = self.on_models(settings.gpus, tokens / plan.teacher_tokens_per_second.value)
         return found | hours | {"uses": uses}
 
     # -------------------------------------------------------------- the stages

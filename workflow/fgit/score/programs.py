@@ -6,7 +6,6 @@ Programs run in boxes (:mod:`fgit.sandbox.box`) by :mod:`fgit.sandbox.pool`.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import time
@@ -33,6 +32,7 @@ from fgit.sandbox.pool import (
     allowed,
     check,
     conditions_of,
+    fingerprint_of,
     interpreter_of,
 )
 
@@ -133,7 +133,7 @@ def score_programs(
     digest = hashlib.sha256()
     for key, submission in submissions.items():
         digest.update(f"{key}\0{submission.solution}\0".encode("utf-8", "replace"))
-    fingerprint = json.dumps([kind, conditions, digest.hexdigest()], sort_keys=True)
+    fingerprint = fingerprint_of(kind, conditions, digest.hexdigest())
     with VerdictJournal(out / "journal.jsonl", fingerprint) as journal:
         if journal.verdicts:
             log.info("%d of %d verdicts are there already", len(journal.verdicts), len(submissions))

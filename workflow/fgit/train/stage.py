@@ -30,7 +30,7 @@ from fgit.common.models import (
     require_chat_template,
     seed_everything,
 )
-from fgit.config import SPEED_ONLY, TrainSettings
+from fgit.config import TrainSettings
 from fgit.train.examples import end_of_turn, examples, marked_share, split_held_out
 from fgit.train.loop import Trained, train_loop
 from fgit.train.model_card import Training, model_card
@@ -87,7 +87,7 @@ def train(
     log.info("training on %s", ", ".join(f"{k} {v}" for k, v in sorted(counts.items())))
     parameters = {"model": model, "revision": revision, "template": template}
     depends_on = parameters | {
-        "train": settings.model_dump(exclude={*SPEED_ONLY, "save_dtype"}),
+        "train": settings.model_dump(exclude={*settings.speed_fields(), "save_dtype"}),
         "spans": sha256(spans),
     }
     with State(out / "state", depends_on) as state:

@@ -1,0 +1,275 @@
+"""A whole config, and what must hold between its sections."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from fgit.config.audit import AuditConfig
+from fgit.config.base import Name, Settings
+from fgit.config.benchmarks import AUDITED, KEPT_OUT, WITH_PLUS, Benchmark
+from fgit.config.datasets import Dataset
+from fgit.config.decontaminate import DecontaminateConfig
+from fgit.config.evaluate import EvaluateSettings
+from fgit.config.generate import GenerateSettings
+from fgit.config.launch import Launch, Pythons
+from fgit.config.methods import Method, check_train_settings
+from fgit.config.models import Model
+from fgit.config.mutate import MutateSettings
+from fgit.config.plan import Pilot, PlanSettings
+from fgit.config.score import ScoreSettings
+from fgit.config.select import SelectConfig
+from fgit.config.tables import BASE, COLUMNS, PUBLISHED, TARGETS, Claim, Row, Table
+from fgit.config.train import TrainSettings
+
+
+class Config(Settings):
+    """A whole config file."""
+
+    name: Name = Field(description="results go to results/NAME")
+    note: str | None = Field(None, description="a sentence shown above every table")
+    published: str | None = Field(
+        None,
+        description="published numbers to stand beside ours: CSV of table, model, dataset, method, "
+        "column, value",
+    )
+    pilot: Pilot = Pilot()
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        [0], min_length=1, description="one run of each method per seed"
+    )
+    python: Pythons = Pythons()
+    launch: Launch = Launch()
+    hub: Literal["online", "offline"] = Field(
+        "online",
+        description="offline: no job asks the model hub; what it needs, `fgit fetch --config` has "
+        "brought to the hub's cache",
+    )
+    keep_models: Literal["all", "none"] | list[str] = Field(
+        "all",
+        description="methods whose trained weights stay once all that needs them is done: all, "
+        "none, or a list of methods",
+    )
+    models: dict[Name, Model]
+    datasets: dict[Name, Dataset]
+    benchmarks: dict[Name, Benchmark]
+    decontaminate: DecontaminateConfig
+    generate: GenerateSettings = GenerateSettings()
+    mutate: MutateSettings = MutateSettings()
+    select: SelectConfig = SelectConfig()
+    audit: AuditConfig = AuditConfig()
+    train: dict[str, Any] = Field(
+        default_factory=dict, description="training settings shared by all methods"
+    )
+    methods: dict[Name, Method]
+    evaluate: EvaluateSettings = EvaluateSettings()
+    score: ScoreSettings = ScoreSettings()
+    tables: dict[Name, Table]
+    claims: list[Claim] = Field(
+        default_factory=list, description="relative improvements that the tables should yield"
+    )
+    plan: PlanSettings = PlanSettings()
+
+    @field_validator("keep_models", mode="before")
+    @classmethod
+    def keep_models_is_known(cls, value: Any) -> Any:
+        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not texts and value not in ("all", "none"):
+            raise ValueError(f"must be all, none or a list of methods, not {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def fits_together(self) -> Self:
+        """What depends on more than one key, or on a whole list."""
+        must(len(set(self.seeds)) == len(self.seeds), f"seeds: each seed once, not {self.seeds}")
+        must(
+            self.generate.backend != "openai" or self.generate.url,
+            "generate.url: the openai backend needs the base URL of its endpoint, "
+            "such as http://localhost:8000/v1",
+        )
+        check_benchmarks(self)
+        must_have(self, "models", self.plan.parameters, "plan.parameters")
+        must_have(self, "benchmarks", self.plan.problems, "plan.problems")
+        check_methods(self)
+        for name, table in self.tables.items():
+            check_table(self, name, table)
+        for number, claim in enumerate(self.claims, start=1):
+            where = f"claims, entry {number}"
+            must_have(self, "tables", claim.tables, f"{where}, tables")
+            must_have(self, "models", claim.models, f"{where}, models")
+            methods = [name for name in (claim.of, claim.over) if name != BASE]
+            must_have(self, "methods", methods, where)
+        return self
+
+    def resolve(self, method: str) -> TrainSettings:
+        """The training settings of a method: ``train``, then what it extends, then its own.
+
+        Raises:
+            ValueError: naming the method and key, if a key is unknown or a value not allowed.
+        """
+        chain = [method]
+        while (name := self.methods[chain[-1]].extends) is not None:
+            circle = " -> ".join([*chain, name])
+            must(name not in chain, f"methods.{method}: extends goes in a circle: {circle}")
+            must_have(self, "methods", [name], f"methods.{chain[-1]}.extends")
+            chain.append(name)
+        merged = dict(self.train)
+        for name in reversed(chain):
+            merged |= self.methods[name].settings
+        return check_train_settings(f"methods.{method}", merged, also=["extends"])
+
+
+# ------------------------------------------------------------------ between the sections
+
+
+def must(holds: object, otherwise: str) -> None:
+    """Refuse the config, in these words, where something does not hold."""
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def must_have(config: Config, section: str, names: Iterable[str], where: str) -> None:
+    """Refuse a name that is no key of another section."""
+    keys = getattr(config, section)
+    for name in names:
+        must(
+            name in keys,
+            f"{where}: no {section.removesuffix('s')} is called {name!r}; known: "
+            f"{', '.join(keys) or 'none'}",
+        )
+
+
+def check_benchmarks(config: Config) -> None:
+    """The benchmarks, and what names them outside the tables."""
+    benchmarks = config.benchmarks
+    for name, part in benchmarks.items():
+        must(
+            part.kind not in KEPT_OUT or part.limit is None,
+            f"benchmarks.{name}.limit: {part.limit}: the data are kept free of all problems; leave "
+            "it out",
+        )
+        if part.part_of is not None:
+            check_part(config, name, part, part.part_of)
+    for name, model in config.models.items():
+        where = f"models.{name}.samples"
+        must_have(config, "benchmarks", model.samples, where)
+        for benchmark in model.samples:
+            larger = benchmarks[benchmark].part_of
+            must(
+                larger is None,
+                f"{where}: {benchmark!r} is scored as a part of {larger!r}; name solutions of that",
+            )
+    must_have(config, "benchmarks", config.decontaminate.against, "decontaminate.against")
+    must_have(config, "benchmarks", config.audit.benchmarks, "audit.benchmarks")
+    for benchmark in config.audit.benchmarks:
+        kind = benchmarks[benchmark].kind
+        must(
+            kind in AUDITED,
+            f"audit.benchmarks: {benchmark!r} is of kind {kind}; an audit runs variants against "
+            f"the tests of kind {', '.join(AUDITED)}",
+        )
+
+
+def check_part(config: Config, name: str, part: Benchmark, larger: str) -> None:
+    """A part of a larger benchmark is scored from the outcomes of the larger one."""
+    where = f"benchmarks.{name}.part_of"
+    must_have(config, "benchmarks", [larger], where)
+    whole = config.benchmarks[larger]
+    must(
+        whole.kind == part.kind,
+        f"{where}: {larger!r} is of kind {whole.kind}, and {name!r} of kind {part.kind}; a part is "
+        "scored from the outcomes of its own kind",
+    )
+    must(
+        part.limit is None and whole.limit is None,
+        f"{where}: a part needs all of the larger benchmark's outcomes; leave out part_of, or the "
+        f"limit of {(name if part.limit else larger)!r}",
+    )
+    must(
+        whole.part_of is None,
+        f"{where}: {larger!r} is itself a part, of {whole.part_of!r}; name a benchmark that is no "
+        "part of another",
+    )
+
+
+def check_methods(config: Config) -> None:
+    """Each method can be resolved, and no two of them are one training."""
+    for name, what in {BASE: "the untrained model", PUBLISHED: "a quoted row"}.items():
+        must(name not in config.methods, f"methods.{name}: {name} is {what}; choose another name")
+    check_train_settings("train", config.train)
+    trainings: dict[str, str] = {}
+    for name in config.methods:
+        other = trainings.setdefault(repr(config.resolve(name).effective), name)
+        must(
+            other == name,
+            f"methods.{name}: the same training as methods.{other} (all that matters to it is the "
+            "same), which would be done twice; use one of the names",
+        )
+    if isinstance(config.keep_models, list):
+        must_have(config, "methods", config.keep_models, "keep_models")
+
+
+def check_table(config: Config, name: str, table: Table) -> None:
+    """What a table shows is there, and no two rows show the same or have one name."""
+    where = f"tables.{name}"
+    must(name not in TARGETS, f"{where}: `snakemake {name}` is something else; choose another name")
+    repeated = len(set(table.columns)) < len(table.columns)
+    must(not repeated, f"{where}.columns: each column once, not {table.columns}")
+    for column in table.columns:
+        check_column(config, f"{where}.columns", column)
+    curve = any(row.x is not None for row in table.rows)
+    must(curve or not table.figure, f"{where}.figure: no row has an x, so there is no curve")
+    must(table.figure or not curve, f"{where}.rows: a row has an x, but the table has no figure")
+    numbers: dict[Any, int] = {}
+    group = None
+    for number, row in enumerate(table.rows, start=1):
+        here = f"{where}.rows, entry {number}"
+        check_row(config, here, row)
+        first = numbers.setdefault(("shows", *row.key), number)
+        what = " / ".join(filter(None, row.key))
+        must(first == number, f"{here}: shows {what}, as entry {first} does; leave one out")
+        group = row.group if row.group is not None else group
+        first = numbers.setdefault((group, row.model, row.name), number)
+        must(
+            first == number,
+            f"{here}: is called {row.name!r}, as entry {first} is, and of the same model; give it "
+            "a label of its own",
+        )
+
+
+def check_column(config: Config, where: str, column: str) -> None:
+    benchmark = column.removesuffix("+")
+    must_have(config, "benchmarks", [benchmark], where)
+    kind = config.benchmarks[benchmark].kind
+    must(
+        kind not in KEPT_OUT,
+        f"{where}: {column!r} is of kind {kind}, which is only kept out of the data; no model is "
+        "asked",
+    )
+    must(
+        benchmark == column or kind in WITH_PLUS,
+        f"{where}: {column!r}: a benchmark of kind {kind} has no plus tests",
+    )
+    must(
+        column not in COLUMNS,
+        f"{where}: {column!r} is a column of every table; give the benchmark another name",
+    )
+
+
+def check_row(config: Config, where: str, row: Row) -> None:
+    trained = row.method not in (BASE, PUBLISHED)
+    must(
+        trained or row.dataset is None,
+        f"{where}: a row of method {row.method} has no dataset ({row.dataset!r})",
+    )
+    if row.method == PUBLISHED:
+        must(
+            config.published is not None,
+            f"{where}: {row.name!r} is only quoted (method {PUBLISHED}), but the config names no "
+            "file of published numbers (key published)",
+        )
+        return
+    must_have(config, "models", [row.model], where)
+    if trained:
+        must_have(config, "methods", [row.method], where)
+        must(row.dataset is not None, f"{where}: method {row.method!r} needs a dataset")
+        must_have(config, "datasets", [str(row.dataset)], where)
