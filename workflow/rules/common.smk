@@ -187,7 +187,7 @@ def on_gpus(rule, of_a_node, nodes=1):
     A profile that sets nothing for the rule runs it where nobody hands out GPUs.
     """
     given = workflow.resource_settings.overwrite_resources.get(rule, {})
-    kind = [given["gpu_type"].raw] if "gpu_type" in given else []
+    kind = [str(given["gpu_type"].raw)] if "gpu_type" in given else []
     if not given:
         return {}
     if nodes == 1:
