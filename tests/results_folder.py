@@ -16,7 +16,10 @@ from fgit.common.provenance import write_provenance
 from fgit.common.statistics import wilson
 from fgit.config import parse_config
 from fgit.masks import overlap_mask
+from fgit.report.places import numbers_folder, numbers_path
+from fgit.report.results import results
 from fgit.runs import all_runs, evaluations
+from fgit.scores import write_summary
 
 RESPONSE = "Use this:\n```python\ndef add(a, b):\n    return a + b\n```\n"
 EVIL = "<script>alert('x')</script>"
@@ -59,6 +62,20 @@ def make_config(**changes):
 def first(count, n=N):
     """Outcomes in which the first problems are solved."""
     return [number < count for number in range(n)]
+
+
+def score_summary(kind, n, base, plus=None, **changes):
+    """The summary.json of a score in which so many of n problems pass."""
+    passed = {"base": base, "plus": plus}
+    return {
+        "benchmark": kind,
+        "n": n,
+        "pass@1": {k: None if v is None else v / n for k, v in passed.items()},
+        "interval": {k: None if v is None else list(wilson(v, n)) for k, v in passed.items()},
+        "one_bos": None,
+        "problems_sha256": SHA256,
+        "sandbox": None if kind == "pairs" else "bwrap",
+    } | changes
 
 
 class Folder:
@@ -334,16 +351,7 @@ class Folder:
             more["gap"] = {"mean": 0.125, "interval": [-0.0625, 0.25], "n": n - 1}
         frame = pl.DataFrame(rows, schema_overrides={"plus_pass": pl.Boolean})
         write_parquet(folder / "outcomes.parquet", frame)
-        summary = {
-            "benchmark": kind,
-            "n": n,
-            "pass@1": {k: None if v is None else v / n for k, v in passed.items()},
-            "interval": {k: None if v is None else wilson(v, n) for k, v in passed.items()},
-            "one_bos": None,
-            "problems_sha256": SHA256,
-            "sandbox": None if kind == "pairs" else "bwrap",
-        }
-        write_json(folder / "summary.json", summary | more | changes)
+        write_summary(folder, score_summary(kind, n, **passed) | more | changes)
         samples = [
             {"task_id": f"Easy/{number}", "solution": "pass", "tokens": 10, "truncated": False}
             for number in range(n)
@@ -353,6 +361,12 @@ class Folder:
         model = {"model": self.root / "train" / run / "model"} if run.count("/") == 3 else {}
         self.provenance(written, "evaluate", **model)
         self.provenance(folder, "score", samples=written)
+
+    def gather(self):
+        """The numbers of every table, as the results stage writes them."""
+        for table in self.config.tables:
+            folder = numbers_folder(self.config, self.root, table)
+            results(self.config, self.root, table, numbers_path(folder, table))
 
     def drawn(self, *parts: str) -> Path:
         """A file of the report, which stands in ``partial`` while something is missing."""

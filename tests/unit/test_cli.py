@@ -211,6 +211,8 @@ STAGES_INPUTS = {
     "train": ["--model", "./none", "--spans", "{}", "--out", "{d}"],
     "evaluate": ["--model", "./none", "--benchmark", "mbpp", "--problems", "{}", "--out", "{o}"],
     "score": ["--benchmark", "mbpp", "--problems", "{}", "--samples", "{}", "--out", "{d}"],
+    "results": ["--config", "{}", "--results", "{d}", "--table", "main"],
+    "table": ["--config", "{}", "--from", "{}", "--out", "{d}"],
     "report": ["--config", "{}", "--results", "{d}"],
     "funnel": ["--results", "{}"],
     "masks": ["--pairs", "{}", "--tokenizer", "./none", "--out", "{o}"],

@@ -13,6 +13,8 @@ from fgit.common.errors import UserError
 from fgit.common.files import write_json, write_parquet
 from fgit.common.statistics import paired, paired_bootstrap, wilson
 from fgit.compare import compare
+from fgit.scores import write_summary
+from tests.results_folder import score_summary
 
 SHA256 = "1a2b3c4d" * 8
 
@@ -25,23 +27,16 @@ def score(folder, base, plus=None, *, tasks=None, more=None, **changes):
     """A score folder with these outcomes, as the score stage leaves it."""
     passes = {"base": base, "plus": plus}
     n = len(base)
-    columns = {"task_id": tasks or problems(n)} | {
+    columns = {"task_id": tasks or problems(n), "solution": ["pass"] * n} | {
         f"{tests}_pass": [None] * n if solved is None else [bool(one) for one in solved]
         for tests, solved in passes.items()
     }
     schema = {"plus_pass": pl.Boolean}
     frame = pl.DataFrame(columns | (more or {}), schema_overrides=schema)
     write_parquet(folder / "outcomes.parquet", frame)
-    summary = {
-        "benchmark": "humaneval",
-        "n": n,
-        "pass@1": {k: None if v is None else sum(v) / n for k, v in passes.items()},
-        "interval": {k: None if v is None else wilson(sum(v), n) for k, v in passes.items()},
-        "problems_sha256": SHA256,
-        "sandbox": "bwrap",
-        "settings": {"min_time_limit": 1.0},
-    }
-    write_json(folder / "summary.json", summary | changes)
+    passed = {tests: None if solved is None else sum(solved) for tests, solved in passes.items()}
+    summary = score_summary("humaneval", n, **passed, settings={"min_time_limit": 1.0})
+    write_summary(folder, summary | changes)
     return folder
 
 

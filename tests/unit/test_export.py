@@ -5,15 +5,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fgit import cli, explain
+from fgit import cli
 from fgit.annotate import segments, with_spans
 from fgit.common.errors import UserError
 from fgit.common.files import read_json
 from fgit.common.models import load_model, load_tokenizer, prompt_ids, prompt_text
 from fgit.export import export_model, export_pairs, score_table, trained_runs
+from fgit.lineage import Lineage
 from fgit.train.examples import examples
 from fgit.train.model_card import read_front_matter
 from tests.conftest import annotated
+from tests.results_folder import score_summary
 
 RUN = "tiny/data/fgit/seed-0"
 
@@ -106,15 +108,12 @@ def trained(tmp_path_factory, tiny_model):
 
 
 def summary(passed, digest="ab" * 32, **changes):
-    shares = {"base": passed / 40, "plus": None}
-    return {
-        "benchmark": "tests",
-        "n": 40,
-        "pass@1": shares,
+    values = {
         "interval": {"base": [passed / 40 - 0.1, passed / 40 + 0.1], "plus": None},
         "problems": "somewhere/problems.jsonl",
         "problems_sha256": digest,
-    } | changes
+    }
+    return score_summary("tests", 40, passed) | values | changes
 
 
 @pytest.fixture
@@ -132,8 +131,11 @@ def score(trained):
 
 
 def test_a_model_to_publish(tmp_path, trained, score, monkeypatch):
-    monkeypatch.setattr(explain, "identity", lambda results, run, benchmark: "0123456789ab")
-    plus = {"pass@1": {"base": 0.6, "plus": 0.5}, "interval": {"base": [0, 1], "plus": [0.3, 0.7]}}
+    monkeypatch.setattr(Lineage, "identity", lambda lineage, run, benchmark: "0123456789ab")
+    plus = {
+        "pass@1": {"base": 0.6, "plus": 0.5},
+        "interval": {"base": [0.0, 1.0], "plus": [0.3, 0.7]},
+    }
     score(RUN, "humaneval", summary(24, benchmark="humaneval", **plus))
     score("tiny/base", "humaneval", summary(20, benchmark="humaneval", **plus))
     score(RUN, "own", summary(30))
@@ -187,7 +189,9 @@ def test_what_cannot_be_exported(tmp_path, trained, score):
     old = summary(30)
     del old["interval"]
     score(RUN, "own", old)
-    with pytest.raises(UserError, match=r"summary.json, interval: missing; run the score stage"):
+    with pytest.raises(
+        UserError, match=r"summary.json, key 'interval': missing.*run the score stage"
+    ):
         export_model(trained, RUN, tmp_path / "out")
     gone = tmp_path / "results" / "train" / RUN
     gone.mkdir(parents=True)

@@ -126,3 +126,16 @@ def test_named_values_that_are_none(words, message, capsys):
         named("--benchmark", *words)
     assert stopped.value.code == 2
     assert f"argument --benchmark: {message}" in capsys.readouterr().err
+
+
+def test_what_follows_from_flags_is_none():
+    def stage(
+        out: Path = Value("a folder"),
+        table: str | None = Value("of a table"),
+        files: list[Path] = Output(follows="fgit.report.places.table_files"),
+    ) -> None:
+        """Do it."""
+
+    values = vars(parser_of(stage).parse_args(["--out", "a"]))
+    assert values == {"out": Path("a"), "table": None}
+    assert verb_of(stage).flags["files"].worked_out(values) == [Path("a")]

@@ -212,7 +212,7 @@ def test_what_changes_the_speed_only_runs_nothing_again(project):
     launch = {"accelerate": "ddp", "processes": 2}
     project.write_config(**with_values(project, SPEED), launch=launch, keep_models=["fgit"])
     try:
-        assert project.planned().keys() == {"config", "table", "report"}
+        assert project.planned().keys() == {"config", "results", "table", "report"}
         _, output = project.snakemake("-n", "-p", "--forceall")
         for name, values in SPEED.items():
             assert speed_flags(settings[name](**values)) in output, name
@@ -251,7 +251,7 @@ def test_weights_that_need_not_stay_are_gone_and_nothing_is_trained_again(projec
         assert project.planned() == {}
         # What is gone is not missed if it was to stay after all; only the report shows the config.
         project.write_config(**changes)
-        assert project.planned().keys() == {"config", "table", "report"}
+        assert project.planned().keys() == {"config", "results", "table", "report"}
     finally:
         project.write_config()
 
@@ -348,7 +348,7 @@ def test_a_table_is_a_target_that_needs_its_own_runs_only(project):
     project.write_config(name="targets", tables={"tiny": table, "small": small})
     try:
         planned = project.planned("small")
-        assert (planned["train"], planned["score"], planned["table"]) == (1, 2, 1)
+        assert [planned[name] for name in ("train", "score", "results", "table")] == [1, 2, 1, 1]
         assert "report" not in planned
         assert project.planned("tiny")["train"] == 4
     finally:

@@ -86,6 +86,15 @@ def named_inputs(values: Mapping[str, Any]) -> dict[str, Path]:
     return files
 
 
+def named_outputs(values: Mapping[str, Any]) -> list[Path]:
+    """The output files."""
+    return [
+        path
+        for value in values.values()
+        for path in (value if isinstance(value, list) else [value])
+    ]
+
+
 def named_models(values: Mapping[str, Any], settings: Any) -> dict[str, Path]:
     """The models that settings name: they are read, and so are inputs too."""
     from fgit.common.files import resolve
@@ -118,11 +127,14 @@ def main(argv: list[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     arguments = make_parser().parse_args(argv)
     verb = VERBS[arguments.verb]
-    values = {name: getattr(arguments, name) for name in verb.flags}
+    values = {name: getattr(arguments, name, None) for name in verb.flags}
     started = datetime.datetime.now(datetime.UTC)
     try:
         settings = read_settings(arguments, verb)
-        outputs = list(with_role(verb, values, "output").values()) if processes.is_first() else []
+        for name, flag in verb.flags.items():
+            if flag.follows:
+                values[name] = flag.worked_out(values)
+        outputs = named_outputs(with_role(verb, values, "output")) if processes.is_first() else []
         with ending_on_sigterm(), Lock(outputs[0]) if outputs else contextlib.nullcontext():
             if outputs:
                 from fgit.common.provenance import check_inputs, write_provenance

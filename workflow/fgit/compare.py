@@ -19,17 +19,17 @@ from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
 from fgit.common.files import existing, write_json
 from fgit.common.statistics import over_seeds, paired, paired_bootstrap
-from fgit.report.scores import Evaluation, Score, metric_of, read_evaluation
+from fgit.scores import Evaluation, Score, metric_of, read_evaluation
 
 log = logging.getLogger(__name__)
 
 # What a verdict may depend on besides the program.
 CONDITIONS = ("sandbox", "settings", "versions")
-SHOWN = 5  # task_ids in an error
+NAMED = 5  # task_ids in an error
 GAP = "gap"
 
 Floats = npt.NDArray[np.float64]
-Side = Mapping[Path, Evaluation]  # by folder
+Seeds = Mapping[Path, Evaluation]  # of a side, by folder
 
 
 def compare(a: Sequence[Path], b: Sequence[Path], out: Path) -> None:
@@ -58,15 +58,17 @@ def compare(a: Sequence[Path], b: Sequence[Path], out: Path) -> None:
     sides = align(read_side("a", a), read_side("b", b))
     first = next(iter(sides["a"].values()))
     result = {
-        **{side: [str(folder) for folder in found] for side, found in sides.items()},
+        **{side: [str(folder) for folder in seeds] for side, seeds in sides.items()},
         "benchmark": first.kind,
         "n": first.outcomes.height,
-        "problems_sha256": first.problems_sha256,
-        "sandbox": {side: [one.sandbox for one in found.values()] for side, found in sides.items()},
-        "metrics": compare_metrics(*(list(found.values()) for found in sides.values())),
+        "problems_sha256": first.summary.problems_sha256,
+        "sandbox": {
+            side: [one.summary.sandbox for one in seeds.values()] for side, seeds in sides.items()
+        },
+        "metrics": compare_metrics(*(list(seeds.values()) for seeds in sides.values())),
     }
     write_json(out, result)
-    print(in_words(result))
+    print(as_text(result))
 
 
 # ------------------------------------------------------------------ reading
@@ -74,7 +76,7 @@ def compare(a: Sequence[Path], b: Sequence[Path], out: Path) -> None:
 
 def read_side(side: str, folders: Sequence[Path]) -> dict[Path, Evaluation]:
     """The score folders of one run, one a seed."""
-    found: dict[Path, Evaluation] = {}
+    seeds: dict[Path, Evaluation] = {}
     for folder in folders:
         for name in ("summary.json", "outcomes.parquet"):
             if not (existing(folder) / name).is_file():
@@ -82,31 +84,31 @@ def read_side(side: str, folders: Sequence[Path]) -> dict[Path, Evaluation]:
                     f"--{side}: {folder} is not a score folder (there is no {name} in it); name a "
                     "folder that fgit score wrote, such as results/NAME/score/RUN/BENCHMARK"
                 )
-        if folder.resolve() in {other.resolve() for other in found}:
+        if folder.resolve() in {other.resolve() for other in seeds}:
             raise UserError(f"--{side}: {folder} is named twice; each folder is another seed")
-        found[folder] = read_evaluation(folder)
-        tasks = found[folder].outcomes["task_id"]
+        seeds[folder] = read_evaluation(folder)
+        tasks = seeds[folder].outcomes["task_id"]
         if twice := tasks.filter(tasks.is_duplicated()).unique(maintain_order=True).to_list():
             raise UserError(
                 f"{folder / 'outcomes.parquet'}: more than one row of {some(twice)}; run the score "
                 "stage again"
             )
-    return found
+    return seeds
 
 
-def align(a: Side, b: Side) -> dict[str, dict[Path, Evaluation]]:
+def align(a: Seeds, b: Seeds) -> dict[str, dict[Path, Evaluation]]:
     """Both sides with their outcomes in one order of the problems.
 
     Raises:
         UserError: naming two folders, if they are not of the same problems.
     """
-    folder, first = next(iter(a.items()))
+    first = next(iter(a.values()))
     order = first.outcomes.select("task_id")
     aligned: dict[str, dict[Path, Evaluation]] = {}
-    for side, found in {"a": a, "b": b}.items():
+    for side, seeds in {"a": a, "b": b}.items():
         aligned[side] = {}
-        for other, evaluation in found.items():
-            check_same(folder, first, other, evaluation)
+        for other, evaluation in seeds.items():
+            check_same(first, evaluation)
             outcomes = order.join(
                 evaluation.outcomes, on="task_id", how="left", maintain_order="left"
             )
@@ -114,8 +116,9 @@ def align(a: Side, b: Side) -> dict[str, dict[Path, Evaluation]]:
     return aligned
 
 
-def check_same(folder: Path, first: Evaluation, other: Path, second: Evaluation) -> None:
+def check_same(first: Evaluation, second: Evaluation) -> None:
     """Refuse two score folders that are not of the same problems; warn of other conditions."""
+    folder, other = first.folder, second.folder
     both = f"{folder} and {other} cannot be compared"
     if first.kind != second.kind:
         raise UserError(f"{both}: benchmarks of kind {first.kind} and {second.kind}")
@@ -127,15 +130,16 @@ def check_same(folder: Path, first: Evaluation, other: Path, second: Evaluation)
             if only
         ]
         raise UserError(f"{both}: not the same problems: {'; '.join(differing)}")
-    if first.problems_sha256 != second.problems_sha256:
+    if first.summary.problems_sha256 != second.summary.problems_sha256:
         raise UserError(
             f"{both}: the problems have the same names but come from other files, of SHA-256 "
-            f"{first.problems_sha256} and {second.problems_sha256}; score both on one file"
+            f"{first.summary.problems_sha256} and {second.summary.problems_sha256}; "
+            "score both on one file"
         )
     if list(first.scores) != list(second.scores):
         raise UserError(f"{both}: only one of them has a score on the plus tests; score it again")
-    mine, theirs = (one.summary.values for one in (first, second))
-    if different := [key for key in CONDITIONS if mine.get(key) != theirs.get(key)]:
+    mine, theirs = first.summary, second.summary
+    if different := [key for key in CONDITIONS if getattr(mine, key) != getattr(theirs, key)]:
         log.warning(
             "%s and %s were not scored alike: their summary.json differ in %s",
             *(folder, other, ", ".join(different)),
@@ -143,7 +147,7 @@ def check_same(folder: Path, first: Evaluation, other: Path, second: Evaluation)
 
 
 def some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    return ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
 
 
 # ------------------------------------------------------------------ comparing
@@ -151,14 +155,14 @@ def some(names: Sequence[str]) -> str:
 
 def compare_metrics(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[str, Any]:
     """Every metric that both sides have, compared; the evaluations' problems are in one order."""
-    found: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     tasks = a[0].outcomes["task_id"]
     for tests in a[0].scores:
         mine, theirs = (np.array([one.solved(tests) for one in side]) for side in (a, b))
         comparison = paired(mine, theirs)
-        found[metric_of(a[0].kind, tests)] = {
-            "a": summary_of(mine, [one.scores[tests] for one in a]),
-            "b": summary_of(theirs, [one.scores[tests] for one in b]),
+        metrics[metric_of(a[0].kind, tests)] = {
+            "a": side_of(mine, [one.scores[tests] for one in a]),
+            "b": side_of(theirs, [one.scores[tests] for one in b]),
             "n": comparison.n,
             "difference": comparison.difference,
             "interval": [comparison.low, comparison.high],
@@ -172,17 +176,17 @@ def compare_metrics(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[st
         if compared.any():
             mine, theirs = (side[:, compared] for side in gaps)
             difference, low, high = paired_bootstrap(mine.mean(axis=0), theirs.mean(axis=0))
-            found[GAP] = {
-                "a": summary_of(mine),
-                "b": summary_of(theirs),
+            metrics[GAP] = {
+                "a": side_of(mine),
+                "b": side_of(theirs),
                 "n": int(compared.sum()),
                 "difference": difference,
                 "interval": [low, high],
             }
-    return found
+    return metrics
 
 
-def summary_of(values: Floats, scores: Sequence[Score] = ()) -> dict[str, Any]:
+def side_of(values: Floats, scores: Sequence[Score] = ()) -> dict[str, Any]:
     """One side of a metric.
 
     Args:
@@ -202,7 +206,7 @@ def summary_of(values: Floats, scores: Sequence[Score] = ()) -> dict[str, Any]:
 # ------------------------------------------------------------------ printing
 
 
-def in_words(result: Mapping[str, Any]) -> str:
+def as_text(result: Mapping[str, Any]) -> str:
     """The result for reading: a table of the metrics, and the problems that one side solves."""
     lines = [f"{side}: {' '.join(result[side])}" for side in ("a", "b")]
     digest = result["problems_sha256"][:8]

@@ -15,8 +15,10 @@ import yaml
 from fgit.annotate import SIDES, SPAN_COLUMNS
 from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
-from fgit.common.files import existing, read_json, read_parquet, replacing, write_jsonl, write_text
+from fgit.common.files import existing, read_parquet, replacing, write_jsonl, write_text
 from fgit.common.progress import bar
+from fgit.lineage import Lineage
+from fgit.scores import AGAIN, TESTS, ScoreSummary, read_summary
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +173,7 @@ def score_table(results: Path, run: str) -> str:
     said = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
     benchmarks = (said or {}).get("benchmarks") or {}
     base = f"{run.split('/')[0]}/base"
+    lineage = Lineage(results)
     lines = [
         "pass@1 in percent, greedy, with its 95 % interval, and of how many problems.",
         "",
@@ -178,21 +181,22 @@ def score_table(results: Path, run: str) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for name in names:
-        ours = summary_of(results, run, name)
-        theirs = summary_of(results, base, name) if name in scored(results, base) else None
-        if theirs and theirs["problems_sha256"] != ours["problems_sha256"]:
-            theirs = None
-        of = benchmarks.get(name) or {}
-        problems = release(ours, of)
-        for tests, label in (("base", name), ("plus", f"{name}+")):
-            if ours["pass@1"].get(tests) is None:
+        ours = read_summary(results / "score" / run / name)
+        theirs = None
+        if name in scored(results, base):
+            theirs = read_summary(results / "score" / base / name)
+            if theirs.problems_sha256 != ours.problems_sha256:
+                theirs = None
+        problems = release(results / "score" / run / name, ours, benchmarks.get(name) or {})
+        for tests, label in zip(TESTS, (name, f"{name}+"), strict=True):
+            if tests not in ours.of(ours.n):
                 continue
             cells = [
-                label if kind_of(ours["benchmark"]).programs else f"{name} (preference)",
-                percent(ours, tests),
-                percent(theirs, tests) if theirs else "–",
+                label if kind_of(ours.benchmark).programs else f"{name} (preference)",
+                score_text(ours, tests),
+                score_text(theirs, tests) if theirs else "–",
                 problems,
-                identity(results, run, name),
+                lineage.identity(run, name) or "–",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -203,40 +207,25 @@ def scored(results: Path, run: str) -> list[str]:
     return sorted(path.parent.name for path in (results / "score" / run).glob("*/summary.json"))
 
 
-def summary_of(results: Path, run: str, benchmark: str) -> dict[str, Any]:
-    """A score's summary.
+def score_text(summary: ScoreSummary, tests: str) -> str:
+    score = summary.of(summary.n).get(tests)
+    if score is None:
+        return "–"
+    low, high = score.interval
+    return f"{score.percent:.1f} ({low:.1f} to {high:.1f}) of {score.n}"
+
+
+def release(folder: Path, summary: ScoreSummary, benchmark: Mapping[str, Any]) -> str:
+    """Which problems: as the config names them, and their digest.
 
     Raises:
-        UserError: naming file and key, if something is missing.
+        UserError: if neither the config nor the summary names them.
     """
-    path = results / "score" / run / benchmark / "summary.json"
-    summary = read_json(path)
-    for key in ("benchmark", "n", "pass@1", "interval", "problems", "problems_sha256"):
-        if not isinstance(summary, dict) or key not in summary:
-            raise UserError(f"{path}, {key}: missing; run the score stage again")
-    return summary
-
-
-def percent(summary: Mapping[str, Any], tests: str) -> str:
-    value = summary["pass@1"].get(tests)
-    if value is None:
-        return "–"
-    low, high = (100 * end for end in summary["interval"][tests])
-    return f"{100 * value:.1f} ({low:.1f} to {high:.1f}) of {summary['n']}"
-
-
-def release(summary: Mapping[str, Any], benchmark: Mapping[str, Any]) -> str:
-    """Which problems: as the config names them, and their digest."""
-    name = benchmark.get("problems") or Path(summary["problems"]).name
+    name = benchmark.get("problems") or summary.problems
+    if name is None:
+        raise UserError(f"{folder / 'summary.json'}, key 'problems': missing; {AGAIN}")
     if "/" in name and not name.startswith(("release:", "package:")):
         name = Path(name).name
     limit = benchmark.get("limit")
     first = f", the first {limit}" if limit else ""
-    return f"{name}{first}, SHA-256 {summary['problems_sha256'][:12]}"
-
-
-def identity(results: Path, run: str, benchmark: str) -> str:
-    """What identifies a number's whole provenance."""
-    from fgit import explain
-
-    return explain.identity(results, run, benchmark) or "–"
+    return f"{name}{first}, SHA-256 {summary.problems_sha256[:12]}"

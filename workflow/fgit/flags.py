@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NewType
 
@@ -25,15 +26,23 @@ class Flag:
     """What the command line says of a parameter, in place of its default.
 
     It must be given if it has no default here and its type is neither bool nor ``T | None``.
+    With ``follows``, a function's full name, it is no flag: that function works its value out of
+    those of its own parameters' names. (It is imported then, since help needs no polars.)
     """
 
-    help: str
+    help: str = ""
     metavar: str | None = None
     default: Any = None
     role: Literal["value", "input", "output", "unrecorded"] = "value"
     word: str | None = None  # where it is not the parameter's name
     one_of: bool = False  # exactly one of a verb's flags with this is given
     positional: bool = False
+    follows: str = ""
+
+    def worked_out(self, values: Mapping[str, Any]) -> Any:
+        module, _, name = self.follows.rpartition(".")
+        function = getattr(importlib.import_module(module), name)
+        return function(*(values[name] for name in inspect.signature(function).parameters))
 
 
 # Of inputs and outputs, provenance has the digests, and the first output is locked. Of other flags
@@ -73,6 +82,8 @@ def verb_of(run: Run) -> Verb:
 def add_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
     one_of: Any = None
     for name, flag in verb.flags.items():
+        if flag.follows:
+            continue
         kind = bare_type(verb.types[name])
         options = {"help": flag.help, **of_type(kind)}
         if flag.metavar:

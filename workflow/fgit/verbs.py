@@ -37,6 +37,8 @@ PROBLEMS = Input("the benchmark's problem file")
 SHA256 = Value("the problem file's digest; another file is refused")
 SCORES = Input("score folders of one run, as score writes them; several are seeds", "DIR")
 RESULTS = Value("the results folder", "DIR")
+RESULTS_OUT = Unrecorded("the results folder: read, and written to", "DIR")
+ENDED = Value("nothing runs any more: what began and has no result is marked failed")
 THREADS = Unrecorded("cores to use (default: all)")
 
 
@@ -311,34 +313,53 @@ def score(
         )
 
 
-def report(
-    config: Path = Input("the config whose tables are drawn (YAML)"),
-    results: Path | None = Value("the results folder: read, and written to", "DIR", one_of=True),
-    frame: Path | None = Input(
-        "draw tables and figures from this results.parquet, into --out", word="from", one_of=True
-    ),
-    out: Path | None = Output("where --from draws", "DIR"),
-    table: str | None = Value("write the files of this table alone", "NAME"),
-    ended: bool = Value("nothing runs any more: what began and has no result is marked failed"),
+def results(
+    config: Path = Input("the config whose table it is (YAML)"),
+    results: Path = RESULTS_OUT,
+    table: str = Value("whose numbers", "NAME"),
+    ended: bool = ENDED,
+    out: Path = Output(follows="fgit.report.places.numbers_file"),
 ) -> None:
-    """Draw the tables and the report from the scores. Writes results.parquet, report.html and, in
-    tables/, each table as Markdown, CSV, LaTeX and HTML, figures as SVG and PNG, and the claims,
-    into the results folder; while something is pending or failed, into its folder partial.
+    """Gather the numbers of a table from the scores, with where each is from. Writes
+    results/TABLE.parquet into the results folder; while a score is missing, into its folder
+    partial.
     """
-    from fgit.report import redraw, report
+    from fgit.report.results import results as gather
 
-    settings = read_config(config)
-    if frame is not None:
-        if out is None or table is not None or ended:
-            raise UserError(
-                "--from draws all tables from a file: give --out DIR with it, and neither --table "
-                "nor --ended"
-            )
-        redraw(settings, frame, out)
-    elif out is not None:
-        raise UserError("--out goes with --from; --results is where the report is written")
-    elif results is not None:
-        report(settings, results, table=table, ended=ended)
+    gather(read_config(config), results, table, out, ended=ended)
+
+
+def table(
+    config: Path = Input("the config whose tables are drawn (YAML)"),
+    numbers: Path = Input(
+        "the numbers: results.parquet, or what fgit results wrote of the table", word="from"
+    ),
+    table: str | None = Value("draw this table alone (default: all, and the claims)", "NAME"),
+    out: Path = Unrecorded("the folder to draw in", "DIR"),
+    files: list[Path] = Output(follows="fgit.report.places.table_files"),
+) -> None:
+    """Draw tables and figures from their numbers alone. Each as Markdown, CSV, LaTeX and HTML;
+    figures as SVG and PNG too.
+    """
+    from fgit.report.stage import draw_tables
+
+    draw_tables(read_config(config), numbers, out, table)
+
+
+def report(
+    config: Path = Input("the config whose results are reported (YAML)"),
+    results: Path = RESULTS_OUT,
+    ended: bool = ENDED,
+    files: list[Path] = Output(follows="fgit.report.places.report_files"),
+    numbers: dict[str, str] = Input(follows="fgit.report.places.numbers_read"),
+) -> None:
+    """Draw the report from the numbers of all tables. Writes results.parquet, report.html, and in
+    tables/ the claims and the funnel, into the results folder; while something is pending or
+    failed, these and every table into its folder partial.
+    """
+    from fgit.report.stage import report
+
+    report(read_config(config), results, folder=files[0].parent, ended=ended)
 
 
 def funnel(

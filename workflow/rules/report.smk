@@ -1,5 +1,6 @@
 localrules:
     config,
+    results,
     table,
     figure,
 
@@ -23,11 +24,36 @@ rule config:
 PUBLISHED = [file for file in [CONFIG.published] if file]
 
 
-rule table:
+# Here alone scores become numbers; the tables and the report are drawn from these files.
+rule results:
     input:
         scores=lambda w: scores(w, [w.table]),
         config="{results}/config.yaml",
         published=PUBLISHED,
+    output:
+        numbers="{results}/results/{table}.parquet",
+    log:
+        "{results}/logs/results/{table}.log",
+    benchmark:
+        "{results}/benchmarks/results/{table}.tsv"
+    conda:
+        "../../envs/main.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    params:
+        python=CONFIG.python.main,
+    message:
+        "Gathering the numbers of {wildcards.table}"
+    shell:
+        "{params.python} -m fgit results --config {input.config:q} "
+        "--results {wildcards.results:q} --table {wildcards.table:q} 2>&1 | tee {log:q}"
+
+
+rule table:
+    input:
+        config="{results}/config.yaml",
+        numbers="{results}/results/{table}.parquet",
     output:
         multiext("{results}/tables/{table}", ".md", ".csv", ".tex"),
         shown=report(
@@ -48,11 +74,12 @@ rule table:
         runtime=growing(30),
     params:
         python=CONFIG.python.main,
+        out=subpath(output.shown, parent=True),
     message:
         "Drawing {wildcards.table}"
     shell:
-        "{params.python} -m fgit report --config {input.config:q} --results {wildcards.results:q} "
-        "--table {wildcards.table:q} 2>&1 | tee {log:q}"
+        "{params.python} -m fgit table --config {input.config:q} --from {input.numbers:q} "
+        "--table {wildcards.table:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
 use rule table as figure with:
@@ -70,8 +97,8 @@ use rule table as figure with:
 rule report:
     input:
         config="{results}/config.yaml",
-        published=PUBLISHED,
-        scores=lambda w: scores(w, CONFIG.tables),
+        numbers=expand("{{results}}/results/{table}.parquet", table=CONFIG.tables),
+        scores=lambda w: scores(w, CONFIG.tables),  # each problem's outcome
         audit=expand(
             "{{results}}/audit/{name}/audit.json", name=CONFIG.audit.benchmarks
         ),

@@ -239,13 +239,17 @@ def test_it_is_read_back(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"stage": None}, "stage: "), ({"outputs": ["a"]}, "outputs: "), (None, "the whole: ")],
+    [
+        ({"stage": None}, ", key 'stage': "),
+        ({"outputs": ["a"]}, ", key 'outputs': "),
+        (None, ": not a JSON object"),
+    ],
 )
 def test_a_broken_one(tmp_path, change, named):
     values = written(tmp_path / "out.json", outputs=[])
     path = provenance.provenance_path(tmp_path / "out.json")
     path.write_text(json.dumps([] if change is None else values | change))
-    with pytest.raises(UserError, match=re.escape(f"{path}, {named}") + ".*run the stage again"):
+    with pytest.raises(UserError, match=re.escape(f"{path}{named}") + ".*run the stage again"):
         provenance.read_provenance(path)
 
 
@@ -315,3 +319,10 @@ def test_inputs_that_no_stage_made_are_taken_as_they_are(tmp_path):
     (tmp_path / "broken.provenance.json").write_text("not JSON")
     provenance.check_inputs([tmp_path / "data.jsonl", tmp_path / "org/name"])
     assert (tmp_path / "data.jsonl").exists()
+
+
+def test_hardware_in_words():
+    values = {"cpu": "EPYC", "cores": 64, "gpus": ["NVIDIA A800"] * 8, "processes": 8}
+    text = provenance.hardware_text(values | {"system": "Linux-6.1"})
+    assert text == "EPYC, 64 cores, 8 × NVIDIA A800, 8 processes; Linux-6.1"
+    assert provenance.hardware_text({"machine": "x86_64", "cores": 2}) == "x86_64, 2 cores, no GPU"

@@ -33,7 +33,9 @@ from fgit.plan.stage import (
     show,
 )
 from fgit.runs import all_runs, pilot_of, to_yaml
+from fgit.scores import write_summary
 from tests.conftest import REPOSITORY
+from tests.results_folder import score_summary
 
 GPUS = 4
 RATE = 1000.0
@@ -99,6 +101,7 @@ RULES = {  # whose jobs are jobs of another stage, or of none
     "audit_generate": "audit",
     "audit_variants": "audit",
     "audit_sheet": "audit",
+    "results": "report",
     "table": "report",
     "figure": "report",
     "config": None,
@@ -428,8 +431,8 @@ def finished(tmp_path) -> Path:
         write(f"evaluate/{run}/b/samples.jsonl", "\n".join(rows))
         write(f"evaluate/{run}/b/samples_one_bos.jsonl", "\n".join(rows[: count // 2]))
         took(f"evaluate/{run}/b", 30 + count * 1.5 * 200 / 100)
-        summary = {"n": count, "seconds": 0.75 * count, "threads": 2}
-        write(f"score/{run}/b/summary.json", json.dumps(summary))
+        summary = score_summary("humaneval", count, base=1, seconds=0.75 * count, threads=2)
+        write_summary(folder / "score" / run / "b", summary)
     write("decontaminate/d/report.json", json.dumps({"samples": 12000}))
     took("decontaminate/d", 60)
     return folder

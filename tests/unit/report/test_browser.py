@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from fgit.report import report
+from fgit.report.stage import report
 from tests.results_folder import Folder, make_config
 
 CHROMIUM = next(

@@ -10,8 +10,8 @@ import pytest
 
 from fgit.config import Claim, Row, Table
 from fgit.report import claims
-from fgit.report.scores import Score
 from fgit.report.tables import Cell, Column, Drawn, Line
+from fgit.scores import Score
 
 COLUMNS = [Column(name, name, "base", "evalplus") for name in ("one", "two")]
 CLAIM = Claim(label="better | & <best>", tables=["t"], of="fgit", over="base", published=4.8)
@@ -112,7 +112,9 @@ def test_nothing_published_is_open_and_over_zero_it_is_undefined():
     ]
     found = claims.claimed(CLAIM, [drawn(rows)])
     assert found.quoted is None and math.isnan(found.ours)
-    assert "undefined" in claims.to_markdown([found]) and "undefined" in claims.to_csv([found])
+    assert "undefined" in claims.claims_markdown([found]) and "undefined" in claims.claims_csv(
+        [found]
+    )
 
 
 def test_a_claim_waits_for_every_seed():
@@ -130,7 +132,7 @@ def test_a_claim_waits_for_every_seed():
 def test_a_claim_that_no_model_yields_is_open():
     found = claims.claimed(CLAIM, [drawn([A[0]])])
     assert (found.models, found.ours, found.quoted) == ([], None, None)
-    assert "–" in claims.to_markdown([found])
+    assert "–" in claims.claims_markdown([found])
 
 
 def test_claims_of_tables_that_are_not_drawn_are_left_out():

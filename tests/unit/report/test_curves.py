@@ -4,8 +4,8 @@ import pytest
 
 from fgit.config import Figure, Row, Table
 from fgit.report import curves
-from fgit.report.scores import Score
 from fgit.report.tables import Cell, Column, Drawn, Line
+from fgit.scores import Score
 from tests.conftest import run_twice
 
 COLUMNS = [

@@ -13,8 +13,8 @@ import pytest
 from fgit.common.statistics import Comparison
 from fgit.config import Row, Table
 from fgit.report import formats
-from fgit.report.scores import Score
 from fgit.report.tables import Cell, Column, Drawn, Line
+from fgit.scores import Score
 from tests.conftest import run_twice
 
 AWKWARD = r"a & b_c 100% #1 {x} {{y}} \z <b>no</b> p|q $5 ~t ^u *v* _w_ `k` &lt; [l](m)"
@@ -168,7 +168,7 @@ def test_latex_and_html_show_the_same_cells(whole):
 
 
 def test_the_note_says_how_to_read_it(whole):
-    said = formats.reading(whole)
+    said = formats.how_to_read(whole)
     for part in [
         "n: problems;",
         "in brackets: published",
@@ -179,16 +179,16 @@ def test_the_note_says_how_to_read_it(whole):
         "problems: humaneval v1 sha256 01234567…",
     ]:
         assert part in said
-    assert "number of problems: humaneval 1000" in formats.reading(whole, counts=True)
+    assert "number of problems: humaneval 1000" in formats.how_to_read(whole, counts=True)
     assert said in formats.to_markdown(whole, None)
 
 
 def test_the_note_says_no_more_than_the_table_shows():
-    said = formats.reading(drawn([line([scored(70.0), scored(60.0)])]))
+    said = formats.how_to_read(drawn([line([scored(70.0), scored(60.0)])]))
     for word in ("brackets", "bold", "pending", "failed", "seeds", "avg", "differs"):
         assert word not in said
     unscored = drawn([line([Cell(), Cell()], n=None)])
-    assert "number of" not in formats.reading(unscored, counts=True)
+    assert "number of" not in formats.how_to_read(unscored, counts=True)
 
 
 def test_csv_has_plain_numbers_and_every_comparison(whole):
@@ -244,7 +244,7 @@ def test_several_seeds_have_their_column_and_deviation():
     assert (row["humaneval sd"], row["humaneval+ sd"], row["seeds"]) == ("1.25", "", "1 of 2")
     assert latex_rows(formats.to_latex(table, None))[1][-1] == "1 of 2"
     assert "1 of 2" in Texts(formats.to_html(table, None)).cells
-    assert "mean over the seeds" in formats.reading(table)
+    assert "mean over the seeds" in formats.how_to_read(table)
 
 
 def test_an_average_is_a_column_without_comparison():
@@ -252,7 +252,7 @@ def test_an_average_is_a_column_without_comparison():
     base = line([scored(70.0), scored(60.0), Cell(65.0, status="scored")], "base")
     ours = line([scored(71.0), scored(61.0), Cell(66.0, status="scored")])
     table = drawn([base, ours], columns=columns, average=True)
-    assert "avg: mean over the columns" in formats.reading(table)
+    assert "avg: mean over the columns" in formats.how_to_read(table)
     row = next(csv.DictReader(io.StringIO(formats.to_csv(table))))
     assert row["avg"] == "65.0"
     assert "avg p" not in row
@@ -260,7 +260,7 @@ def test_an_average_is_a_column_without_comparison():
 
 def test_pairs_are_not_called_pass_at_1():
     columns = [Column("humanevalpack", "humaneval", "base", "pairs")]
-    said = formats.reading(drawn([line([scored(70.0)])], columns=columns))
+    said = formats.how_to_read(drawn([line([scored(70.0)])], columns=columns))
     assert said.startswith("base tests") is False
     assert "humanevalpack: share of pairs" in said
     assert "n: pairs" in said

@@ -16,7 +16,6 @@ from fgit.cli import main
 from fgit.common.errors import UserError
 from fgit.common.files import write_json
 from fgit.masks import TokenMasks
-from fgit.report import report
 from fgit.report.facts import Facts
 from fgit.report.funnel import (
     Line,
@@ -29,6 +28,7 @@ from fgit.report.funnel import (
     to_csv,
     to_markdown,
 )
+from fgit.report.stage import report
 from fgit.train.examples import build
 from tests.results_folder import Folder, make_config
 
@@ -262,7 +262,7 @@ def edited(path, **changes):
 
 def test_the_report_writes_it(finished):
     rows = list(
-        csv.DictReader(finished.path("tables", "funnel.csv").read_text("utf-8").splitlines())
+        csv.DictReader(finished.drawn("tables", "funnel.csv").read_text("utf-8").splitlines())
     )
     assert list(rows[0]) == ["dataset", "source", "run", "step", "reason", "lost", "left"]
     assert [row["dataset"] for row in rows if row["reason"] == "rows read"] == ["tasks", "more"]
@@ -279,7 +279,7 @@ def test_the_report_writes_it(finished):
     ]
     sources = {row["run"]: row["source"] for row in rows}
     assert sources["tiny/tasks/mutation/seed-0"] == "mutate"
-    text = finished.path("tables", "funnel.md").read_text("utf-8")
+    text = finished.drawn("tables", "funnel.md").read_text("utf-8")
     assert text.index("## tasks\n") < text.index("## more\n")
     assert "| generate | select        | only variants equal to the response" in text
     assert re.search(r"tiny/tasks/dpo/seed-0 +\| a preference +\| +40 \| +8 \| +1 \| +3 \|", text)
@@ -309,7 +309,7 @@ def test_the_command_finds_all_that_lies_there(finished, tmp_path, capsys):
     assert (tmp_path / "out.md").read_text("utf-8") == printed
     found, drawn = (
         sorted(path.read_text("utf-8").splitlines())
-        for path in (tmp_path / "out.csv", finished.path("tables", "funnel.csv"))
+        for path in (tmp_path / "out.csv", finished.drawn("tables", "funnel.csv"))
     )
     assert found == drawn
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.md"]
@@ -367,8 +367,8 @@ def test_a_stage_that_ran_again_alone_does_not_keep_the_report_from_being_drawn(
     section = folder.html().partition('<h2 id="funnel">')[2].partition("<h2")[0]
     assert "samples 40, but" in section and "does not add up" in section and "<td" not in section
     assert len(folder.table()) == 5
-    assert "does not add up" in folder.path("tables", "funnel.md").read_text("utf-8")
-    assert folder.path("tables", "funnel.csv").read_text("utf-8") == to_csv([])
+    assert "does not add up" in folder.drawn("tables", "funnel.md").read_text("utf-8")
+    assert folder.drawn("tables", "funnel.csv").read_text("utf-8") == to_csv([])
 
 
 def test_before_anything_has_run_it_says_so(folder, no_figures):

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from fgit.annotate import segments
 from fgit.common.errors import UserError
 from fgit.common.files import write_json, write_parquet
-from fgit.report import decontamination, report
+from fgit.report import decontamination
+from fgit.report.evaluations import short_names
 from fgit.report.facts import Facts
 from fgit.report.figures import thinned
 from fgit.report.pairs import SPAN_COLUMNS, first_pairs
-from fgit.report.scores import short_names
 from fgit.report.segments import code_lines, facing, side_by_side, token_lines
+from fgit.report.stage import report
 from fgit.report.training import read_trainings
 from fgit.report.variants import UNITS
 from fgit.runs import all_runs

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from fgit.config import BASE, PUBLISHED, read_config
+from fgit.lineage import Lineage
 from fgit.published import read_published
 from fgit.report.claims import claims_of
 from fgit.report.results import SCHEMA, results_frame
@@ -47,7 +48,9 @@ def printed():
 @pytest.fixture(scope="module")
 def tables(config, tmp_path_factory):
     """Each table from the numbers that it prints, as if they had been measured."""
-    frame = results_frame(config, tmp_path_factory.mktemp("empty"), {}, read_published(config))
+    frame = results_frame(
+        config, Lineage(tmp_path_factory.mktemp("empty")), {}, read_published(config)
+    )
     return {name: draw(config, name, measured(frame, name)) for name in SEVEN}
 
 
@@ -127,7 +130,7 @@ def test_what_the_tables_print_differently_stays_different(tables):
 
 
 def test_nothing_measured_leaves_the_claims_open(config, tmp_path):
-    frame = results_frame(config, tmp_path, {}, read_published(config))
+    frame = results_frame(config, Lineage(tmp_path), {}, read_published(config))
     claims = claims_of(config, {name: draw(config, name, frame) for name in SEVEN})
     assert {item.ours for item in claims} == {None}
     assert None not in [item.quoted for item in claims]

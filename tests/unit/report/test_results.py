@@ -1,18 +1,24 @@
 """results.parquet: every number that the tables ask for, and all that they are drawn from."""
 
 import json
+import pathlib
 
 import polars as pl
 import pytest
 
+from fgit.cli import main
 from fgit.common.errors import UserError
-from fgit.common.files import write_json, write_parquet
+from fgit.common.files import write_json, write_parquet, write_text
+from fgit.common.lock import Lock
+from fgit.common.provenance import provenance_path, read_provenance
 from fgit.common.statistics import wilson
-from fgit.explain import identity
+from fgit.lineage import Lineage
 from fgit.published import read_published
-from fgit.report import redraw, report
+from fgit.report.evaluations import read_evaluations
+from fgit.report.places import numbers_folder, report_folder
 from fgit.report.results import SCHEMA, read_results, results_frame
-from fgit.report.scores import read_evaluations
+from fgit.report.stage import draw_tables, report
+from fgit.runs import to_yaml
 from tests.results_folder import SHA256, Folder, N, first, make_config
 from tests.unit.report.conftest import copied
 
@@ -20,8 +26,8 @@ from tests.unit.report.conftest import copied
 def frame_of(folder):
     """What a report writes as results.parquet, without the report."""
     config = folder.config
-    found = read_evaluations(config, folder.root)
-    return results_frame(config, folder.root, found, read_published(config))
+    scores = read_evaluations(config, folder.root)
+    return results_frame(config, Lineage(folder.root), scores, read_published(config))
 
 
 def write_published(path, *rows):
@@ -56,7 +62,7 @@ def test_a_row_for_each_run_benchmark_and_metric(made):
         "problems_sha256": SHA256,
         "sandbox": "bwrap",
         "precision": dict.fromkeys(["generate", "train", "evaluate"]),
-        "provenance": identity(made.root, "tiny/base", "easy"),
+        "provenance": Lineage(made.root).identity("tiny/base", "easy"),
     }
     assert frame.row(3, named=True)["run"] == "tiny/tasks/sft/seed-0"
     assert frame["metric"].to_list() == ["pass@1 base", "pass@1 plus"] * 5
@@ -104,7 +110,7 @@ def test_published_numbers_stand_beside_ours(made, tmp_path):
 
 def test_a_second_score_with_one_bos_is_among_the_results(folder):
     again = {"pass@1": {"base": 0.5, "plus": 0.2}}
-    again["interval"] = {"base": wilson(5, N), "plus": wilson(2, N)}
+    again["interval"] = {"base": list(wilson(5, N)), "plus": list(wilson(2, N))}
     folder.score("tiny/base", "easy", first(4), one_bos=again)
     frame = frame_of(folder).filter(method="base")
     assert dict(frame.select("metric", "value").iter_rows()) == {
@@ -145,19 +151,101 @@ def test_an_empty_folder_gives_pending_rows(tmp_path, caplog):
     assert "easy has no results yet: run `snakemake main`" in caplog.text
 
 
-def test_one_table_alone(folder, tmp_path):
-    report(folder.config, folder.root, table="main")
-    written = {path.name for path in folder.drawn("tables").iterdir()}
-    assert written == {f"main.{kind}" for kind in ("md", "csv", "tex", "html")}
-    assert not folder.drawn("results.parquet").exists()
-    with pytest.raises(UserError, match="no table is called 'mian'; known: main"):
-        report(folder.config, folder.root, table="mian")
+def test_the_numbers_of_one_table(folder, tmp_path):
+    """They need its own scores and nothing else's; what is not whole goes elsewhere."""
+    rows = [row.model_dump() for row in folder.config.tables["main"].rows]
+    one = {"caption": "One", "columns": ["easy"], "rows": rows[:1]}
+    folder.config = make_config(
+        tables={"one": one, "main": folder.config.tables["main"].model_dump()}
+    )
+    folder.path("score", "tiny/tasks/dpo/seed-0", "easy", "summary.json").unlink()
+    folder.gather()
+    assert folder.path("results", "one.parquet").exists()
+    assert not folder.path("results", "main.parquet").exists()
+    assert read_results(folder.path("partial", "results", "main.parquet")).height == 5 * 2
+    draw_tables(folder.config, folder.path("results", "one.parquet"), tmp_path / "drawn", "one")
+    written = {path.name for path in (tmp_path / "drawn").iterdir()}
+    assert written == {f"one.{kind}" for kind in ("md", "csv", "tex", "html")}
+    with pytest.raises(UserError, match="no table is called 'mian'; known: one, main"):
+        numbers_folder(folder.config, folder.root, "mian")
+    with pytest.raises(
+        UserError, match=r"tables\.main: the results know nothing of tiny/tasks/sft"
+    ):
+        draw_tables(folder.config, folder.path("results", "one.parquet"), tmp_path / "drawn")
+
+
+def test_the_report_joins_the_numbers_of_the_tables(folder, no_figures):
+    main = folder.config.tables["main"].model_dump()
+    first_rows = main | {"rows": main["rows"][2:], "columns": ["easy"]}
+    folder.config = make_config(tables={"again": first_rows, "main": main})
+    folder.gather()
+    report(folder.config, folder.root)
+    assert read_results(folder.path("results.parquet")).equals(frame_of(folder))
+    assert folder.path("report.html").exists() and not folder.path("partial").exists()
+    # A table's files have another writer.
+    assert {path.name for path in folder.path("tables").iterdir()} == {"funnel.md", "funnel.csv"}
+
+
+def test_a_report_is_whole_once_all_is_there(folder, no_figures):
+    report(folder.config, folder.root)
+    assert folder.path("partial", "report.html").exists()
+    assert not folder.path("report.html").exists()
+    folder.gather()
+    assert report_folder(folder.config, folder.root) == folder.root
+    report(folder.config, folder.root)
+    assert folder.path("report.html").exists() and not folder.path("partial").exists()
+
+
+def test_numbers_of_other_scores_or_published_ones_are_refused(folder, tmp_path, no_figures):
+    folder.gather()
+    folder.score("tiny/base", "easy", first(4)[::-1])
+    message = r"main\.parquet: tiny/base on easy has another score now, or another published number"
+    with pytest.raises(UserError, match=message):
+        report(folder.config, folder.root)
+    folder.gather()
+    report(folder.config, folder.root)
+    path = write_published(tmp_path / "published.csv", "main,tiny,,base,easy,50.5")
+    folder.config = make_config(published=path)
+    with pytest.raises(UserError, match=message):
+        report(folder.config, folder.root)
+    folder.gather()
+    report(folder.config, folder.root)
+
+
+def test_each_file_has_a_writer_who_holds_its_lock_and_leaves_provenance(folder, no_figures):
+    write_text(folder.path("config.yaml"), to_yaml(folder.config))
+    common = ["--config", str(folder.path("config.yaml"))]
+    here = [*common, "--results", str(folder.root)]
+    numbers, tables = folder.path("results", "main.parquet"), folder.path("tables")
+    drawing = [*common, "--from", str(numbers), "--table", "main", "--out", str(tables)]
+    for words, target, files in (
+        (["results", *here, "--table", "main"], numbers, ["main.parquet"]),
+        (["table", *drawing], tables / "main.md", ["main.csv", "main.html", "main.md", "main.tex"]),
+        (
+            ["report", *here, "--ended"],
+            folder.path("report.html"),
+            ["funnel.csv", "funnel.md", "report.html", "results.parquet"],
+        ),
+    ):
+        with Lock(target):
+            assert main(words) == 1
+        assert not target.exists()
+        assert main(words) == 0
+        record = read_provenance(provenance_path(target))
+        assert record.stage == words[0]
+        assert sorted(pathlib.Path(path).name for path in record.outputs) == files
+    assert [*record.inputs] == ["config", "numbers main"]
+    assert record.arguments == {"ended": True}
+    folder.path("score", "tiny/base", "easy", "summary.json").unlink()
+    assert main(["report", *here]) == 0
+    record = read_provenance(provenance_path(folder.path("partial", "report.html")))
+    assert [*record.inputs] == ["config"]
 
 
 def test_the_tables_come_from_the_file_alone(folder, tmp_path, no_figures):
     report(folder.config, folder.root)
     assert read_results(folder.drawn("results.parquet")).equals(frame_of(folder))
-    redraw(folder.config, folder.drawn("results.parquet"), tmp_path / "again")
+    draw_tables(folder.config, folder.drawn("results.parquet"), tmp_path / "again")
     drawn = {path.name: path.read_bytes() for path in folder.drawn("tables").iterdir()}
     again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert drawn.keys() - again.keys() == {"funnel.md", "funnel.csv"}  # of the stages before
@@ -181,7 +269,7 @@ def test_results_of_an_older_layout_are_refused(made, tmp_path):
     frame = frame_of(made)
     path = tmp_path / "results.parquet"
     write_parquet(path, frame.drop("status", "solved"))
-    with pytest.raises(UserError, match=r"parquet: an older layout.*status, solved; run `fgit rep"):
+    with pytest.raises(UserError, match=r"parquet: an older layout.*status, solved; run `fgit res"):
         read_results(path)
     write_parquet(path, frame.with_columns(pl.col("value").cast(pl.String)))
     with pytest.raises(UserError, match=r"another layout: the column value"):
@@ -196,7 +284,7 @@ def test_results_of_another_config_are_refused(made, tmp_path):
         tables={"main": {"caption": "c", "columns": ["easy"], "rows": [row]}},
     )
     with pytest.raises(UserError, match=r"tables\.main.*nothing of tiny/tasks/more/seed-0 on easy"):
-        redraw(config, tmp_path / "results.parquet", tmp_path / "again")
+        draw_tables(config, tmp_path / "results.parquet", tmp_path / "again")
 
 
 def test_runs_scored_on_other_problems_are_refused(folder):
@@ -229,18 +317,21 @@ def write_summary(folder, **changes):
     [
         ({"pass@1": None}, "key 'pass@1': missing"),
         ({"n": None}, "key 'n': missing"),
-        ({"n": "ten"}, "key 'n': not a count but 'ten'"),
-        ({"n": 0}, "key 'n': no problem was scored"),
-        ({"n": 11}, "key 'pass@1.base': 0.4 is not a share of 11 problems"),
+        ({"n": "ten"}, "key 'n': Input should be a valid integer, not 'ten'"),
+        ({"n": 0}, "n: no problem was scored"),
+        ({"n": 11}, "pass@1.base: 0.4 is not a share of 11 problems"),
         ({"interval": None}, "key 'interval': missing"),
         ({"interval": {"base": [0.1, 0.7]}}, "key 'interval.plus': missing"),
-        ({"interval": {"base": 0.1}}, "key 'interval.base': not a low and a high end but 0.1"),
+        ({"interval": {"base": 0.1}}, "key 'interval.base': Input should be a valid list, not 0.1"),
         ({"problems_sha256": None}, "key 'problems_sha256': missing"),
-        ({"sandbox": 1}, "key 'sandbox': not text but 1"),
+        ({"sandbox": 1}, "key 'sandbox': Input should be a valid string, not 1"),
         ({"benchmark": "mbpp"}, "'mbpp', but the config says that easy is 'humaneval'"),
         ({"pass@1": {"base": 0.4}}, "key 'pass@1.plus': missing"),
         ({"pass@1": {"base": 0.4, "plus": None}}, "no pass@1 plus, which a table of the config"),
-        ({"pass@1": {"base": "many", "plus": 0.3}}, "key 'pass@1.base': not a number"),
+        (
+            {"pass@1": {"base": "many", "plus": 0.3}},
+            "key 'pass@1.base': Input should be a valid number, not 'many'",
+        ),
         ({"pass@1": {"base": 0.5, "plus": 0.3}}, "says 5 of 10"),
     ],
 )

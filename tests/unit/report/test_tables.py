@@ -7,13 +7,13 @@ import re
 import pytest
 
 from fgit.common.statistics import paired
-from fgit.explain import unknown
+from fgit.lineage import Lineage, unknown
 from fgit.published import read_published
-from fgit.report import report, results
 from fgit.report.cells import hint
+from fgit.report.evaluations import read_evaluations
 from fgit.report.formats import to_csv, to_markdown
 from fgit.report.results import results_frame
-from fgit.report.scores import read_evaluations
+from fgit.report.stage import report
 from fgit.report.tables import draw
 from fgit.runs import all_runs
 from tests.results_folder import Folder, first, make_config
@@ -34,8 +34,8 @@ def seeds(made_with_seeds, tmp_path):
 
 
 def frame_of(folder):
-    found = read_evaluations(folder.config, folder.root)
-    return results_frame(folder.config, folder.root, found, read_published(folder.config))
+    scores = read_evaluations(folder.config, folder.root)
+    return results_frame(folder.config, Lineage(folder.root), scores, read_published(folder.config))
 
 
 def drawn_of(folder, name="main"):
@@ -225,16 +225,16 @@ def test_the_problems_are_named_with_release_and_digest(tmp_path, made):
 def computed_in(folder, monkeypatch, by_run):
     """As if the runs had been trained and evaluated in these precisions."""
 
-    def steps(results, run, benchmark):
+    def steps(lineage, run, benchmark):
         train, dtype = by_run.get(run, ("bf16", "bfloat16"))
         made = {"train": {"precision": train}, "evaluate": {"dtype": dtype}}
         return [
-            dataclasses.replace(unknown(f"{stage}/{run}", results), settings=settings)
+            dataclasses.replace(unknown(f"{stage}/{run}", lineage.results), settings=settings)
             for stage, settings in made.items()
             if stage == "evaluate" or run.count("/") == 3
         ]
 
-    monkeypatch.setattr(results, "score_steps", steps)
+    monkeypatch.setattr(Lineage, "behind_score", steps)
 
 
 def test_rows_that_were_computed_in_different_precisions_are_named(made, monkeypatch):
@@ -251,14 +251,16 @@ def test_rows_that_were_computed_in_different_precisions_are_named(made, monkeyp
 
 
 def test_a_stage_in_both_precisions_is_said(made, monkeypatch):
-    def steps(results, run, benchmark):
+    def steps(lineage, run, benchmark):
         shards = {"1": "bfloat16", "2": "float32"}
         return [
-            dataclasses.replace(unknown(f"generate/{shard}", results), settings={"dtype": dtype})
+            dataclasses.replace(
+                unknown(f"generate/{shard}", lineage.results), settings={"dtype": dtype}
+            )
             for shard, dtype in shards.items()
         ]
 
-    monkeypatch.setattr(results, "score_steps", steps)
+    monkeypatch.setattr(Lineage, "behind_score", steps)
     assert "different precisions: generate bf16 and fp32 (" in reading_of(made)
 
 

@@ -25,9 +25,10 @@ import tempfile
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import polars as pl
+from pydantic import BaseModel, ValidationError
 
 from fgit.common.dataset_fields import value_of
 from fgit.common.errors import UserError
@@ -38,6 +39,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_LINE = 64 << 20  # bytes
 PART_ROWS = 1000  # of a Parquet file, as Python objects
 BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
+Model = TypeVar("Model", bound=BaseModel)
 ROW_GROUP = 5000  # rows; a reader of a Parquet file holds a few groups at a time
 
 
@@ -190,6 +192,28 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: not readable JSON: {error}") from error
     except BROKEN_GZIP as error:
         raise UserError(f"{path}: broken gzip file ({error}); fetch it again") from error
+
+
+def read_model(path: str | os.PathLike[str], model: type[Model], advice: str) -> Model:
+    """JSON that another step wrote, as a Pydantic model.
+
+    Raises:
+        UserError: naming file and key, what is wrong there, and the advice.
+    """
+    try:
+        return model.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        if not key and first["type"] in ("model_type", "model_attributes_type"):
+            reason = "not a JSON object"
+        elif first["type"] == "missing":
+            reason = f"missing (it has: {', '.join(first['input'])})"
+        elif key:
+            reason = f"{reason}, not {first['input']!r:.60}"
+        where = f", key {key!r}" if key else ""
+        raise UserError(f"{path}{where}: {reason}; {advice}") from error
 
 
 def read_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:

@@ -17,15 +17,16 @@ import platform
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 import fgit
 from fgit.common.errors import UserError
-from fgit.common.files import read_json, remove, sha256, write_json, write_text
+from fgit.common.files import read_model, remove, sha256, write_json, write_text
 
 LAYOUT = 2  # 1 had no arguments, and the digests of folders counted what Snakemake leaves in them
 LARGE = 64 << 20  # bytes from which a digest is worth keeping
@@ -86,14 +87,7 @@ def read_provenance(path: Path) -> Record:
     Raises:
         UserError: naming file and key, if it is not one.
     """
-    try:
-        return Record.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise UserError(
-            f"{path}, {key}: {first['msg']}; it is no provenance file of FGit: run the stage again"
-        ) from error
+    return read_model(path, Record, "it is no provenance file of FGit: run the stage again")
 
 
 def provenance_path(out: Path) -> Path:
@@ -365,3 +359,22 @@ def cpu_name() -> str:
     except OSError:
         return platform.processor()
     return next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
+
+
+def code_text(code: Mapping[str, Any]) -> str:
+    """The code of a provenance file in words."""
+    commit = f", commit {code['commit'][:12]}" if code.get("commit") else ""
+    changed = ", changed since that commit" if code.get("changed") else ""
+    sources = str(code.get("sources_sha256"))[:12]
+    return f"fgit {code.get('version')}{commit}{changed}, sources {sources}"
+
+
+def hardware_text(hardware: Mapping[str, Any]) -> str:
+    """The hardware of a provenance file in words."""
+    names = Counter(hardware.get("gpus") or [])
+    gpus = ", ".join(f"{count} × {name}" for name, count in names.items()) or "no GPU"
+    count = hardware.get("processes") or 1
+    processes = f", {count} processes" if count > 1 else ""
+    cpu = hardware.get("cpu") or hardware.get("machine")
+    system = f"; {hardware['system']}" if hardware.get("system") else ""
+    return f"{cpu}, {hardware.get('cores')} cores, {gpus}{processes}{system}"

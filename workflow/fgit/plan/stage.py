@@ -41,6 +41,7 @@ from fgit.runs import (
     teacher_as_model,
     train_settings,
 )
+from fgit.scores import read_summary
 
 REFERENCE = 6.7  # billions of parameters for which the rates of the config's plan stand
 CHECKPOINT_BYTES = 3 * 12  # of a parameter: two checkpoints are kept, a third is being written
@@ -321,6 +322,7 @@ class Jobs:
         for dataset in sheets:
             yield self.job("audit", f"sheets/{dataset}", f"audit/sheets/{dataset}/sheet.json")
         for name in names:
+            yield self.job("report", f"{name}, numbers", f"results/{name}.parquet")
             yield self.job("report", name, f"tables/{name}.csv")
         if everything:
             yield self.job("report", "report", "report.html")
@@ -752,19 +754,20 @@ def measured_scoring(config: Config, folder: Path) -> Measured:
     programs: dict[str, int] = defaultdict(int)
     for file in sorted(folder.glob("score/**/summary.json")):
         benchmark = config.benchmarks.get(file.parent.name)
-        summary = read_json(file)
+        summary = read_summary(file.parent)
         if (
             benchmark is None
             or not kind_of(benchmark.kind).programs
-            or "part_of" in summary  # it has the whole's seconds
-            or not {"seconds", "threads", "n"} <= summary.keys()
+            or summary.part_of is not None  # it has the whole's seconds
+            or summary.seconds is None
+            or summary.threads is None
         ):
             continue
         run = file.parent.relative_to(folder / "score")
         again = lengths(folder / "evaluate" / run / "samples_one_bos.jsonl")
         rate = program_rate(benchmark)
-        spent[rate] += summary["seconds"] * summary["threads"]
-        programs[rate] += summary["n"] + len(again)
+        spent[rate] += summary.seconds * summary.threads
+        programs[rate] += summary.n + len(again)
     return {name: (spent[name] / programs[name], f"{programs[name]} programs") for name in spent}
 
 

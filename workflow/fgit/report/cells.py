@@ -22,7 +22,7 @@ def cells_of(tables: Mapping[str, Drawn]) -> Iterator[Cell]:
 
 
 def cell_data(
-    config: Config, line: Line, column: Column, cell: Cell, known: Chains
+    config: Config, line: Line, column: Column, cell: Cell, chains: Chains
 ) -> dict[str, Any]:
     """What the panel says of a number beyond its hint: JSON-like."""
     return {
@@ -32,7 +32,7 @@ def cell_data(
         "chains": [
             (run.name, key)
             for run in runs_of(config, line.row)
-            if (key := key_of(run.name, column.benchmark)) in known.chains
+            if (key := key_of(run.name, column.benchmark)) in chains.numbers
         ],
     }
 

@@ -105,19 +105,19 @@ def mean(values: Sequence[float | None]) -> float | None:
 def write_claims(folder: Path, claims: Sequence[Claimed]) -> None:
     """Write ``claims.md`` and ``claims.csv``; nothing without claims."""
     if claims:
-        write_text(folder / "claims.md", to_markdown(claims))
-        write_text(folder / "claims.csv", to_csv(claims))
+        write_text(folder / "claims.md", claims_markdown(claims))
+        write_text(folder / "claims.csv", claims_csv(claims))
 
 
-def to_markdown(claims: Sequence[Claimed]) -> str:
+def claims_markdown(claims: Sequence[Claimed]) -> str:
     heading = ["claim", "tables", "models", "ours", "from the published numbers", "published"]
     rows = [
         [
             escape_markdown(item.label),
             ", ".join(item.claim.tables),
             ", ".join(item.models) or NOTHING,
-            percent(item.ours, PENDING),
-            percent(item.quoted, NOTHING, 2),
+            improvement_text(item.ours, PENDING),
+            improvement_text(item.quoted, NOTHING, 2),
             number(item.published, 1) or NOTHING,
         ]
         for item in claims
@@ -128,14 +128,14 @@ def to_markdown(claims: Sequence[Claimed]) -> str:
     return f"Claims\n\n{grid(heading, rows, 3)}\n\n{how}\n"
 
 
-def percent(value: float | None, missing: str, digits: int = 1) -> str:
+def improvement_text(value: float | None, missing: str, digits: int = 1) -> str:
     """A relative improvement; ``missing`` if it is None, and ``undefined`` over a mean of 0."""
     if value is None:
         return missing
     return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def to_csv(claims: Sequence[Claimed]) -> str:
+def claims_csv(claims: Sequence[Claimed]) -> str:
     return csv_of(
         [
             {
@@ -144,8 +144,8 @@ def to_csv(claims: Sequence[Claimed]) -> str:
                 "of": item.claim.of,
                 "over": item.claim.over,
                 "models": " ".join(item.models),
-                "ours": percent(item.ours, "", 4),
-                "from published numbers": percent(item.quoted, "", 4),
+                "ours": improvement_text(item.ours, "", 4),
+                "from published numbers": improvement_text(item.quoted, "", 4),
                 "published": number(item.published, 1),
             }
             for item in claims

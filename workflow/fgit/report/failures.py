@@ -1,96 +1,77 @@
 """The failures of the runs: figures, and what one run solves and another does not, side by side.
 
-The analysis is :mod:`fgit.failures.stage`; here it is gathered for the report's section and for the
-page of ``fgit failures``.
+The analysis is :mod:`fgit.failures.analysis`; here it is gathered for the report's section and for
+the page of ``fgit failures``.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from fgit.annotate import segments_in
 from fgit.benchmarks.kinds import kind_of, programs_of
 from fgit.benchmarks.problems import problems_digest, read_problems
-from fgit.common.errors import UserError
 from fgit.config import Config
-from fgit.failures.stage import (
+from fgit.failures.analysis import (
     EMPTY,
     FEW,
     SAME,
     UNKNOWN,
     UNPARSABLE,
+    OneSided,
     Programs,
     analyse,
-    canonical_failing,
     changes,
-    gap_summary,
     known_passing,
-    solved_only_by,
     summary,
 )
-from fgit.report.facts import Facts
+from fgit.report.evaluations import Evaluations
 from fgit.report.formats import grid
 from fgit.report.rendering import environment
-from fgit.report.scores import Evaluation, Evaluations
 from fgit.report.segments import Pair, code_lines, side_by_side
 from fgit.runs import BASE, Run, all_runs
+from fgit.scores import Evaluation
 
 SHOWN = 20  # problems of each comparison of two runs
 SHOWN_IN_ALL = 400  # on the report's page
 SHOWN_ALONE = 2000  # on the page of one benchmark's failures
 LONGEST = 10_000  # characters of a program that is shown
 
-Fact = tuple[str, str]  # a figure, and what it rests on
-
-
-@dataclasses.dataclass(frozen=True)
-class OneSided:
-    """What one run solves and another does not."""
-
-    solver: str
-    other: str
-    programs: tuple[Programs, Programs]
-    found: pl.DataFrame  # of fgit.failures.stage.solved_only_by
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        return gap_summary(self.found)
+Figure = tuple[str, str]  # in words, and what it rests on
 
 
 # ------------------------------------------------------------------ the report's section
 
 
-def section(config: Config, found: Evaluations, names: Mapping[str, str]) -> list[dict[str, Any]]:
+def failures_section(
+    config: Config, scores: Evaluations, names: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """The failures of each benchmark that is scored, for the template.
 
     Left out are pairs of code, which are no programs that fail, and a benchmark that is a part of
     another one shown.
-
-    Raises:
-        UserError: naming the file, if outcomes have no programs.
     """
-    scored = dict.fromkeys(benchmark for _, benchmark in found)
-    shown = [
+    scored = dict.fromkeys(benchmark for _, benchmark in scores)
+    benchmarks = [
         benchmark
         for benchmark in scored
         if kind_of(config.benchmarks[benchmark].kind).programs
         and config.benchmarks[benchmark].part_of not in scored
     ]
     items, gaps = [], {}
-    for benchmark in shown:
-        mine = {run: e for (run, where), e in found.items() if where == benchmark}
+    for benchmark in benchmarks:
+        mine = {run: e for (run, where), e in scores.items() if where == benchmark}
         items.append(benchmark_item(config, benchmark, mine, names))
         gaps[benchmark] = items[-1].pop("gaps")
-    every = [gap for benchmark in shown for pair in gaps[benchmark] for gap in pair]
+    every = [gap for benchmark in benchmarks for pair in gaps[benchmark] for gap in pair]
     each = shown_each(every, SHOWN_IN_ALL)
     for item in items:
         item["views"] = [
-            view(gap, each) for pair in gaps[item["benchmark"]] for gap in pair if len(gap.found)
+            view(gap, each) for pair in gaps[item["benchmark"]] for gap in pair if len(gap.problems)
         ]
     return items
 
@@ -100,22 +81,13 @@ def benchmark_item(
 ) -> dict[str, Any]:
     """One benchmark's figures; ``gaps`` has, for each pair of runs compared, both directions."""
     tests = "plus" if all("plus" in e.scores for e in mine.values()) else "base"
-    for evaluation in mine.values():
-        if "solution" not in evaluation.outcomes.columns:
-            raise UserError(
-                f"{evaluation.summary.path.parent / 'outcomes.parquet'}: no column solution; "
-                "run the score stage again"
-            )
     canonical, without = canonical_programs(config.benchmarks[benchmark].kind, mine)
     programs = {run: Programs.of(e.outcomes, tests) for run, e in mine.items()}
     passing = known_passing(canonical, programs)
     frames = {run: analyse(p.failing, passing) for run, p in programs.items()}
     pairs = [
         [
-            OneSided(
-                *(names[a], names[b], (programs[a], programs[b])),
-                solved_only_by(programs[a], programs[b], frames[b]),
-            )
+            OneSided.of(names[a], names[b], (programs[a], programs[b]), frames[b])
             for a, b in ((run, other), (other, run))
         ]
         for run, other in compared(config, list(mine))
@@ -130,7 +102,7 @@ def benchmark_item(
     }
 
 
-def compared(config: Config, shown: Sequence[str]) -> Iterator[tuple[str, str]]:
+def compared(config: Config, names: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each trained run with its base model, and with standard SFT on the same data and seed."""
     runs = all_runs(config)
     sft = [
@@ -138,14 +110,14 @@ def compared(config: Config, shown: Sequence[str]) -> Iterator[tuple[str, str]]:
         for method in config.methods
         if (settings := config.resolve(method)).objective == "fixed" and settings.weight == 1
     ]
-    for name in shown:
+    for name in names:
         run = runs[name]
         if run.dataset is None:
             continue
         others = [Run(run.model, None, BASE, None).name]
         if run.method not in sft:
             others += [dataclasses.replace(run, method=method).name for method in sft]
-        yield from ((name, other) for other in others if other in shown)
+        yield from ((name, other) for other in others if other in names)
 
 
 def canonical_programs(
@@ -157,15 +129,13 @@ def canonical_programs(
     """
     tried: dict[str, None] = {}
     for evaluation in mine.values():
-        summary: Facts = evaluation.summary
-        path, digest = summary.values.get("problems"), summary.values.get("problems_sha256")
-        if not isinstance(path, str) or not isinstance(digest, str) or path in tried:
+        path = evaluation.summary.problems
+        if path is None or path in tried:
             continue
         tried[path] = None
-        if Path(path).is_file() and problems_digest(path) == digest:
-            broken = set().union(
-                *(canonical_failing(e.summary.values, e.summary.path) for e in mine.values())
-            )
+        if Path(path).is_file() and problems_digest(path) == evaluation.summary.problems_sha256:
+            truths = [e.summary.ground_truth for e in mine.values()]
+            broken = {task for truth in truths if truth for task in truth.failing}
             return {
                 task: programs_of(kind).canonical(row)
                 for task, row in read_problems(kind, path).items()
@@ -179,22 +149,13 @@ def canonical_programs(
 # ------------------------------------------------------------------ the page of one benchmark
 
 
-def standalone(
-    figures: Mapping[str, Any],
-    programs: Mapping[str, Programs],
-    found: Mapping[tuple[str, str], pl.DataFrame],
-) -> str:
+def standalone(figures: Mapping[str, Any], gaps: Sequence[OneSided]) -> str:
     """The page of ``fgit failures``; whatever comes from a model is escaped.
 
     Args:
         figures: as they stand in summary.json.
-        programs: the runs' programs.
-        found: for (solver, other) what :func:`fgit.failures.stage.solved_only_by` says.
+        gaps: of every ordered pair of runs.
     """
-    gaps = [
-        OneSided(solver, other, (programs[solver], programs[other]), frame)
-        for (solver, other), frame in found.items()
-    ]
     rows = {(gap.solver, gap.other): gap_row(gap.solver, gap.other, gap.figures) for gap in gaps}
     each = shown_each(gaps, SHOWN_ALONE, SHOWN_ALONE)
     item = {
@@ -202,12 +163,8 @@ def standalone(
         "tests": figures["tests"],
         "without_canonical": None,
         "runs": [run_row(name, figure) for name, figure in figures["runs"].items()],
-        "pairs": [
-            [rows[a, b], rows[b, a]]
-            for a, b in rows
-            if list(programs).index(a) < list(programs).index(b)
-        ],
-        "views": [view(gap, each) for gap in gaps if len(gap.found)],
+        "pairs": [[rows[a, b], rows[b, a]] for a, b in itertools.combinations(figures["runs"], 2)],
+        "views": [view(gap, each) for gap in gaps if len(gap.problems)],
     }
     return environment().get_template("failures.html.jinja").render(item=item)
 
@@ -262,9 +219,9 @@ def run_row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "failures": str(figures["failures"]),
-        "few_places": in_words(figures["few_places_largely_correct"]),
-        "few_lines": in_words(figures["few_lines"]),
-        "any_places": in_words(figures["few_places"]),
+        "few_places": figure_of(figures["few_places_largely_correct"]),
+        "few_lines": figure_of(figures["few_lines"]),
+        "any_places": figure_of(figures["few_places"]),
         "aside": ", ".join(
             f"{statuses[status]} {text}" for status, text in names.items() if statuses[status]
         )
@@ -277,12 +234,12 @@ def gap_row(solver: str, other: str, figures: Mapping[str, Any]) -> dict[str, An
         "solver": solver,
         "other": other,
         "problems": str(figures["problems"]),
-        "few_lines": in_words(figures["few_lines"]),
-        "nearest": in_words(figures["few_lines_nearest"]),
+        "few_lines": figure_of(figures["few_lines"]),
+        "nearest": figure_of(figures["few_lines_nearest"]),
     }
 
 
-def in_words(share: Mapping[str, Any]) -> Fact:
+def figure_of(share: Mapping[str, Any]) -> Figure:
     """A share, and what it rests on: part, whole and 95 % interval."""
     if share["share"] is None:
         return "–", ""
@@ -291,33 +248,33 @@ def in_words(share: Mapping[str, Any]) -> Fact:
     return f"{100 * share['share']:.1f} %", rests_on
 
 
-def in_a_line(fact: Fact) -> str:
-    return f"{fact[0]} ({fact[1]})" if fact[1] else fact[0]
+def in_a_line(figure: Figure) -> str:
+    return f"{figure[0]} ({figure[1]})" if figure[1] else figure[0]
 
 
 def shown_each(gaps: Sequence[OneSided], in_all: int, most: int = SHOWN) -> int:
     """How many problems of each comparison are shown, so that the page stays within bounds."""
-    with_problems = sum(1 for gap in gaps if len(gap.found))
+    with_problems = sum(1 for gap in gaps if len(gap.problems))
     return max(1, min(most, in_all // max(1, with_problems)))
 
 
 def view(gap: OneSided, most: int) -> dict[str, Any]:
     """The problems of a comparison with both programs, the nearest to each other first."""
     solver, other = gap.programs
-    rows = gap.found.sort("lines", "places", nulls_last=True, maintain_order=True)
+    rows = gap.problems.sort("lines", "places", nulls_last=True, maintain_order=True)
     return {
         "solver": gap.solver,
         "other": gap.other,
         "total": rows.height,
         "problems": [
-            {"task_id": row["task_id"], "told": told(row)}
+            {"task_id": row["task_id"], "told": distance_text(row)}
             | compared_lines(other.failing[row["task_id"]], solver.passing[row["task_id"]])
             for row in rows.head(most).iter_rows(named=True)
         ],
     }
 
 
-def told(row: Mapping[str, Any]) -> str:
+def distance_text(row: Mapping[str, Any]) -> str:
     """How far apart the two programs are, in words."""
     if row["status"] == EMPTY:
         return "an empty answer"

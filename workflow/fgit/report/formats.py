@@ -45,7 +45,7 @@ def write_table(folder: Path, name: str, drawn: Drawn, note: str | None) -> None
     write_text(folder / f"{name}.html", to_html(drawn, note))
 
 
-def reading(drawn: Drawn, *, counts: bool = False) -> str:
+def how_to_read(drawn: Drawn, *, counts: bool = False) -> str:
     """One line on how to read a table, and where the logs of what failed are.
 
     Args:
@@ -116,7 +116,7 @@ def marks(drawn: Drawn) -> str:
     )
 
 
-def shown(cell: Cell, bold: Callable[[str], str], mark: str = SIGNIFICANT) -> str:
+def cell_text(cell: Cell, bold: Callable[[str], str], mark: str = SIGNIFICANT) -> str:
     """``73.1* (73.2)``: ours, its mark, and in brackets the published number."""
     ours = bold(cell.text) if cell.best else cell.text
     if cell.marked != cell.text:
@@ -159,7 +159,7 @@ def to_markdown(drawn: Drawn, note: str | None) -> str:
                 *map(escape_markdown, texts_of(line)),
                 # Behind bold, the mark would be read as a part of it.
                 *(
-                    shown(cell, "**{}**".format, "\\*" if cell.best else SIGNIFICANT)
+                    cell_text(cell, "**{}**".format, "\\*" if cell.best else SIGNIFICANT)
                     for cell in line.cells
                 ),
                 *counts_of(drawn, line),
@@ -168,7 +168,7 @@ def to_markdown(drawn: Drawn, note: str | None) -> str:
     paragraphs = [escape_markdown(text) for text in (drawn.table.caption, note) if text]
     parts = [BLOCK.sub(r"\\", text) for text in paragraphs]
     table = grid([*heading, *numbers], rows, len(heading))
-    return "\n\n".join([*parts, table, reading(drawn)]) + "\n"
+    return "\n\n".join([*parts, table, how_to_read(drawn)]) + "\n"
 
 
 def escape_markdown(text: str) -> str:
@@ -334,7 +334,7 @@ def styled(
         rows.append(
             [
                 *(escape(one_line(told[name])) for name in texts),
-                *(shown(cell, bold) for cell in line.cells),
+                *(cell_text(cell, bold) for cell in line.cells),
                 *seeds_of(drawn, line),
             ]
         )
@@ -350,6 +350,6 @@ def styled(
         .cols_align("right", columns=names[len(texts) :])
         .tab_header(title=one_line(drawn.table.caption))
     )
-    for text in [*([one_line(note)] if note else []), reading(drawn, counts=True)]:
+    for text in [*([one_line(note)] if note else []), how_to_read(drawn, counts=True)]:
         table = table.tab_source_note(text)
     return table

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from fgit import explain
-from fgit.explain import File, Step
+from fgit.common.provenance import code_text, hardware_text
+from fgit.lineage import File, Lineage, Step
 
 DIGITS = 12  # of a digest; the whole ones stand in the provenance files
-Facts = list[tuple[str, str]]
+Texts = list[tuple[str, str]]  # what it is, and its value
 
 
 @dataclasses.dataclass
 class Chains:
     """The chains of many numbers; steps and long texts that they share are there once.
 
-    chains: by key (:func:`key_of`), the number's provenance id and its steps' places.
+    numbers: by key (:func:`key_of`), the number's provenance id and its steps' places.
     steps: stage, what, when, facts (name, text), shared (name, place of its text), files (what for,
         path, short digest, how it stands now).
     """
 
-    chains: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    numbers: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     shared: dict[str, int] = dataclasses.field(default_factory=dict)
     places: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
-    def add(self, results: Path, run: str, benchmark: str) -> None:
+    def add(self, lineage: Lineage, run: str, benchmark: str) -> None:
         """Note a number's chain; one of which there is nothing yet is left out."""
-        steps = explain.chain(results, run, benchmark)
+        steps = lineage.behind(run, benchmark)
         if steps:
-            self.chains[key_of(run, benchmark)] = {
-                "id": explain.identity(results, run, benchmark),
+            self.numbers[key_of(run, benchmark)] = {
+                "id": lineage.identity(run, benchmark),
                 "steps": [self.place_of(step) for step in steps],
             }
 
@@ -46,10 +45,10 @@ class Chains:
                     "stage": step.stage,
                     "what": step.name,
                     "when": when(step),
-                    "facts": facts_of(step),
+                    "facts": own_texts(step),
                     "shared": [
                         (name, self.shared.setdefault(text, len(self.shared)))
-                        for name, text in shared_of(step)
+                        for name, text in shared_texts(step)
                         if text
                     ],
                     "files": [
@@ -63,15 +62,15 @@ class Chains:
     @property
     def data(self) -> dict[str, Any]:
         """JSON-like."""
-        return {"chains": self.chains, "steps": self.steps, "shared": list(self.shared)}
+        return {"chains": self.numbers, "steps": self.steps, "shared": list(self.shared)}
 
 
-def chains_of(results: Path, evaluations: Iterable[tuple[str, str]]) -> Chains:
+def chains_of(lineage: Lineage, evaluations: Iterable[tuple[str, str]]) -> Chains:
     """The chains behind (run, benchmark) pairs."""
-    found = Chains()
+    chains = Chains()
     for run, benchmark in evaluations:
-        found.add(results, run, benchmark)
-    return found
+        chains.add(lineage, run, benchmark)
+    return chains
 
 
 def key_of(run: str, benchmark: str) -> str:
@@ -85,43 +84,29 @@ def when(step: Step) -> str:
     return ", ".join(part for part in (step.started, seconds) if part)
 
 
-def facts_of(step: Step) -> Facts:
+def own_texts(step: Step) -> Texts:
     """What is a step's own."""
-    commit, sources = step.code.get("commit"), step.code.get("sources_sha256")
-    code = [
-        str(step.code.get("version") or ""),
-        f"commit {commit[:DIGITS]}" if commit else f"sources {sources[:DIGITS]}" if sources else "",
-        "with changes" if step.code.get("changed") else "",
-    ]
-    facts = [
+    texts = [
         ("provenance", step.provenance),
         ("seed", None if step.seed is None else str(step.seed)),
-        ("models", "; ".join(f"{name} ({values(found)})" for name, found in step.models.items())),
-        ("fgit", ", ".join(part for part in code if part)),
+        ("models", "; ".join(f"{name} ({joined(about)})" for name, about in step.models.items())),
+        ("code", code_text(step.code) if step.code else None),
         ("SLURM job", step.slurm_job),
     ]
-    return [(name, text) for name, text in facts if text]
+    return [(name, text) for name, text in texts if text]
 
 
-def shared_of(step: Step) -> Facts:
+def shared_texts(step: Step) -> Texts:
     """What many steps have alike."""
-    hardware = step.hardware
-    gpus = [str(gpu) for gpu in hardware.get("gpus") or []]
-    machine = [
-        str(hardware["cpu"]) if hardware.get("cpu") else "",
-        f"{hardware['cores']} cores" if hardware.get("cores") else "",
-        ", ".join(f"{gpus.count(gpu)} × {gpu}" for gpu in dict.fromkeys(gpus)),
-        str(hardware.get("system") or ""),
-    ]
     return [
-        ("settings", values(step.settings | step.arguments)),
-        ("hardware", "; ".join(part for part in machine if part)),
+        ("settings", joined(step.settings | step.arguments)),
+        ("hardware", hardware_text(step.hardware) if step.hardware else ""),
         ("packages", ", ".join(f"{name} {version}" for name, version in step.packages.items())),
     ]
 
 
-def values(found: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {value}" for name, value in found.items() if value is not None)
+def joined(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
 
 
 def file_of(file: File, role: str) -> tuple[str, str, str, str]:

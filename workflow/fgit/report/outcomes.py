@@ -8,37 +8,39 @@ from typing import Any
 
 from fgit.common.errors import UserError
 from fgit.common.files import BadRow, read_objects
+from fgit.report.evaluations import Evaluations
 from fgit.report.facts import Facts
 from fgit.report.rendering import distinct
-from fgit.report.scores import Evaluation, Evaluations, outcome_of
 from fgit.runs import Run
+from fgit.scores import Evaluation, ScoreSummary, outcome_of
 
 
 def outcomes(
     benchmark: str,
     runs: Mapping[str, Run],
     names: Mapping[str, str],
-    found: Evaluations,
+    scores: Evaluations,
     results: Path,
 ) -> dict[str, Any]:
     """The matrix of problems and runs of one benchmark."""
-    shown = {run: found[run, benchmark] for run in runs if (run, benchmark) in found}
-    columns = [kinds(evaluation) for evaluation in shown.values()]
+    mine = {run: scores[run, benchmark] for run in runs if (run, benchmark) in scores}
+    first = next(iter(mine.values()))
+    columns = [kinds(evaluation) for evaluation in mine.values()]
     letters: dict[str, str] = {}
-    tasks = next(iter(shown.values())).outcomes["task_id"].to_list()
+    tasks = first.outcomes["task_id"].to_list()
     return {
         "benchmark": benchmark,
-        "runs": [{"name": names[run], "run": run} for run in shown],
-        "has_plus": "plus" in next(iter(shown.values())).scores,
+        "runs": [{"name": names[run], "run": run} for run in mine],
+        "has_plus": "plus" in first.scores,
         "rows": list(zip(tasks, zip(*columns, strict=True), strict=True)),
         "totals": [
-            (f"{tests} tests", [evaluation.scores[tests].passed for evaluation in shown.values()])
-            for tests in next(iter(shown.values())).scores
+            (f"{tests} tests", [evaluation.scores[tests].passed for evaluation in mine.values()])
+            for tests in first.scores
         ],
-        "scorers": distinct(scorer(evaluation.summary) for evaluation in shown.values()),
-        "answers": answers(benchmark, shown, names, results),
+        "scorers": distinct(scorer(evaluation.summary) for evaluation in mine.values()),
+        "answers": answers(benchmark, mine, names, results),
         "told": {
-            "runs": [statuses(evaluation, letters) for evaluation in shown.values()],
+            "runs": [statuses(evaluation, letters) for evaluation in mine.values()],
             "letters": {letter: status for status, letter in letters.items()},
         },
     }
@@ -68,20 +70,18 @@ def statuses(evaluation: Evaluation, letters: dict[str, str]) -> dict[str, str]:
     }
 
 
-def scorer(summary: Facts) -> str:
+def scorer(summary: ScoreSummary) -> str:
     """What ran the tests, as far as the summary says so."""
-    versions = summary.values.get("versions") or {}
-    parts = [f"{name} {version}" for name, version in versions.items()]
-    sandbox = summary.values.get("sandbox")
-    return ", ".join([*parts, *([f"sandbox {sandbox}"] if sandbox else [])])
+    parts = [f"{name} {version}" for name, version in summary.versions.items()]
+    return ", ".join([*parts, *([f"sandbox {summary.sandbox}"] if summary.sandbox else [])])
 
 
 def answers(
-    benchmark: str, shown: Mapping[str, Evaluation], names: Mapping[str, str], results: Path
+    benchmark: str, mine: Mapping[str, Evaluation], names: Mapping[str, str], results: Path
 ) -> list[dict[str, Any]]:
     """How long each run's answers are, and how many met the length limit."""
     found = []
-    for run in shown:
+    for run in mine:
         path = results / "evaluate" / run / benchmark / "samples.jsonl"
         if not path.exists():  # one's own samples may have been scored
             continue

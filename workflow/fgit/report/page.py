@@ -14,16 +14,17 @@ from markupsafe import Markup
 
 from fgit.annotate import SIDES
 from fgit.config import Config
+from fgit.lineage import Lineage
 from fgit.report import audit, claims, curves, decontamination, failures, figures, funnel
 from fgit.report.cells import asked_of, cell_data, cells_of, hint, spread
-from fgit.report.environment import environment_of, read_provenance
-from fgit.report.formats import reading
+from fgit.report.environment import all_made, environment_of
+from fgit.report.evaluations import Evaluations, short_names
+from fgit.report.formats import how_to_read
 from fgit.report.funnel import SOURCES
 from fgit.report.lineage import chains_of
 from fgit.report.outcomes import outcomes
 from fgit.report.pairs import segments, untrained_sources
 from fgit.report.rendering import decimals, environment, percent, share
-from fgit.report.scores import Evaluations, short_names
 from fgit.report.segments import view_of
 from fgit.report.tables import Drawn
 from fgit.report.training import Training, median
@@ -42,9 +43,9 @@ TOKEN_COUNTS = {  # what training counts of the samples, once they are tokens
 
 def page(
     config: Config,
-    results: Path,
+    lineage: Lineage,
     tables: Mapping[str, Drawn],
-    found: Evaluations,
+    scores: Evaluations,
     trainings: Mapping[str, Training],
     lines: Sequence[funnel.Line],
     mismatch: str = "",
@@ -52,6 +53,7 @@ def page(
     """The page as HTML. Whatever comes from a model or from data is escaped.
 
     Args:
+        lineage: of the results folder.
         lines: the funnel's; ``mismatch`` says in its place why it does not add up.
 
     It loads nothing, and runs one script, which is named by its digest in the page's policy.
@@ -59,6 +61,7 @@ def page(
     Raises:
         UserError: naming the file, if one that is there cannot be read or lacks something.
     """
+    results = lineage.results
     runs = all_runs(config)
     names = short_names(runs.values())
     done = list(trainings.values())
@@ -67,22 +70,22 @@ def page(
     sources = [
         (dataset, source, label) for dataset in config.datasets for source, label in SOURCES.items()
     ]
-    records = list(read_provenance(config, results))
+    made = list(all_made(config, results))
     asked = evaluations(config, config.tables)
-    known = chains_of(results, asked)
+    chains = chains_of(lineage, asked)
     view = view_of(done, names, results)
-    shown = [
-        outcomes(benchmark, runs, names, found, results)
-        for benchmark in dict.fromkeys(benchmark for _, benchmark in found)
+    matrices = [
+        outcomes(benchmark, runs, names, scores, results)
+        for benchmark in dict.fromkeys(benchmark for _, benchmark in scores)
     ]
-    data = known.data | {
+    data = chains.data | {
         "cells": {
-            f"{name}-{row}-{column}": cell_data(config, line, drawn.columns[column], cell, known)
+            f"{name}-{row}-{column}": cell_data(config, line, drawn.columns[column], cell, chains)
             for name, drawn in tables.items()
             for row, line in enumerate(drawn.lines)
             for column, cell in enumerate(line.cells)
         },
-        "outcomes": [item["told"] for item in shown],
+        "outcomes": [item["told"] for item in matrices],
         "segments": view.data if view else None,
     }
     script = script_text()
@@ -91,10 +94,10 @@ def page(
         script=Markup(script),
         script_digest=digest_of(script),
         data=Markup(in_script(data)),
-        scored=len(found),
+        scored=len(scores),
         asked=len(asked),
         failed=sum(cell.status == "failed" for cell in cells_of(tables)),
-        tables=[(name, drawn, reading(drawn)) for name, drawn in tables.items()],
+        tables=[(name, drawn, how_to_read(drawn)) for name, drawn in tables.items()],
         curves=[
             (drawn.table.caption, curves.in_page(drawn))
             for drawn in tables.values()
@@ -124,10 +127,10 @@ def page(
         audit=audit.section(config, results),
         view=view,
         segments=each_there(segments, results, untrained_sources(config, sources, view, runs)),
-        outcomes=shown,
-        failures=failures.section(config, found, names),
-        environment=environment_of(records),
-        provenance=records,
+        outcomes=matrices,
+        failures=failures.failures_section(config, scores, names),
+        environment=environment_of(made),
+        provenance=made,
         sides=SIDES,
     )
 
@@ -160,9 +163,9 @@ def claim_row(claim: claims.Claimed) -> dict[str, str]:
     return {
         "label": claim.label,
         "models": ", ".join(claim.models),
-        "ours": claims.percent(claim.ours, "pending"),
-        "quoted": claims.percent(claim.quoted, "–"),
-        "published": claims.percent(claim.published, "–"),
+        "ours": claims.improvement_text(claim.ours, "pending"),
+        "quoted": claims.improvement_text(claim.quoted, "–"),
+        "published": claims.improvement_text(claim.published, "–"),
     }
 
 
@@ -205,9 +208,9 @@ def funnel_item(
 ) -> dict[str, Any]:
     """A dataset's funnel: its steps with bars, and its trainings as rows."""
     rows = lines[0].left
-    found = []
+    steps = []
     for before, line in zip([lines[0], *lines], lines, strict=False):
-        found.append(
+        steps.append(
             {
                 "heading": SOURCES[line.source] if line.source != before.source else None,
                 "step": line.step,
@@ -220,7 +223,7 @@ def funnel_item(
         )
     return {
         "dataset": dataset,
-        "lines": found,
+        "lines": steps,
         "runs": [
             (
                 SOURCES[source],

@@ -1,8 +1,13 @@
-"""``results.parquet``: every number that the tables ask for, scored or not; for the tables."""
+"""Every number that the tables ask for, scored or not: a file for each table, joined to one.
+
+Here alone the scores become numbers and their provenance is followed: the tables are drawn from
+``results/TABLE.parquet``, and the report from ``results.parquet``, which joins them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,13 +16,17 @@ import polars as pl
 
 from fgit.benchmarks.releases import RELEASE_PREFIX
 from fgit.common.errors import UserError
-from fgit.common.files import read_parquet
+from fgit.common.files import read_parquet, write_parquet
 from fgit.config import PUBLISHED, Config, Row
-from fgit.explain import COMPUTING, identity_of_all, precisions, score_steps
-from fgit.published import Published
-from fgit.report.scores import Evaluation, Evaluations, Score, metric_of
+from fgit.lineage import COMPUTING, Lineage, precisions
+from fgit.published import Published, read_published
+from fgit.report.evaluations import Evaluations, name_unscored, read_evaluations
+from fgit.report.places import numbers_path
 from fgit.report.status import status_of
-from fgit.runs import Run, runs_of
+from fgit.runs import Run, evaluations, runs_of
+from fgit.scores import AGAIN, Evaluation, Score, metric_of
+
+log = logging.getLogger(__name__)
 
 SCHEMA: dict[str, pl.DataType] = {
     "run": pl.String(),
@@ -44,6 +53,26 @@ SCHEMA: dict[str, pl.DataType] = {
     "precision": pl.Struct(dict.fromkeys(COMPUTING, pl.String())),
     "provenance": pl.String(),
 }
+
+
+def results(config: Config, folder: Path, table: str, path: Path, *, ended: bool = False) -> None:
+    """Write the numbers of one table, with where each is from, to ``path``.
+
+    Args:
+        folder: of the results.
+        path: within :func:`fgit.report.places.numbers_folder`.
+        ended: nothing runs any more, so that what began and has not ended has failed.
+
+    Raises:
+        UserError: naming the file, if a score cannot be read or lacks something.
+    """
+    scores = read_evaluations(config, folder, [table])
+    name_unscored(config, [table], scores)
+    published = read_published(config)
+    frame = results_frame(config, Lineage(folder), scores, published, tables=[table], ended=ended)
+    write_parquet(path, frame)
+    asked = len(evaluations(config, [table]))
+    log.info("%d of %d evaluations are scored; see %s", len(scores), asked, path)
 
 
 @dataclasses.dataclass
@@ -74,8 +103,8 @@ def wanted(
     The published values are those of all of the config's tables that show the same.
     """
     tables = set(tables)
-    found: dict[tuple[str, str], Wanted] = {}
-    shown: set[tuple[str, str]] = set()
+    entries: dict[tuple[str, str], Wanted] = {}
+    of_tables: set[tuple[str, str]] = set()
     for name, table in config.tables.items():
         for row in table.rows:
             for run in shown_runs(config, row):
@@ -84,20 +113,20 @@ def wanted(
                     place = run_name(run), benchmark
                     tests = "plus" if column.endswith("+") else "base"
                     metric = metric_of(config.benchmarks[benchmark].kind, tests)
-                    entry = found.setdefault(place, Wanted(run))
+                    entry = entries.setdefault(place, Wanted(run))
                     printed = entry.metrics.setdefault(metric, [])
                     value = published.get((name, row.key, column))
                     if value is not None:
                         printed.append({"table": name, "value": value})
                     if name in tables:
-                        shown.add(place)
-    return {place: entry for place, entry in found.items() if place in shown}
+                        of_tables.add(place)
+    return {place: entry for place, entry in entries.items() if place in of_tables}
 
 
 def results_frame(
     config: Config,
-    results: Path,
-    found: Evaluations,
+    lineage: Lineage,
+    scores: Evaluations,
     published: Published,
     *,
     tables: Iterable[str] | None = None,
@@ -121,10 +150,12 @@ def results_frame(
     * ``solved``: each problem's outcome, in the order of the problems, for comparisons;
     * ``problems``: the benchmark's release and digest, in words; ``problems_sha256``; ``sandbox``;
     * ``precision``: what the teacher, training and evaluation were computed in, by stage;
-    * ``provenance``: the id of all that determined the value (:func:`fgit.explain.identity`).
+    * ``provenance``: the id of all that determined the value
+      (:meth:`fgit.lineage.Lineage.identity`).
 
     Args:
-        found: the evaluations that are scored.
+        lineage: of the results folder.
+        scores: the evaluations that are scored.
         tables: names of the tables; None for all.
         ended: nothing runs any more (:func:`fgit.report.status.status_of`).
 
@@ -135,20 +166,20 @@ def results_frame(
     names = config.tables if tables is None else tables
     for (name, benchmark), entry in wanted(config, names, published).items():
         same = dataclasses.asdict(entry.run) | {"run": name, "benchmark": benchmark}
-        evaluation = found.get((name, benchmark))
+        evaluation = scores.get((name, benchmark))
         if evaluation is not None:
-            shared = same | origin(config, results, name, benchmark, evaluation)
+            shared = same | origin(config, lineage, name, benchmark, evaluation)
             scored = scored_rows(evaluation)
             if missing := [metric for metric in entry.metrics if metric not in scored]:
                 raise UserError(
-                    f"{evaluation.summary.path}: no {missing[0]}, which a table of the config "
-                    "shows; run the score stage again"
+                    f"{evaluation.folder / 'summary.json'}: no {missing[0]}, which a table of the "
+                    f"config shows; {AGAIN}"
                 )
         elif entry.run.method == PUBLISHED:
             shared = same | {"status": "quoted"}
             scored = {metric: {} for metric in entry.metrics}
         else:
-            status = status_of(config, results, entry.run, benchmark, ended=ended)
+            status = status_of(config, lineage.results, entry.run, benchmark, ended=ended)
             shared = same | {"status": status.state, "log": status.log}
             scored = {metric: {} for metric in entry.metrics}
         for metric, values in scored.items():
@@ -167,33 +198,35 @@ def beside(value: float | None, printed: list[dict[str, Any]]) -> dict[str, floa
 
 
 def origin(
-    config: Config, results: Path, name: str, benchmark: str, evaluation: Evaluation
+    config: Config, lineage: Lineage, run: str, benchmark: str, evaluation: Evaluation
 ) -> dict[str, Any]:
     """What the metrics of an evaluation share."""
-    steps = score_steps(results, name, benchmark)
+    summary = evaluation.summary
+    steps = lineage.behind_score(run, benchmark)
     return {
         "status": "scored",
         "problems": f"{benchmark}{release(config, benchmark)} "
-        f"sha256 {evaluation.problems_sha256[:8]}…",
-        "problems_sha256": evaluation.problems_sha256,
-        "sandbox": evaluation.sandbox,
+        f"sha256 {summary.problems_sha256[:8]}…",
+        "problems_sha256": summary.problems_sha256,
+        "sandbox": summary.sandbox,
         "precision": dict.fromkeys(COMPUTING) | precisions(steps),
-        "provenance": identity_of_all(steps) or None,
+        "provenance": lineage.identity(run, benchmark) or None,
     }
 
 
 def scored_rows(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
     """What each metric of an evaluation says."""
     kind = evaluation.kind
-    found: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for tests, score in evaluation.scores.items():
         solved = evaluation.solved(tests).astype(bool).tolist()
-        found[metric_of(kind, tests)] = of_score(score) | {"solved": solved}
+        metrics[metric_of(kind, tests)] = of_score(score) | {"solved": solved}
     for tests, score in evaluation.one_bos.items():
-        found[f"{metric_of(kind, tests)}, one BOS"] = of_score(score)
-    if gap := evaluation.gap:
-        found["gap"] = {"value": gap.mean, "n": gap.n, "low": gap.low, "high": gap.high}
-    return found
+        metrics[f"{metric_of(kind, tests)}, one BOS"] = of_score(score)
+    if gap := evaluation.summary.gap:
+        low, high = gap.interval
+        metrics["gap"] = {"value": gap.mean, "n": gap.n, "low": low, "high": high}
+    return metrics
 
 
 def of_score(score: Score) -> dict[str, Any]:
@@ -223,4 +256,29 @@ def read_results(path: Path) -> pl.DataFrame:
         reason = f"another layout: the column {', '.join(wrong)} is of another type"
     else:
         return frame.select(list(SCHEMA))
-    raise UserError(f"{path}: {reason}; run `fgit report` again, which makes it anew")
+    raise UserError(f"{path}: {reason}; run `fgit results` and `fgit report` again")
+
+
+def joined_results(config: Config, folder: Path, scores: Evaluations) -> pl.DataFrame:
+    """The rows of all tables, each once, as :func:`results_frame` gives them.
+
+    Raises:
+        UserError: naming a table's file, if it cannot be read, or is of other scores or published
+            numbers than there are now.
+    """
+    asked = wanted(config, config.tables, read_published(config))
+    frames = [pl.DataFrame(schema=SCHEMA)]
+    for table in config.tables:
+        path = numbers_path(folder, table)
+        frames.append(read_results(path))
+        for row in frames[-1].iter_rows(named=True):
+            place, metric = (row["run"], row["benchmark"]), row["metric"]
+            now = scored_rows(scores[place]).get(metric) if place in scores else {}
+            printed = asked[place].metrics.get(metric, []) if place in asked else None
+            if now is None or any(row[k] != v for k, v in (now | {"printed": printed}).items()):
+                raise UserError(
+                    f"{path}: {row['run']} on {row['benchmark']} has another score now, or another "
+                    f"published number; run `fgit results --table {table}` again"
+                )
+    same = ["run", "benchmark", "metric"]
+    return pl.concat(frames).unique(same, keep="first", maintain_order=True)

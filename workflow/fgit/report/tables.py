@@ -14,9 +14,9 @@ import polars as pl
 from fgit.common.errors import UserError
 from fgit.common.statistics import Comparison, over_seeds, paired
 from fgit.config import BASE, Config, Row, Table
-from fgit.explain import COMPUTING
+from fgit.lineage import COMPUTING
 from fgit.report.results import run_name, shown_runs
-from fgit.report.scores import STRONG, Score, metric_of
+from fgit.scores import STRONG, Score, metric_of
 
 PENDING = "pending"
 AVERAGE = "average"  # the kind of the column that is the mean over the others
@@ -191,7 +191,7 @@ def draw(config: Config, name: str, frame: pl.DataFrame) -> Drawn:
                 if (run, column.benchmark, metric) not in places:
                     raise UserError(
                         f"tables.{name}: the results know nothing of {run} on {column.benchmark} "
-                        f"({metric}); they are of another config: run `fgit report` with this one"
+                        f"({metric}); they are of another config: run `fgit results` with this one"
                     )
             seeds.append([places[run, column.benchmark, metric] for run in runs])
         drawn.append(column_of(table, name, seeds))

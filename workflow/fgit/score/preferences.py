@@ -22,6 +22,7 @@ from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.common.statistics import paired_bootstrap, wilson
 from fgit.config import BenchmarkKind
+from fgit.scores import write_summary
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def score_pairs(
         },
         "seconds": round(time.monotonic() - started, 1),
     }
-    files.write_json(out / "summary.json", summary)
+    write_summary(out, summary)
     log.info(
         "%s: the correct side preferred in %.1f %% of %d pairs%s",
         kind,

@@ -35,6 +35,7 @@ from fgit.sandbox.pool import (
     fingerprint_of,
     interpreter_of,
 )
+from fgit.scores import AGAIN, TESTS, read_outcomes, read_summary, write_summary
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +174,9 @@ def score_programs(
             second = outcomes(kind, more, again)
             files.write_parquet(out / "outcomes_one_bos.parquet", second)
             summary["one_bos"] = shares(second)
-        files.write_json(out / "summary.json", summary)
+        write_summary(out, summary)
         journal.remove()
-    log.info("%s", in_words(kind, summary))
+    log.info("%s", summary_text(summary))
     if conditions["sandbox"] == "rlimits":
         log.warning(
             "the programs ran without bubblewrap, under limits only: they could read files and "
@@ -183,9 +184,9 @@ def score_programs(
         )
 
 
-def in_words(kind: str, summary: Mapping[str, Any]) -> str:
+def summary_text(summary: Mapping[str, Any]) -> str:
     base, plus = summary["pass@1"]["base"], summary["pass@1"]["plus"]
-    return f"{kind}: pass@1 {base:.3f} base" + (
+    return f"{summary['benchmark']}: pass@1 {base:.3f} base" + (
         ("" if plus is None else f", {plus:.3f} plus")
         + f", {summary['n']} problems, sandbox {summary['sandbox']}, {summary['seconds']:.0f} s"
     )
@@ -195,7 +196,7 @@ def shares(frame: pl.DataFrame) -> dict[str, Any]:
     """pass@1 and its 95 % interval, by tests, as fractions."""
     passed = {
         tests: None if frame[f"{tests}_pass"].null_count() else int(frame[f"{tests}_pass"].sum())
-        for tests in ("base", "plus")
+        for tests in TESTS
     }
     n = frame.height
     return {
@@ -210,7 +211,7 @@ def statuses(frame: pl.DataFrame) -> dict[str, dict[str, int] | None]:
     """How often each status came, by tests."""
     return {
         tests: dict(sorted(Counter(frame[f"{tests}_status"].drop_nulls()).items())) or None
-        for tests in ("base", "plus")
+        for tests in TESTS
     }
 
 
@@ -313,14 +314,13 @@ def check_ground_truth(
     if not kind_of(kind).ground_truth:
         return None
     path = out / "ground_truth" / "summary.json" if given is None else Path(given)
-    if given is None and (not path.exists() or unlike(path, conditions)):
+    folder = path.parent
+    if given is None and (not path.exists() or unlike(folder, conditions)):
         log.info("Running the canonical solutions first: the environment must be the right one")
-        score_programs(
-            kind, problems, CANONICAL, path.parent, settings, threads=threads, python=python
-        )
-    if reason := unlike(path, conditions):
+        score_programs(kind, problems, CANONICAL, folder, settings, threads=threads, python=python)
+    if reason := unlike(folder, conditions):
         raise UserError(f"{path}: {reason}; score the canonical solutions again")
-    frame = files.read_parquet(path.parent / "outcomes.parquet")
+    frame = read_outcomes(folder, kind)
     failing = frame.filter(~pl.col("base_pass"))["task_id"].to_list()
     share = 1 - len(failing) / frame.height
     if share < settings.min_ground_truth:
@@ -336,14 +336,14 @@ def check_ground_truth(
     return {"passing": share, "failing": failing}
 
 
-def unlike(path: Path, conditions: Mapping[str, Any]) -> str:
-    """Why a summary is no ground truth under these conditions; '' if it is."""
-    summary = files.read_json(path)
-    if summary.get("samples_sha256", "") is not None:
+def unlike(folder: Path, conditions: Mapping[str, Any]) -> str:
+    """Why a score is no ground truth under these conditions; '' if it is."""
+    summary = read_summary(folder)
+    if summary.samples_sha256 is not None:
         return "this is not the score of the canonical solutions"
     for key in ("problems_sha256", "versions"):
-        if summary.get(key) != conditions[key]:
-            return f"made with other {key} ({summary.get(key)}) than this scoring"
+        if (value := getattr(summary, key)) != conditions[key]:
+            return f"made with other {key} ({value}) than this scoring"
     return ""
 
 
@@ -371,23 +371,24 @@ def score_part(
     whole, out = Path(whole), Path(out)
     problems = files.resolve(os.fspath(problems))
     part = read_problems(kind, problems, sha256)
-    summary = files.read_json(whole / "summary.json")
-    if summary.get("benchmark") != kind:
-        raise UserError(f"{whole}: scores of {summary.get('benchmark')!r}, not of {kind!r}")
-    frame = files.read_parquet(whole / "outcomes.parquet")
-    known = set(frame["task_id"])
-    if missing := [task_id for task_id in part if task_id not in known]:
+    summary = read_summary(whole)
+    if summary.benchmark != kind:
+        raise UserError(f"{whole}: scores of {summary.benchmark!r}, not of {kind!r}")
+    if summary.problems is None:
+        raise UserError(f"{whole / 'summary.json'}, key 'problems': missing; {AGAIN}")
+    scored = set(read_outcomes(whole, kind)["task_id"])
+    if missing := [task_id for task_id in part if task_id not in scored]:
         raise UserError(
             f"{problems}: {len(missing)} problems are not among those of {whole}: "
             f"{first_few(missing)}; is it a part of another benchmark or version?"
         )
-    if not Path(summary["problems"]).exists():
+    if not Path(summary.problems).exists():
         log.warning(
             "%s is not there any more: that its problems are those of %s was not checked",
-            *(summary["problems"], problems),
+            *(summary.problems, problems),
         )
     else:
-        other = read_problems(kind, summary["problems"], summary["problems_sha256"])
+        other = read_problems(kind, summary.problems, summary.problems_sha256)
         if differing := [
             task_id
             for task_id, problem in part.items()
@@ -398,7 +399,7 @@ def score_part(
         ]:
             raise UserError(
                 f"{problems}: {len(differing)} problems differ from those of the same name in "
-                f"{summary['problems']}: {first_few(differing)}; take both from one version"
+                f"{summary.problems}: {first_few(differing)}; take both from one version"
             )
     order = pl.DataFrame({"task_id": list(part)})
 
@@ -413,20 +414,21 @@ def score_part(
     files.remove(out / "summary.json")
     frame = taken("outcomes.parquet")
     taken("times.parquet")
-    truth = summary["ground_truth"]
-    kept = {
+    truth = summary.ground_truth
+    values = files.read_json(whole / "summary.json") | {
         "n": frame.height,
         **shares(frame),
         "one_bos": None,
         "statuses": statuses(frame),
         "ground_truth": truth
-        and truth | {"failing": [task_id for task_id in truth["failing"] if task_id in part]},
+        and truth.model_dump()
+        | {"failing": [task_id for task_id in truth.failing if task_id in part]},
         "problems": str(problems),
         "problems_sha256": problems_digest(problems),
-        "part_of": {"folder": str(whole), "problems_sha256": summary["problems_sha256"]},
+        "part_of": {"folder": str(whole), "problems_sha256": summary.problems_sha256},
     }
     files.remove(out / "outcomes_one_bos.parquet")
-    if summary["one_bos"]:
-        kept["one_bos"] = shares(taken("outcomes_one_bos.parquet"))
-    files.write_json(out / "summary.json", summary | kept)
-    log.info("%s", in_words(kind, summary | kept))
+    if summary.one_bos:
+        values["one_bos"] = shares(taken("outcomes_one_bos.parquet"))
+    write_summary(out, values)
+    log.info("%s", summary_text(values))
