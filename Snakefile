@@ -16,18 +16,15 @@ from snakemake.utils import min_version
 
 from fgit.config import Model, parse_config
 from fgit.benchmarks.kinds import kind_of
-from fgit.cluster.doctor import before_start
+from fgit.cluster.partitions import Ask
 from fgit.common.errors import UserError
 from fgit.common.files import resolve
-from fgit.cluster.partitions import Ask
+from fgit.doctor import before_start
 from fgit.published import read_published
 from fgit.runs import (
     all_runs,
     check_packages,
-    evaluations,
     flags,
-    is_fetched_benchmark,
-    is_fetched_model,
     is_file,
     keeps_model,
     launcher,
@@ -37,11 +34,22 @@ from fgit.runs import (
     shard_count,
     sheets_of,
     speed_flags,
-    teacher_as_model,
     use_hub,
     use_this_checkout,
     to_yaml,
     train_settings,
+)
+from fgit.steps import (
+    asked_problems,
+    base_model,
+    base_model_files,
+    outputs,
+    own_samples,
+    score_files,
+    scored_files,
+    teacher_environment,
+    teacher_files,
+    whole_problems,
 )
 
 # The version of envs/main.txt: with no other is it tested. Of Snakemake's insides, asks_of() and

@@ -32,7 +32,7 @@ from typing import Any
 from fgit.common.files import write_json
 from fgit.common.provenance import code_version, hardware, package_versions
 from fgit.config import Config, read_config
-from fgit.plan.stage import Job, Plan, plan_of
+from fgit.plan.costs import Job, Plan, plan_of
 from fgit.runs import Run, all_runs, train_settings
 from tests.conftest import REPOSITORY
 from tests.project import Project

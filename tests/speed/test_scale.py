@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fgit.config import read_config
-from fgit.plan.stage import plan_of
+from fgit.plan.costs import plan_of
 from tests.conftest import REPOSITORY
 from tests.speed.scale import NOWHERE, Task, main, scaled, simulate, tasks_of
 

@@ -8,15 +8,27 @@ from __future__ import annotations
 
 import logging
 import typing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fgit.benchmarks.kinds import kind_of
-from fgit.benchmarks.problems import problem_rows, read_problems
+from fgit.benchmarks.problems import problem_rows, problems_digest, read_problems
 from fgit.benchmarks.releases import RELEASE_PREFIX, HubDataset
+from fgit.cluster import hub
 from fgit.common.errors import UserError
-from fgit.common.files import BadRow, read_objects, replacing, resolve, write_jsonl
-from fgit.config import BenchmarkKind
+from fgit.common.files import (
+    BadRow,
+    is_offline,
+    read_objects,
+    replacing,
+    resolve,
+    scratch,
+    write_json,
+    write_jsonl,
+)
+from fgit.config import BenchmarkKind, Config
+from fgit.steps import steps_of
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +103,9 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
         raise UserError(f"problems of kind {kind} have no releases; name their file")
     place = release_of(version)
     if isinstance(place, HubDataset):
-        from fgit.cluster.hub import load_dataset
-
-        dataset = load_dataset(place.name, place.subset, revision=place.revision, split=place.split)
+        dataset = hub.load_dataset(
+            place.name, place.subset, revision=place.revision, split=place.split
+        )
         return [dict(row) for row in dataset]
     from evalplus.data.utils import get_dataset_metadata, make_cache
 
@@ -105,3 +117,78 @@ def release(kind: str, version: str) -> list[dict[str, Any]]:
             raise UserError(f"{row}. Remove {cached}, and fetch it again")
         rows.append(row)
     return rows
+
+
+# ------------------------------------------------------------------ all that a config needs
+
+
+def fetch_all(config: Config, out: Path) -> None:
+    """Download and verify all that a config needs of the network, and say which commits it is.
+
+    Each file's SHA-256 (or git's hash, for small files) is compared with the hub's; what is wrong
+    is downloaded once more. What broke off goes on. Benchmarks' releases go to the caches of the
+    libraries that fetch them.
+
+    Args:
+        out: the record (JSON): each repository with its commit, files and bytes, and benchmarks.
+
+    Raises:
+        UserError: naming what is missing, refused, or broken, or the space that lacks.
+    """
+    if is_offline():
+        raise UserError(
+            "fetch asks the hub, but HF_HUB_OFFLINE is set; run it without, on a machine that "
+            "reaches the hub"
+        )
+    steps = steps_of(config)
+    repositories = hub.needed(config, steps)
+    sizes = [hub.listed(repository) for repository in repositories]
+    hub.check_space(sum(to_come for _, to_come in sizes))
+    rows: list[dict[str, Any]] = []
+    for number, (repository, (commit, _)) in enumerate(
+        zip(repositories, sizes, strict=True), start=1
+    ):
+        log.info("%d of %d: %s", number, len(repositories), repository)
+        rows.append(hub.brought(repository, commit))
+    released = [s.wildcards["benchmark"] for s in steps if s.rule == "fetch_benchmark"]
+    benchmarks = [fetched_release(config, name) for name in released]
+    write_json(out, {"repositories": rows, "benchmarks": benchmarks})
+    for line in report(repositories, rows, benchmarks):
+        print(line)
+
+
+def fetched_release(config: Config, name: str) -> dict[str, Any]:
+    """Bring a benchmark's release to the cache of the library that fetches it; its digest."""
+    entry = config.benchmarks[name]
+    with scratch() as folder:
+        fetch_benchmark(entry.kind, entry.problems, folder / "problems.jsonl")
+        digest = problems_digest(folder / "problems.jsonl")
+    if entry.sha256 is not None and digest != entry.sha256.lower():
+        raise UserError(
+            f"benchmarks.{name}: the problems of {entry.problems} have the SHA-256 {digest}, but "
+            f"the config says {entry.sha256}; correct the one that is wrong"
+        )
+    return {"name": name, "problems": entry.problems, "sha256": digest}
+
+
+def report(
+    repositories: Sequence[hub.Repository],
+    rows: Sequence[dict[str, Any]],
+    benchmarks: Sequence[Any],
+) -> Iterator[str]:
+    """What was fetched as a table, then the pins that the config lacks."""
+    for row in rows:
+        size = f"{row['bytes'] / 1e9:.2f} GB, {row['files']} files"
+        yield f"{row['kind']:10} {row['name']:45} {row['commit']}  {size}"
+    for row in benchmarks:
+        yield f"{'benchmark':10} {row['name'] + ' ' + row['problems']:45} sha256 {row['sha256']}"
+    pins = [
+        f"  {key}.revision: {row['commit']}"
+        for repository, row in zip(repositories, rows, strict=True)
+        if not repository.pinned
+        for key in repository.keys
+        if not key.startswith("benchmarks.")  # whose release says the version
+    ]
+    if pins:
+        yield "Not pinned in the config; these are the commits that were fetched:"
+        yield from pins

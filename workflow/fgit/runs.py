@@ -1,4 +1,4 @@
-"""The runs that a config's tables ask for, and where each stage's files lie."""
+"""The runs that a config's tables ask for, and how the rules start what they need."""
 
 from __future__ import annotations
 

@@ -69,11 +69,9 @@ def fetch(
     downloaded and verified, for machines that do not reach the hub (hub: offline in the config);
     what broke off goes on, and the commits are printed.
     """
-    from fgit.fetch import RELEASED, fetch_benchmark, fetch_model, first_problems
+    from fgit.fetch import RELEASED, fetch_all, fetch_benchmark, fetch_model, first_problems
 
     if config is not None:
-        from fgit.cluster.hub import fetch_all
-
         settings = read_config(config)
         fetch_all(settings, out or Path("results", settings.name, "fetch", "hub.json"))
     elif out is None:
@@ -492,7 +490,7 @@ def doctor(
     """Say whether a config can run here, and what to mend. Cluster, environments, models and
     datasets, disk, sandbox: a line for each check. Nothing is changed or downloaded.
     """
-    from fgit.cluster.doctor import doctor
+    from fgit.doctor import doctor
 
     if not doctor(config, profile, results, json):
         raise UserError("something above is wrong; mend it, and look again")

@@ -19,41 +19,18 @@ def conf(w):
 
 def whole_benchmark(w, benchmark):
     """All problems of a benchmark: the file of the config, or the one that fetch writes."""
-    given = CONFIG.benchmarks[benchmark].problems
-    fetched = is_fetched_benchmark(given)
-    return (
-        f"{w.results}/fetch/benchmarks/{benchmark}.jsonl"
-        if fetched
-        else str(resolve(given))
-    )
+    return str(resolve(whole_problems(CONFIG, benchmark, f"{w.results}/")))
 
 
 def problems(w):
     """The problems of a benchmark that are asked and scored: all, or the first so many."""
-    limit = conf(w).benchmarks[w.benchmark].limit
-    return (
-        whole_benchmark(w, w.benchmark)
-        if limit is None
-        else f"{w.results}/fetch/benchmarks/{w.benchmark}.first-{limit}.jsonl"
-    )
-
-
-def base_model(w, model):
-    """What --model takes: the folder that fetch writes, or a folder or hub name as it is."""
-    path = CONFIG.models[model].path
-    return f"{w.results}/fetch/models/{model}" if is_fetched_model(path) else path
-
-
-def base_model_folder(w, model):
-    """The same as an input of a rule; nothing for a name on the hub."""
-    path = base_model(w, model)
-    fetched = is_fetched_model(CONFIG.models[model].path)
-    return [path] if fetched or Path(path).is_dir() else []
+    return str(resolve(asked_problems(conf(w), w.benchmark, f"{w.results}/")))
 
 
 def model_flags(w, model):
     """--model, --revision and --template of a base model."""
-    entry = CONFIG.models[model].model_copy(update={"path": base_model(w, model)})
+    path = base_model(CONFIG, model, f"{w.results}/")
+    entry = CONFIG.models[model].model_copy(update={"path": path})
     leave_out = ["mode", "samples", "licence"]
     return flags(entry, rename={"path": "model"}, leave_out=leave_out)
 
@@ -95,7 +72,7 @@ def whole_of(w):
     return conf(w).benchmarks[w.benchmark].part_of
 
 
-TEACHER_ENVIRONMENT = "vllm" if CONFIG.generate.backend == "vllm" else "main"
+TEACHER_ENVIRONMENT = teacher_environment(CONFIG)
 
 
 def teacher_python(given):
@@ -105,8 +82,7 @@ def teacher_python(given):
 
 def teacher_folder(w):
     """The folder that fetch writes of the teacher, where it is a model of the config, too."""
-    name = teacher_as_model(CONFIG)
-    return [f"{w.results}/fetch/models/{name}"] if name else []
+    return teacher_files(CONFIG, f"{w.results}/")
 
 
 def teacher_flags(w):
@@ -129,30 +105,9 @@ def shards_in_braces(w):
     return f"{folder}/{{1..{count}}}-of-{count}.parquet"
 
 
-def own_samples(w):
-    """Solutions that a base model's entry names, so that none are generated."""
-    run = RUNS[w.run]
-    return (
-        CONFIG.models[run.model].samples.get(w.benchmark)
-        if run.dataset is None
-        else None
-    )
-
-
-def scored_files(w):
+def scored(w):
     """What the score stage reads besides the problems."""
-    if whole_of(w):
-        return {"whole": f"{w.results}/score/{w.run}/{whole_of(w)}/summary.json"}
-    folder = f"{w.results}/evaluate/{w.run}/{w.benchmark}"
-    found = {"samples": own_samples(w) or f"{folder}/samples.jsonl"}
-    if not own_samples(w):
-        found["one_bos"] = f"{folder}/samples_one_bos.jsonl"
-    if kind_of(CONFIG.benchmarks[w.benchmark].kind).ground_truth:
-        # Its environment must first be shown to be the right one.
-        found["ground_truth"] = (
-            f"{w.results}/score/canonical/{w.benchmark}/summary.json"
-        )
-    return found
+    return scored_files(conf(w), RUNS[w.run], w.benchmark, f"{w.results}/")
 
 
 def scored_flags(w, input):
@@ -165,7 +120,8 @@ def scored_flags(w, input):
         for name, file in given.items()
         if file
     ]
-    if own_samples(w) and conf(w).benchmarks[w.benchmark].limit:
+    own = own_samples(CONFIG, RUNS[w.run], w.benchmark)
+    if own and conf(w).benchmarks[w.benchmark].limit:
         parts.append("--leave-out-others")
     return " ".join([*parts, worker_python(w)])
 
@@ -211,11 +167,7 @@ def boxes_mb(w, threads, attempt):
 
 def scores(w, tables):
     """The scores that tables show."""
-    return [
-        f"{w.results}/score/{run}/{benchmark}/{file}"
-        for run, benchmark in evaluations(CONFIG, tables)
-        for file in ["summary.json", "outcomes.parquet"]
-    ]
+    return [f"{w.results}/{file}" for file in score_files(CONFIG, tables)]
 
 
 def readers(w):
@@ -227,9 +179,8 @@ def readers(w):
 
 def drawn(results, table):
     """The files of a table; a figure has its curve too."""
-    formats = ["md", "csv", "tex", "html"]
-    formats += ["svg", "png"] if CONFIG.tables[table].figure else []
-    return [f"{results}/tables/{table}.{format}" for format in formats]
+    kind = "figure" if CONFIG.tables[table].figure else "table"
+    return [f"{results}/{file}" for file in outputs(kind, table=table)]
 
 
 def everything(results):

@@ -1,7 +1,7 @@
 rule evaluate:
     input:
         model=lambda w: (
-            base_model_folder(w, RUNS[w.run].model)
+            base_model_files(CONFIG, RUNS[w.run].model, f"{w.results}/")
             if RUNS[w.run].dataset is None
             else [f"{w.results}/train/{w.run}/model"]
         ),

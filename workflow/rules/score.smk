@@ -33,7 +33,7 @@ rule ground_truth:
 # A part of a larger benchmark has its outcomes from there.
 rule score:
     input:
-        unpack(scored_files),
+        unpack(scored),
         problems=problems,
     output:
         outcomes="{results}/score/{run}/{benchmark}/outcomes.parquet",

@@ -1,6 +1,6 @@
 rule train:
     input:
-        model=lambda w: base_model_folder(w, RUNS[w.run].model),
+        model=lambda w: base_model_files(CONFIG, RUNS[w.run].model, f"{w.results}/"),
         spans=spans,
     output:
         model=directory("{results}/train/{run}/model"),

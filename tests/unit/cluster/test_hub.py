@@ -19,6 +19,7 @@ import yaml
 from fgit.cluster import hub
 from fgit.common.errors import UserError
 from fgit.config import parse_config, read_config
+from fgit.steps import steps_of
 from tests.conftest import REPOSITORY
 from tests.project import PROBLEMS
 
@@ -205,13 +206,17 @@ def fetch(server, folder, **changes):
 # ------------------------------------------------------------------ what a config needs
 
 
+def needed(config):
+    return hub.needed(config, steps_of(config))
+
+
 def test_the_paper_needs_twelve_models_a_teacher_an_embedder_and_data():
-    found = hub.needed(read_config(REPOSITORY / "config.yaml"))
+    found = needed(read_config(REPOSITORY / "config.yaml"))
     names = [repository.name for repository in found]
     assert len(names) == len(set(names)) == 22
     by_name = {repository.name: repository for repository in found}
-    assert "generate" in by_name["Qwen/Qwen2.5-Coder-32B-Instruct"].rules
-    assert "select" in by_name["microsoft/unixcoder-base"].rules
+    assert by_name["Qwen/Qwen2.5-Coder-32B-Instruct"].keys == ("generate",)
+    assert by_name["microsoft/unixcoder-base"].keys == ("select",)
     assert by_name["ise-uiuc/Magicoder-Evol-Instruct-110K"].kind == "dataset"
     assert by_name["bigcode/humanevalpack"].pinned
     assert by_name["google-research-datasets/mbpp"].pinned
@@ -219,14 +224,14 @@ def test_the_paper_needs_twelve_models_a_teacher_an_embedder_and_data():
 
 def test_the_quickstart_needs_nothing(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    assert hub.needed(read_config("workflow/quickstart/config.yaml")) == []
+    assert needed(read_config("workflow/quickstart/config.yaml")) == []
 
 
 def test_two_keys_of_one_model_are_one_repository():
     models = {"m": {"path": "us/model"}, "same": {"path": "us/model"}}
     table = config()["tables"]["table"]
     table["rows"].append({"model": "same", "method": "base"})
-    found = hub.needed(parse_config(config(models=models, tables={"table": table})))
+    found = needed(parse_config(config(models=models, tables={"table": table})))
     (model,) = [repository for repository in found if repository.name == "us/model"]
     assert model.keys == ("models.m", "models.same")
 
@@ -337,7 +342,9 @@ LOOK = """
 import sys, json
 from fgit.cluster import hub
 from fgit.config import read_config
-print(json.dumps(hub.look_at_all(hub.needed(read_config("config.yaml")), 2.0)))
+from fgit.steps import steps_of
+config = read_config("config.yaml")
+print(json.dumps(hub.look_at_all(hub.needed(config, steps_of(config)), 2.0)))
 """
 
 

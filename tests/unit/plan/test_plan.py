@@ -5,11 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,20 +16,12 @@ from hypothesis import strategies as st
 from fgit import cli
 from fgit.common.errors import UserError
 from fgit.config import Estimate, PlanSettings, parse_config, read_config
-from fgit.plan.stage import (
-    UNITS,
-    Job,
-    Plan,
-    aligned,
-    as_yaml,
-    billions_in,
-    count_rows,
-    measured_settings,
-    plan_of,
-    show,
-)
+from fgit.plan.costs import Job, Plan, billions_in, count_rows, plan_of
+from fgit.plan.measured import measured_settings
+from fgit.plan.text import aligned, as_yaml, show
 from fgit.runs import all_runs, pilot_of, to_yaml
 from fgit.scores import write_summary
+from fgit.steps import STAGES, steps_of
 from tests.conftest import REPOSITORY
 from tests.results_folder import score_summary
 
@@ -89,22 +77,6 @@ SMALL = {
             ],
         },
     },
-}
-RULES = {  # whose jobs are jobs of another stage, or of none
-    "fetch_benchmark": "fetch",
-    "fetch_first": "fetch",
-    "fetch_model": "fetch",
-    "ground_truth": "score",
-    "train_temporary": "train",
-    "train_pilot": "train",
-    "audit_records": "audit",
-    "audit_generate": "audit",
-    "audit_variants": "audit",
-    "audit_sheet": "audit",
-    "results": "report",
-    "table": "report",
-    "figure": "report",
-    "config": None,
 }
 
 
@@ -276,30 +248,18 @@ def test_a_pilot_is_smaller(tmp_path):
     assert job(plan, "evaluate", "m/base, hard").items == 2 * 20
 
 
-@pytest.mark.parametrize("target", ["all", "pilot", "table_2"])
-def test_the_jobs_are_those_of_the_rules(target, tmp_path):
-    """A dry run of the paper's config, in an empty folder, has as many jobs of each stage."""
-    for name in ("Snakefile", "workflow", "config.yaml"):
-        (tmp_path / name).symlink_to(REPOSITORY / name)
-    python_path = {"PYTHONPATH": str(REPOSITORY / "workflow")}
-    output = subprocess.run(
-        [*(sys.executable, "-m", "snakemake", "-n", "--quiet", "rules", "--cores", "1"), target],
-        cwd=tmp_path,
-        env=os.environ | python_path | {"XDG_CACHE_HOME": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = re.findall(r"^(\w+) +(\d+)$", output.stdout + output.stderr, flags=re.M)
-    rules: Counter[str | None] = Counter()
-    for rule, count in dict(found).items():
-        if rule not in ("total", target):
-            rules[RULES.get(rule, rule)] += int(count)
-    del rules[None]
+@pytest.mark.parametrize(("pilot", "tables"), [(False, None), (True, None), (False, ["table_2"])])
+def test_the_jobs_are_the_steps(pilot, tables, tmp_path):
     config = read_config(REPOSITORY / "config.yaml")
-    config = pilot_of(config) if target == "pilot" else config
-    plan = plan_of(config, tmp_path / "results", [target] if target == "table_2" else None)
-    assert {stage.name: stage.jobs for stage in plan.stages} == dict(rules)
+    config = pilot_of(config) if pilot else config
+    jobs = [job for job in plan_of(config, tmp_path, tables, pilot=pilot).jobs if job.count]
+    steps = [step for step in steps_of(config, tables, pilot=pilot) if step.rule != "config"]
+    assert [(job.stage, job.name) for job in jobs] == [(step.stage, step.name) for step in steps]
+
+
+def test_a_pilots_weights_do_not_stay(tmp_path):
+    config = pilot_of(small())
+    assert stage(plan_of(config, tmp_path, pilot=True), "train").kept == 0
 
 
 # ------------------------------------------------------------------ sums
@@ -308,7 +268,7 @@ def test_the_jobs_are_those_of_the_rules(target, tmp_path):
 amounts = st.floats(0, 1e12, allow_subnormal=False)
 jobs = st.builds(
     Job,
-    stage=st.sampled_from(sorted(UNITS)),
+    stage=st.sampled_from(STAGES),
     name=st.text(max_size=3),
     done=st.booleans(),
     count=st.integers(0, 1),

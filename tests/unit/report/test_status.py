@@ -2,22 +2,17 @@
 
 import pytest
 
-from fgit.report.status import status_of
+from fgit.config import read_config
+from fgit.report.status import next_steps, status_of
 from fgit.runs import Run
+from fgit.steps import steps_to
+from tests.conftest import REPOSITORY
+from tests.dag import jobs_of, needed_for
 from tests.results_folder import make_config
 
 BASE = Run("tiny", None, "base", None)
 FGIT = Run("tiny", "tasks", "fgit", 0)
-ON_THE_WAY = [  # outputs and logs of FGIT's stages, in order
-    ("decontaminate/tasks/records.parquet", "decontaminate/tasks"),
-    ("generate/tasks/shards/1-of-1.parquet", "generate/tasks/1-of-1"),
-    ("generate/tasks/variants.parquet", "gather/tasks"),
-    ("select/tasks/generate/pairs.parquet", "select/tasks.generate"),
-    ("annotate/tasks/generate/spans.parquet", "annotate/tasks.generate"),
-    (f"train/{FGIT.name}/metrics.json", f"train/{FGIT.name}"),
-    (f"evaluate/{FGIT.name}/easy/samples.jsonl", f"evaluate/{FGIT.name}/easy"),
-    (f"score/{FGIT.name}/easy/summary.json", f"score/{FGIT.name}/easy"),
-]
+ON_THE_WAY = [*steps_to(make_config(), [(FGIT.name, "easy")])]  # in a row
 ERROR = "fgit generate: error: the endpoint does not answer\n"
 
 
@@ -33,17 +28,17 @@ def state(root, run=FGIT, config=None, **options):
 
 
 def test_a_score_is_scored(tmp_path):
-    put(tmp_path, ON_THE_WAY[-1][0])
+    put(tmp_path, ON_THE_WAY[-1].outputs[0])
     assert state(tmp_path) == ("scored", None)
 
 
 @pytest.mark.parametrize("number", range(len(ON_THE_WAY)))
 def test_the_first_stage_without_its_output_decides(tmp_path, number):
-    for output, log in ON_THE_WAY[:number]:
-        put(tmp_path, output)
-        put(tmp_path, f"logs/{log}.log", ERROR)  # of an earlier try
+    for step in ON_THE_WAY[:number]:
+        put(tmp_path, step.outputs[0])
+        put(tmp_path, step.log, ERROR)  # of an earlier try
     assert state(tmp_path, ended=True) == ("pending", None)
-    log = f"logs/{ON_THE_WAY[number][1]}.log"
+    log = ON_THE_WAY[number].log
     put(tmp_path, log, f"working\n{ERROR}")
     assert state(tmp_path) == ("failed", log)
 
@@ -132,3 +127,30 @@ def test_the_canonical_solutions_and_the_whole_benchmark_come_first(tmp_path):
     assert state(tmp_path, BASE, config) == ("failed", "logs/score/canonical/big.log")
     put(tmp_path, "score/tiny/base/big/summary.json")
     assert state(tmp_path, BASE, config) == ("pending", None)
+
+
+@pytest.mark.parametrize(
+    ("file", "run", "benchmark"),
+    [
+        ("config.yaml", "semcoder-s/evol-instruct/fgit/seed-0", "humaneval"),
+        ("config.yaml", "semcoder-s/evol-instruct/mutation/seed-0", "humanevalpack"),
+        ("config.yaml", "semcoder/pyx/sft/seed-0", "bigcodebench-hard"),
+        ("config.yaml", "codellama-instruct/base", "bigcodebench-full"),
+        ("workflow/quickstart/config.yaml", "smollm2/quickstart/dpo/seed-0", "quickstart"),
+        ("workflow/quickstart/config.yaml", "smollm2/base", "pairs"),
+    ],
+)
+def test_the_next_steps_are_those_that_snakemake_would_run(tmp_path, file, run, benchmark):
+    """From nothing to the score, in as many rounds as it takes."""
+    config, score = read_config(REPOSITORY / file), f"score/{run}/{benchmark}/summary.json"
+    steps = {place: step for step in steps_to(config, [(run, benchmark)]) for place in step.outputs}
+    jobs = needed_for(jobs_of(file, f"results/{config.name}").values(), [score])
+    to_do = {job.log: job for job in jobs}
+    while to_do:
+        missing = {place for job in to_do.values() for place in job.outputs}
+        ready = {log for log, job in to_do.items() if missing.isdisjoint(job.inputs)}
+        assert {step.log for step in next_steps(steps, tmp_path, score)} == ready
+        for log in ready:
+            for place in to_do.pop(log).outputs:
+                put(tmp_path, place)
+    assert next_steps(steps, tmp_path, score) == []

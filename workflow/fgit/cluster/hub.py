@@ -18,21 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fgit.benchmarks.kinds import kind_of
-from fgit.benchmarks.problems import problems_digest
 from fgit.benchmarks.releases import RELEASE_PREFIX, HubDataset
 from fgit.common.errors import UserError
-from fgit.common.files import PACKAGE_PREFIX, is_offline, scratch, write_json
+from fgit.common.files import PACKAGE_PREFIX, is_offline
 from fgit.config import Config
-from fgit.fetch import fetch_benchmark
-from fgit.runs import (
-    all_runs,
-    evaluations,
-    is_fetched_benchmark,
-    is_fetched_model,
-    is_file,
-    sheets_of,
-    train_settings,
-)
+from fgit.runs import all_runs, is_fetched_model, is_file
+from fgit.steps import Step
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +46,12 @@ class Repository:
     Attributes:
         revision: as the config says it; None is the hub's main branch.
         keys: the config's keys that name it, each with the key of its revision.
-        rules: the rules that read it.
     """
 
     kind: Kind
     name: str
     revision: str | None
     keys: tuple[str, ...]
-    rules: frozenset[str]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} ({', '.join(self.keys)})"
@@ -75,82 +64,35 @@ class Repository:
 # ------------------------------------------------------------------ what a config needs
 
 
-def sources_of(config: Config) -> list[tuple[str, str]]:
-    """The datasets that are trained on or shown to readers, and where their variants are from."""
-    runs = all_runs(config).values()
-    found = {
-        (run.dataset, train_settings(config, run).variants): None
-        for run in runs
-        if run.dataset is not None
-    }
-    found |= {(name, "generate"): None for name in sheets_of(config, runs)}
-    return list(found)
+def needed(config: Config, steps: Iterable[Step]) -> list[Repository]:
+    """The hub's models and datasets that steps read, each once, models in the tables' order."""
+    read = dict.fromkeys(key for step in steps for key in step.hub)
+    models = [f"models.{run.model}" for run in all_runs(config).values()]
+    rest = sorted(read, key=lambda key: key.startswith("benchmarks."))
+    keys: dict[tuple[Kind, str, str | None], list[str]] = {}
+    for key in dict.fromkeys([*models, "generate", "select", *rest]):
+        if key in read and (place := place_on_hub(config, key)) is not None:
+            keys.setdefault(place, []).append(key)
+    return [Repository(*place, tuple(named)) for place, named in keys.items()]
 
 
-def uses_teacher(config: Config) -> bool:
-    """Whether any job asks the teacher."""
-    return bool(config.audit.benchmarks) or any(
-        source == "generate" and config.datasets[dataset].variants is None
-        for dataset, source in sources_of(config)
-    )
-
-
-def needed(config: Config) -> list[Repository]:
-    """The hub's models and datasets that the tables and the audit of a config need, each once."""
-    runs = all_runs(config)
-    sources = sources_of(config)
-    found: dict[tuple[Any, ...], Repository] = {}
-
-    def need(repository: Repository) -> None:
-        place = dataclasses.replace(repository, keys=(), rules=frozenset())
-        if (before := found.get(key := dataclasses.astuple(place))) is not None:
-            keys = (*before.keys, *repository.keys)
-            repository = dataclasses.replace(
-                repository, keys=keys, rules=before.rules | repository.rules
-            )
-        found[key] = repository
-
-    for name in dict.fromkeys(run.model for run in runs.values()):
-        entry = config.models[name]
-        if is_on_hub(entry.path):
-            rules = frozenset({"train", "train_temporary", "train_pilot", "evaluate"})
-            need(Repository("model", entry.path, entry.revision, (f"models.{name}",), rules))
-    settings = config.generate
-    if uses_teacher(config) and settings.backend != "openai" and is_on_hub(settings.teacher):
-        rules = frozenset({"generate", "audit_generate"})
-        need(Repository("model", settings.teacher, settings.revision, ("generate",), rules))
-    if (sources or config.audit.benchmarks) and is_on_hub(config.select.embedder):
-        rules = frozenset({"select", "audit_variants"})
-        revision = config.select.revision
-        need(Repository("model", config.select.embedder, revision, ("select",), rules))
-    for name in dict.fromkeys(dataset for dataset, _ in sources):
-        data = config.datasets[name]
-        if not is_file(data.path) and is_on_hub(data.path):
-            rules, keys = frozenset({"decontaminate"}), (f"datasets.{name}",)
-            need(Repository("dataset", data.path, data.revision, keys, rules))
-    for name in benchmarks_needed(config):
-        benchmark = config.benchmarks[name]
-        release = kind_of(benchmark.kind).release
-        place = release and release(benchmark.problems.removeprefix(RELEASE_PREFIX))
-        if isinstance(place, HubDataset):
-            rules, keys = frozenset({"fetch_benchmark"}), (f"benchmarks.{name}",)
-            need(Repository("dataset", place.name, place.revision, keys, rules))
-    return list(found.values())
+def place_on_hub(config: Config, key: str) -> tuple[Kind, str, str | None] | None:
+    """Kind, name and revision of what a key of the config names; None if it is not on the hub."""
+    section, _, name = key.partition(".")
+    entry = getattr(config, section)[name] if name else getattr(config, section)
+    if section == "benchmarks":
+        release = kind_of(entry.kind).release
+        place = release and release(entry.problems.removeprefix(RELEASE_PREFIX))
+        return ("dataset", place.name, place.revision) if isinstance(place, HubDataset) else None
+    path = getattr(entry, {"generate": "teacher", "select": "embedder"}.get(section, "path"))
+    kind: Kind = "dataset" if section == "datasets" else "model"
+    return (kind, path, entry.revision) if is_on_hub(path) else None
 
 
 def is_on_hub(path: str) -> bool:
-    """Whether a location is a name on the hub: ``OWNER/NAME``, and no folder here."""
-    local = path.startswith((PACKAGE_PREFIX, ".", "/", "~")) or is_fetched_model(path)
+    """Whether a location is a name on the hub: ``OWNER/NAME``, and no file or folder here."""
+    local = path.startswith((PACKAGE_PREFIX, "~")) or is_fetched_model(path) or is_file(path)
     return not local and path.count("/") == 1 and not Path(path).is_dir()
-
-
-def benchmarks_needed(config: Config) -> list[str]:
-    """The benchmarks whose problems have to be fetched."""
-    names = [name for _, name in evaluations(config, config.tables)]
-    names += [config.benchmarks[name].part_of or name for name in names]
-    names += [*config.audit.benchmarks, *config.decontaminate.against]
-    found = dict.fromkeys(names)
-    return [name for name in found if is_fetched_benchmark(config.benchmarks[name].problems)]
 
 
 # ------------------------------------------------------------------ what is there
@@ -267,39 +209,6 @@ def short(error: BaseException) -> str:
 
 
 # ------------------------------------------------------------------ bringing it
-
-
-def fetch_all(config: Config, out: Path) -> None:
-    """Download and verify all that a config needs of the network, and say which commits it is.
-
-    Each file's SHA-256 (or git's hash, for small files) is compared with the hub's; what is wrong
-    is downloaded once more. What broke off goes on. Benchmarks' releases go to the caches of the
-    libraries that fetch them.
-
-    Args:
-        out: the record (JSON): each repository with its commit, files and bytes, and benchmarks.
-
-    Raises:
-        UserError: naming what is missing, refused, or broken, or the space that lacks.
-    """
-    if is_offline():
-        raise UserError(
-            "fetch asks the hub, but HF_HUB_OFFLINE is set; run it without, on a machine that "
-            "reaches the hub"
-        )
-    repositories = needed(config)
-    sizes = [listed(repository) for repository in repositories]
-    check_space(sum(to_come for _, to_come in sizes))
-    rows: list[dict[str, Any]] = []
-    for number, (repository, (commit, _)) in enumerate(
-        zip(repositories, sizes, strict=True), start=1
-    ):
-        log.info("%d of %d: %s", number, len(repositories), repository)
-        rows.append(brought(repository, commit))
-    benchmarks = [fetched_release(config, name) for name in benchmarks_needed(config)]
-    write_json(out, {"repositories": rows, "benchmarks": benchmarks})
-    for line in report(repositories, rows, benchmarks):
-        print(line)
 
 
 def listed(repository: Repository) -> tuple[str, int]:
@@ -484,41 +393,6 @@ def hub_errors(repository: Repository) -> Iterator[None]:
         ) from error
 
 
-def fetched_release(config: Config, name: str) -> dict[str, Any]:
-    """Bring a benchmark's release to the cache of the library that fetches it; its digest."""
-    entry = config.benchmarks[name]
-    with scratch() as folder:
-        fetch_benchmark(entry.kind, entry.problems, folder / "problems.jsonl")
-        digest = problems_digest(folder / "problems.jsonl")
-    if entry.sha256 is not None and digest != entry.sha256.lower():
-        raise UserError(
-            f"benchmarks.{name}: the problems of {entry.problems} have the SHA-256 {digest}, but "
-            f"the config says {entry.sha256}; correct the one that is wrong"
-        )
-    return {"name": name, "problems": entry.problems, "sha256": digest}
-
-
-def report(
-    repositories: Sequence[Repository], rows: Sequence[dict[str, Any]], benchmarks: Sequence[Any]
-) -> Iterator[str]:
-    """What was fetched as a table, then the pins that the config lacks."""
-    for row in rows:
-        size = f"{row['bytes'] / 1e9:.2f} GB, {row['files']} files"
-        yield f"{row['kind']:10} {row['name']:45} {row['commit']}  {size}"
-    for row in benchmarks:
-        yield f"{'benchmark':10} {row['name'] + ' ' + row['problems']:45} sha256 {row['sha256']}"
-    pins = [
-        f"  {key}.revision: {row['commit']}"
-        for repository, row in zip(repositories, rows, strict=True)
-        if not repository.pinned
-        for key in repository.keys
-        if not key.startswith("benchmarks.")  # whose release says the version
-    ]
-    if pins:
-        yield "Not pinned in the config; these are the commits that were fetched:"
-        yield from pins
-
-
 # ------------------------------------------------------------------ datasets
 
 
@@ -537,7 +411,7 @@ def load_dataset(
     subsets = () if subset is None else (subset,)
     if not is_offline():
         return datasets.load_dataset(name, *subsets, revision=revision, split=split)
-    repository = Repository("dataset", name, revision, (name,), frozenset())
+    repository = Repository("dataset", name, revision, (name,))
     if (folder := snapshot(repository)) is None:
         raise UserError(
             f"{name}: revision {revision or 'main'} of this dataset is not in the hub's cache, and "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +9,8 @@ from typing import Any, NamedTuple
 from fgit.common.provenance import Record, code_text, hardware_text, read_provenance
 from fgit.config import Config
 from fgit.lineage import COMPUTING, SHORT
-from fgit.report.funnel import SOURCES
 from fgit.report.rendering import distinct
-from fgit.runs import all_runs, evaluations
+from fgit.steps import steps_of
 
 
 class Made(NamedTuple):
@@ -38,31 +36,13 @@ def all_made(config: Config, results: Path) -> Iterator[Made]:
 
 
 def provenance_places(config: Config) -> Iterator[tuple[str, str]]:
-    for name in config.models:
-        yield "fetch", f"models/{name}/provenance.json"
-    for name in config.benchmarks:
-        yield "fetch", f"benchmarks/{name}.jsonl.provenance.json"
-        yield "fetch", f"benchmarks/{name}.first-*.jsonl.provenance.json"
-    for stage in ("decontaminate", "generate", "mutate"):
-        yield from ((stage, f"{dataset}/*.provenance.json") for dataset in config.datasets)
-    for name in config.datasets:
-        yield "generate", f"{name}/shards/*.provenance.json"
-    for name in config.audit.benchmarks:
-        yield "audit", f"{name}/*provenance.json"
-        yield "audit", f"{name}/generate/*.provenance.json"
-    for name in config.datasets:
-        yield "audit", f"sheets/{name}/*provenance.json"
-    for name in config.benchmarks:
-        yield "score", f"canonical/{name}/provenance.json"
-    for stage in ("verify", "select", "annotate"):
-        for dataset, source in itertools.product(config.datasets, SOURCES):
-            yield stage, f"{dataset}/{source}/*.provenance.json"
-    for run in all_runs(config):
-        yield "train", f"{run}/provenance.json"
-    for run, benchmark in evaluations(config, config.tables):
-        yield "evaluate", f"{run}/{benchmark}/*.provenance.json"
-    for run, benchmark in evaluations(config, config.tables):
-        yield "score", f"{run}/{benchmark}/provenance.json"
+    """The folders of the steps' results, in the order of the steps, by stage and pattern."""
+    places = (step.outputs[0] for step in steps_of(config) if step.stage != "report")
+    # A model that is fetched is a folder itself.
+    folders = (folder for place in places for folder in (place, place.rpartition("/")[0]))
+    for folder in dict.fromkeys(folders):
+        stage, _, rest = folder.partition("/")
+        yield stage, f"{rest}/*provenance.json"
 
 
 def environment_of(results: list[Made]) -> dict[str, list[Any]]:

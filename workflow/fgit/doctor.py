@@ -21,20 +21,18 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import fgit
-from fgit.benchmarks.kinds import kind_of
 from fgit.cluster import hub, partitions
 from fgit.cluster.partitions import Ask
 from fgit.common.errors import UserError
 from fgit.common.lock import live
 from fgit.config import Config, read_config
-from fgit.plan.stage import Plan, plan_of
-from fgit.runs import check_packages, use_hub, use_this_checkout
+from fgit.plan.costs import Plan, plan_of
+from fgit.runs import check_packages, pilot_of, use_hub, use_this_checkout
 from fgit.sandbox.strength import why_not_bwrap
+from fgit.steps import Step, steps_of
 
 State = Literal["ok", "warning", "wrong"]
 REPOSITORY = Path(fgit.__file__).parents[2]
-TEACHER_RULES = {"generate", "audit_generate"}
-SCORE_RULES = {"score", "ground_truth"}
 # What each environment must be able to import; the rest of its pins only have their versions
 # compared. The heavy ones are looked for, not imported.
 HEAVY = {
@@ -103,14 +101,15 @@ def before_start(
         conda: whether Snakemake makes their environments.
     """
     rules = {ask.rule for ask in asks}
-    wanted = [one for one in hub.needed(config) if one.rules & rules]
+    steps = [*steps_of(config), *steps_of(pilot_of(config), pilot=True)]
+    steps = [step for step in steps if step.rule in rules]
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        looks = pool.submit(hub.look_at_all, wanted, timeout=2.0)
+        looks = pool.submit(hub.look_at_all, hub.needed(config, steps), timeout=2.0)
         found = [*orphans(folders)]
         if slurm:
             found += at_slurm(asks, timeout=5)
         if not conda:
-            pythons = interpreters_of(config, rules)
+            pythons = interpreters_of(config, steps)
             # The one that runs this has shown that it works.
             here = {name: python for name, python in pythons.items() if not is_this(python)}
             found += environments(here, pins=False)
@@ -144,9 +143,10 @@ def examine(
     slurm = options.get("executor") == "slurm"
     conda = "conda" in str(options.get("software-deployment-method", ""))
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        looks = pool.submit(hub.look_at_all, hub.needed(config), timeout=4.0)
+        steps = steps_of(config)
+        looks = pool.submit(hub.look_at_all, hub.needed(config, steps), timeout=4.0)
         boxes = pool.submit(why_not_bwrap)
-        pythons = interpreters_of(config)
+        pythons = interpreters_of(config, steps)
         probes = pool.submit(lambda: [] if conda else list(environments(pythons, pins=True)))
         asked = pool.submit(asks_of, profile, file) if slurm and profile else None
         if asked is not None:
@@ -328,18 +328,10 @@ def orphans(folders: Iterable[Path]) -> Iterator[Finding]:
 # ------------------------------------------------------------------ environments
 
 
-def interpreters_of(config: Config, rules: Collection[str] | None = None) -> dict[str, str]:
-    """The interpreter of each environment that a config needs; ``rules``: only for these."""
-    columns = {column for table in config.tables.values() for column in table.columns}
-    entries = [config.benchmarks[column.removesuffix("+")] for column in columns]
-    environments = {kind_of(entry.kind).environment for entry in entries}
-    found = {"main": config.python.main}
-    asking = config.generate.backend == "vllm" and hub.uses_teacher(config)
-    if asking and (rules is None or TEACHER_RULES & set(rules)):
-        found["vllm"] = config.python.vllm
-    if rules is None or SCORE_RULES & set(rules):
-        found |= {name: getattr(config.python, name) for name in sorted(environments)}
-    return found
+def interpreters_of(config: Config, steps: Iterable[Step]) -> dict[str, str]:
+    """The interpreter of each environment that steps use; that of FGit itself in any case."""
+    names = {"main", *(name for step in steps for name in step.environments)}
+    return {name: python for name, python in config.python.model_dump().items() if name in names}
 
 
 def is_this(python: str) -> bool:

@@ -10,8 +10,7 @@ import sys
 import pytest
 import yaml
 
-from fgit import cli
-from fgit.cluster import doctor
+from fgit import cli, doctor
 from fgit.common.lock import Lock
 from fgit.config import parse_config
 from tests.conftest import REPOSITORY

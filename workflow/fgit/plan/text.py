@@ -1,0 +1,103 @@
+"""A plan as text, for people, and as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from fgit.config import PlanSettings
+from fgit.plan.costs import UNITS, Plan, Sum
+
+HEADINGS = ["stage", "jobs", "done", "items", "", "tokens", "GPU-h", "core-h", "longest h"]
+HEADINGS += ["disk kept", "at peak", "hours are"]
+
+
+def show(plan: Plan) -> str:
+    """The plan as an aligned table, with the figures that it rests on below."""
+    rows = [cells(line) for line in [*plan.stages, plan.total]]
+    lines = aligned([HEADINGS, *rows], left={0, 4, len(HEADINGS) - 1})
+    rule = "-" * max(len(line) for line in lines)
+    text = [lines[0], rule, *lines[1:-1], rule, lines[-1], ""]
+    text += [
+        "What is done is left out of all but the first two columns. Sizes are upper bounds: "
+        "samples before decontamination, files uncompressed.",
+        f"At peak: {plan.settings.trainings_at_once} training(s) at a time "
+        "(plan.trainings_at_once), each with three checkpoints, 36 bytes a parameter.",
+        "",
+        "The hours rest on (key plan of the config):",
+    ]
+    used = [
+        [name, f"{estimate.value:,g}", estimate.basis, estimate.note]
+        for name, estimate in plan.used().items()
+    ]
+    text += [f"  {line}" for line in aligned(used, left={0, 2, 3})] or ["  nothing"]
+    return "\n".join(text) + "\n"
+
+
+def cells(line: Sum) -> list[str]:
+    unit = UNITS.get(line.name, "")
+    return [
+        line.name,
+        f"{line.jobs:,}",
+        f"{line.done:,}",
+        f"{line.items:,}" if unit and line.items else "",
+        unit if line.items else "",
+        millions(line.tokens),
+        number(line.gpu_hours),
+        number(line.cpu_hours),
+        number(line.longest),
+        gigabytes(line.kept),
+        gigabytes(line.peak),
+        line.basis,
+    ]
+
+
+def millions(tokens: float) -> str:
+    if not tokens:
+        return ""
+    return f"{tokens / 1e6:,.1f} M" if tokens >= 1e6 else f"{tokens / 1e3:,.1f} k"
+
+
+def number(value: float) -> str:
+    if not value:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 else "<0.1"
+
+
+def gigabytes(value: float) -> str:
+    if not value:
+        return ""
+    return f"{value / 1e9:,.0f} GB" if value >= 1e9 else f"{max(value / 1e6, 1):,.0f} MB"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: set[int]) -> list[str]:
+    """Lines of columns, aligned to the right but for those in ``left``."""
+    if not rows:
+        return []
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "total": dataclasses.asdict(plan.total),
+        "stages": [dataclasses.asdict(stage) for stage in plan.stages],
+        "jobs": [dataclasses.asdict(job) for job in plan.jobs],
+        "settings": plan.settings.model_dump(),
+    }
+
+
+def as_yaml(settings: PlanSettings) -> str:
+    """The settings as the config's section, without what is the default."""
+    values = {"plan": json.loads(settings.model_dump_json(exclude_defaults=True))}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)

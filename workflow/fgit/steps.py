@@ -1,0 +1,441 @@
+"""The one list of what the workflow does: each step, with what it reads, writes and runs in.
+
+The rules say how a step is run. Whatever else must know what there is to do (plan, status, hub,
+doctor, report) asks here, and ``tests/unit/test_steps.py`` holds the list to Snakemake's own jobs.
+Places are relative to the results folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from fgit.benchmarks.kinds import kind_of
+from fgit.config import Config
+from fgit.runs import (
+    Run,
+    all_runs,
+    evaluations,
+    is_fetched_benchmark,
+    is_fetched_model,
+    is_file,
+    keeps_model,
+    shard_count,
+    sheets_of,
+    teacher_as_model,
+    train_settings,
+)
+
+Environment = Literal["main", "vllm", "bigcodebench"]
+
+# ------------------------------------------------------------------ where things lie
+
+
+class Rule(NamedTuple):
+    """What a rule's jobs write and are called: patterns of its wildcards, as Snakemake has them.
+
+    Attributes:
+        outputs: a job is done if the first one is there.
+        job: what ``logs/`` and ``benchmarks/`` call it; by default, the first output's folder.
+        title: a job in words, unique in its stage; by default, its wildcards.
+    """
+
+    stage: str
+    outputs: tuple[str, ...]
+    job: str = ""
+    title: str = ""
+
+
+def inside(folder: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/{name}" for name in names)
+
+
+def on_pairs(stage: str, name: str) -> Rule:
+    """A stage that works on a dataset's variants, the teacher's or mutants."""
+    files = inside(f"{stage}/{{dataset}}/{{source}}", f"{name}.parquet", "report.json")
+    return Rule(stage, files, f"{stage}/{{dataset}}.{{source}}")
+
+
+def audit(part: str, *names: str) -> Rule:
+    folder = "audit/{benchmark}"
+    return Rule("audit", inside(folder, *names), f"{folder}.{part}", f"{{benchmark}}, {part}")
+
+
+CANONICAL = "canonical"  # in place of a run: the canonical solutions of a benchmark
+PROBLEMS = "fetch/benchmarks/{benchmark}"
+FIRST = "first-{limit}"
+CLEAN = ("records.parquet", "report.json", "matches.parquet")
+SHARD = "{shard}-of-{shards}"
+VARIANTS = ("variants.parquet", "report.json")
+TRAINED = ("metrics.json", "model", "steps.jsonl", "samples.parquet", "segments.json", "run.yaml")
+SAMPLES = ("samples.jsonl", "samples_one_bos.jsonl")
+SCORE = ("summary.json", "outcomes.parquet")
+TABLE = inside("tables", "{table}.csv", "{table}.md", "{table}.tex", "{table}.html")
+FIGURE = (*TABLE, *inside("tables", "{table}.svg", "{table}.png"))
+REPORT = ("report.html", "results.parquet", *inside("tables", "funnel.md", "funnel.csv"))
+RULES = {  # in the order of the stages
+    "fetch_model": Rule("fetch", ("fetch/models/{model}",), "fetch/models/{model}"),
+    "fetch_benchmark": Rule("fetch", (f"{PROBLEMS}.jsonl",), PROBLEMS),
+    "fetch_first": Rule(
+        "fetch", (f"{PROBLEMS}.{FIRST}.jsonl",), f"{PROBLEMS}.{FIRST}", f"{{benchmark}}, {FIRST}"
+    ),
+    "decontaminate": Rule("decontaminate", inside("decontaminate/{dataset}", *CLEAN)),
+    "generate": Rule(
+        "generate",
+        inside("generate/{dataset}/shards", f"{SHARD}.parquet", f"{SHARD}.json"),
+        f"generate/{{dataset}}/{SHARD}",
+        "{dataset}, shard {shard} of {shards}",
+    ),
+    "gather": Rule("gather", inside("generate/{dataset}", *VARIANTS), "gather/{dataset}"),
+    "mutate": Rule("mutate", inside("mutate/{dataset}", *VARIANTS)),
+    "verify": on_pairs("verify", "verified"),
+    "select": on_pairs("select", "pairs"),
+    "annotate": on_pairs("annotate", "spans"),
+    "train": Rule("train", inside("train/{run}", *TRAINED)),
+    "train_temporary": Rule("train", inside("train/{run}", *TRAINED)),
+    "train_pilot": Rule("train", inside("train/{run}", *TRAINED)),
+    "evaluate": Rule("evaluate", inside("evaluate/{run}/{benchmark}", *SAMPLES)),
+    "ground_truth": Rule(
+        "score",
+        inside(f"score/{CANONICAL}/{{benchmark}}", *SCORE, "times.parquet"),
+        title=f"{CANONICAL}, {{benchmark}}",
+    ),
+    "score": Rule("score", inside("score/{run}/{benchmark}", *SCORE)),
+    "audit_records": audit("records", "records.parquet"),
+    "audit_generate": audit("generate", "generate/variants.parquet", "generate/report.json"),
+    "audit_variants": audit("variants", "audit.json", "variants.parquet"),
+    "audit_sheet": Rule(
+        "audit", ("audit/sheets/{dataset}/sheet.json",), "audit/{dataset}.sheet", "sheets/{dataset}"
+    ),
+    "config": Rule("report", ("config.yaml",), "config", "config"),
+    "results": Rule("report", ("results/{table}.parquet",), "results/{table}", "{table}, numbers"),
+    "table": Rule("report", TABLE, "table/{table}"),
+    "figure": Rule("report", FIGURE, "table/{table}"),
+    "report": Rule("report", REPORT, "report", "report"),
+}
+STAGES = tuple(dict.fromkeys(rule.stage for rule in RULES.values()))
+
+
+def outputs(rule: str, **wildcards: str) -> tuple[str, ...]:
+    """What a job of a rule writes."""
+    return tuple(pattern.format(**wildcards) for pattern in RULES[rule].outputs)
+
+
+def output(rule: str, **wildcards: str) -> str:
+    """The first file that a job of a rule writes."""
+    return outputs(rule, **wildcards)[0]
+
+
+def folder(rule: str, **wildcards: str) -> str:
+    """Where a job of a rule writes."""
+    return output(rule, **wildcards).rpartition("/")[0]
+
+
+# What lies in the results or elsewhere, as the config says: ``results`` stands before the former.
+
+
+def whole_problems(config: Config, benchmark: str, results: str = "") -> str:
+    """All problems of a benchmark: the file of the config, or the one that fetch writes."""
+    given = config.benchmarks[benchmark].problems
+    fetched = results + output("fetch_benchmark", benchmark=benchmark)
+    return fetched if is_fetched_benchmark(given) else given
+
+
+def asked_problems(config: Config, benchmark: str, results: str = "") -> str:
+    """The problems of a benchmark that are asked and scored: all, or the first so many."""
+    limit = config.benchmarks[benchmark].limit
+    if limit is None:
+        return whole_problems(config, benchmark, results)
+    return results + output("fetch_first", benchmark=benchmark, limit=str(limit))
+
+
+def base_model(config: Config, model: str, results: str = "") -> str:
+    """The folder of a base model that fetch writes, or a folder or hub name as it is."""
+    path = config.models[model].path
+    return results + output("fetch_model", model=model) if is_fetched_model(path) else path
+
+
+def base_model_files(config: Config, model: str, results: str = "") -> list[str]:
+    """The same as inputs of a job; nothing for a name on the hub."""
+    path = base_model(config, model, results)
+    fetched = is_fetched_model(config.models[model].path)
+    return [path] if fetched or Path(path).is_dir() else []
+
+
+def teacher_files(config: Config, results: str = "") -> list[str]:
+    """The folder of the teacher that fetch writes, where it is a model of the config, too."""
+    name = teacher_as_model(config)
+    return [results + output("fetch_model", model=name)] if name else []
+
+
+def own_samples(config: Config, run: Run, benchmark: str) -> str | None:
+    """Solutions that a base model's entry names, so that none are generated."""
+    return config.models[run.model].samples.get(benchmark) if run.dataset is None else None
+
+
+def scored_files(config: Config, run: Run, benchmark: str, results: str = "") -> dict[str, str]:
+    """What is scored, besides the problems, by the name of the rule's input."""
+    if (whole := config.benchmarks[benchmark].part_of) is not None:
+        return {"whole": results + output("score", run=run.name, benchmark=whole)}
+    files = {}
+    if kind_of(config.benchmarks[benchmark].kind).ground_truth:
+        # Its environment must first be shown to be the right one.
+        files["ground_truth"] = results + output("ground_truth", benchmark=benchmark)
+    if own := own_samples(config, run, benchmark):
+        return files | {"samples": own}
+    samples, one_bos = outputs("evaluate", run=run.name, benchmark=benchmark)
+    return files | {"samples": results + samples, "one_bos": results + one_bos}
+
+
+def score_files(config: Config, tables: Iterable[str]) -> list[str]:
+    """The scores that tables show."""
+    scores = evaluations(config, tables)
+    return [file for run, name in scores for file in outputs("score", run=run, benchmark=name)]
+
+
+# ------------------------------------------------------------------ environments
+
+
+def teacher_environment(config: Config) -> Environment:
+    return "vllm" if config.generate.backend == "vllm" else "main"
+
+
+def score_environments(config: Config, benchmark: str) -> tuple[Environment, ...]:
+    entry = config.benchmarks[benchmark]
+    programs = kind_of(entry.kind).environment
+    # Of a part of a larger benchmark, nothing is run.
+    return ("main",) if programs == "main" or entry.part_of is not None else ("main", programs)
+
+
+# ------------------------------------------------------------------ the steps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Step:
+    """A job of the workflow.
+
+    Attributes:
+        wildcards: of the rule, but for ``results``.
+        inputs: what it reads; files outside of the results as the config names them.
+        environments: the interpreters of the config's key ``python`` that its command uses.
+        hub: the config's keys of the models and datasets that it would ask the hub for.
+    """
+
+    rule: str
+    wildcards: Mapping[str, str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    environments: tuple[Environment, ...] = ("main",)
+    hub: tuple[str, ...] = ()
+
+    @property
+    def stage(self) -> str:
+        return RULES[self.rule].stage
+
+    @property
+    def name(self) -> str:
+        """What it works on, in words; unique in its stage."""
+        title = RULES[self.rule].title.format(**self.wildcards)
+        return title or ", ".join(self.wildcards.values())
+
+    @property
+    def job(self) -> str:
+        pattern = RULES[self.rule].job.format(**self.wildcards)
+        return pattern or self.outputs[0].rpartition("/")[0]
+
+    @property
+    def log(self) -> str:
+        return f"logs/{self.job}.log"
+
+    @property
+    def times(self) -> str:
+        """Where Snakemake writes how long it took."""
+        return f"benchmarks/{self.job}.tsv"
+
+
+def step(
+    rule: str,
+    of: Mapping[str, str],
+    inputs: Iterable[str] = (),
+    *,
+    environments: tuple[Environment, ...] = ("main",),
+    hub: tuple[str, ...] = (),
+) -> Step:
+    """A step of a rule with these wildcards."""
+    return Step(rule, of, tuple(inputs), outputs(rule, **of), environments, hub)
+
+
+def steps_of(
+    config: Config, tables: Iterable[str] | None = None, *, pilot: bool = False
+) -> list[Step]:
+    """What there is to do, each step once, and after those that it reads from.
+
+    Args:
+        tables: keys of tables; None is everything that ``snakemake all`` asks for.
+        pilot: whether the config is a pilot's (:func:`fgit.runs.pilot_of`).
+    """
+    names = list(config.tables if tables is None else tables)
+    audited = config.audit.benchmarks if tables is None else []
+    sheets = sheets_of(config, all_runs(config).values()) if tables is None else []
+    steps = [*steps_to(config, evaluations(config, names), audited, pilot=pilot)]
+    for benchmark in audited:
+        steps += audit_steps(config, benchmark)
+    for dataset in sheets:
+        pairs = output("select", dataset=dataset, source="generate")
+        steps.append(step("audit_sheet", {"dataset": dataset}, [pairs]))
+    steps.append(step("config", {}, environments=()))
+    published = [config.published] if config.published else []
+    for name in names:
+        inputs = ["config.yaml", *published, *score_files(config, [name])]
+        steps.append(numbers := step("results", {"table": name}, inputs))
+        rule = "figure" if config.tables[name].figure else "table"
+        steps.append(step(rule, {"table": name}, ["config.yaml", *numbers.outputs]))
+    if tables is None:
+        inputs = ["config.yaml", *score_files(config, names)]
+        inputs += [output("results", table=name) for name in names]
+        inputs += [output("audit_variants", benchmark=name) for name in audited]
+        inputs += [output("audit_sheet", dataset=name) for name in sheets]
+        report = step("report", {}, inputs)
+        claims = inside("tables", "claims.md", "claims.csv") if config.claims else ()
+        steps.append(dataclasses.replace(report, outputs=(*report.outputs, *claims)))
+    return steps
+
+
+def steps_to(
+    config: Config,
+    scores: Iterable[tuple[str, str]],
+    audited: Iterable[str] = (),
+    *,
+    pilot: bool = False,
+) -> Iterator[Step]:
+    """The way to scores, each a run and a benchmark, and to what an audit of benchmarks reads."""
+    runs, scores = all_runs(config), list(scores)
+    asked = dict.fromkeys((run, config.benchmarks[name].part_of or name) for run, name in scores)
+    written = [(run, name) for run, name in asked if not own_samples(config, runs[run], name)]
+    trained = [run for run in dict.fromkeys(run for run, _ in scores) if runs[run].dataset]
+    sources = dict.fromkeys(
+        (str(runs[run].dataset), train_settings(config, runs[run]).variants) for run in trained
+    )
+    datasets = dict.fromkeys(dataset for dataset, _ in sources)
+
+    models = dict.fromkeys(runs[run].model for run, _ in written)
+    teacher = teacher_as_model(config)
+    written_by_teacher = (
+        source == "generate" and not config.datasets[dataset].variants
+        for dataset, source in sources
+    )
+    if teacher and (audited or any(written_by_teacher)):
+        models[teacher] = None
+    for model in models:
+        if is_fetched_model(config.models[model].path):
+            yield step("fetch_model", {"model": model})
+    shown = dict.fromkeys([*(name for _, name in [*scores, *asked]), *audited])
+    against = config.decontaminate.against if datasets else []
+    for name in dict.fromkeys([*shown, *against]):
+        yield from fetch_steps(config, name, first=name in shown)
+
+    for dataset in datasets:
+        data = config.datasets[dataset].path
+        inputs = [data] if is_file(data) else []
+        inputs += [whole_problems(config, name) for name in against]
+        yield step("decontaminate", {"dataset": dataset}, inputs, hub=(f"datasets.{dataset}",))
+    for dataset, source in sources:
+        yield from variants_steps(config, dataset, source)
+    for run in trained:
+        yield train_step(config, runs[run], pilot)
+    for run, name in written:
+        yield evaluate_step(config, runs[run], name)
+    for name in dict.fromkeys(name for _, name in asked):
+        if kind_of(config.benchmarks[name].kind).ground_truth:
+            environments, problems = score_environments(config, name), asked_problems(config, name)
+            yield step("ground_truth", {"benchmark": name}, [problems], environments=environments)
+    for run, name in dict.fromkeys([*asked, *scores]):
+        inputs = [asked_problems(config, name), *scored_files(config, runs[run], name).values()]
+        environments = score_environments(config, name)
+        yield step("score", {"run": run, "benchmark": name}, inputs, environments=environments)
+
+
+def fetch_steps(config: Config, benchmark: str, first: bool) -> Iterator[Step]:
+    """Fetching a benchmark's problems; and the ``first`` of them, if no more are asked."""
+    entry, of = config.benchmarks[benchmark], {"benchmark": benchmark}
+    if is_fetched_benchmark(entry.problems):
+        yield step("fetch_benchmark", of, hub=(f"benchmarks.{benchmark}",))
+    if first and entry.limit is not None:
+        whole = whole_problems(config, benchmark)
+        yield step("fetch_first", of | {"limit": str(entry.limit)}, [whole])
+
+
+def variants_steps(config: Config, dataset: str, source: str) -> Iterator[Step]:
+    """From a dataset's clean samples to the annotated pairs of one source of variants."""
+    records = output("decontaminate", dataset=dataset)
+    if source == "mutate":
+        yield (made := step("mutate", {"dataset": dataset}, [records]))
+    else:
+        parts = [*generate_steps(config, dataset, records)]
+        yield from parts
+        inputs = [records, *(file for part in parts for file in part.outputs)]
+        yield (made := step("gather", {"dataset": dataset}, inputs))
+    of = {"dataset": dataset, "source": source}
+    inputs = [records, made.outputs[0]]
+    if config.select.verified_variants:
+        yield step("verify", of, inputs)
+        inputs = [*inputs, output("verify", **of)]
+    yield step("select", of, inputs, hub=("select",))
+    yield step("annotate", of, [output("select", **of)])
+
+
+def generate_steps(config: Config, dataset: str, records: str) -> Iterator[Step]:
+    """The teacher's answers, shard by shard; given ones are read likewise."""
+    given, count = config.datasets[dataset].variants, shard_count(config, dataset)
+    for number in range(1, count + 1):
+        of = {"dataset": dataset, "shard": str(number), "shards": str(count)}
+        if given:
+            yield step("generate", of, [records, given])
+        else:
+            yield teacher_step(config, "generate", of, records)
+
+
+def teacher_step(config: Config, rule: str, of: Mapping[str, str], records: str) -> Step:
+    return step(
+        rule,
+        of,
+        [records, *teacher_files(config)],
+        environments=(teacher_environment(config),),
+        hub=() if config.generate.backend == "openai" else ("generate",),
+    )
+
+
+def train_step(config: Config, run: Run, pilot: bool) -> Step:
+    """A training. Its weights may be removed once all is evaluated; its figures stay."""
+    source = train_settings(config, run).variants
+    spans = output("annotate", dataset=str(run.dataset), source=source)
+    rule = "train" if keeps_model(config, run) else "train_temporary"
+    return step(
+        "train_pilot" if pilot else rule,
+        {"run": run.name},
+        [spans, *base_model_files(config, run.model)],
+        hub=(f"models.{run.model}",),
+    )
+
+
+def evaluate_step(config: Config, run: Run, benchmark: str) -> Step:
+    base = run.dataset is None
+    model = [f"{folder('train', run=run.name)}/model"]
+    if base:
+        model = base_model_files(config, run.model)
+    return step(
+        "evaluate",
+        {"run": run.name, "benchmark": benchmark},
+        [asked_problems(config, benchmark), *model],
+        hub=(f"models.{run.model}",) if base else (),
+    )
+
+
+def audit_steps(config: Config, benchmark: str) -> Iterator[Step]:
+    """The teacher's variants of canonical solutions, and their tests (section III-B1)."""
+    problems, of = asked_problems(config, benchmark), {"benchmark": benchmark}
+    yield step("audit_records", of, [problems])
+    yield (made := teacher_step(config, "audit_generate", of, output("audit_records", **of)))
+    yield step("audit_variants", of, [problems, made.outputs[0]], hub=("select",))
