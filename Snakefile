@@ -43,7 +43,7 @@ from fgit.steps import (
     asked_problems,
     base_model,
     base_model_files,
-    outputs,
+    outputs_of,
     own_samples,
     score_files,
     scored_files,

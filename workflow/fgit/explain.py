@@ -13,6 +13,7 @@ from fgit.common.errors import UserError
 from fgit.common.files import existing
 from fgit.common.provenance import code_text, hardware_text
 from fgit.lineage import CHANGED, File, Lineage, Step
+from fgit.steps import CANONICAL
 
 
 def explain(
@@ -51,7 +52,7 @@ def known_runs(results: Path) -> dict[str, list[str]]:
     for pattern in ("score/**/summary.json", "evaluate/**/samples.jsonl"):
         for file in results.glob(pattern):
             *run, benchmark = file.relative_to(results).parts[1:-1]
-            if run and run != ["canonical"]:
+            if run and run != [CANONICAL]:
                 found.setdefault("/".join(run), set()).add(benchmark)
     for file in results.glob("train/**/run.yaml"):
         found.setdefault("/".join(file.relative_to(results).parts[1:-1]), set())

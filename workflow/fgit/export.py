@@ -19,6 +19,7 @@ from fgit.common.files import existing, read_parquet, replacing, write_jsonl, wr
 from fgit.common.progress import bar
 from fgit.lineage import Lineage
 from fgit.scores import AGAIN, TESTS, ScoreSummary, read_summary
+from fgit.steps import folder_of, output_of
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ def export_model(results: Path, run: str, out: Path) -> None:
     existing(results)
     if out.exists():
         raise UserError(f"{out}: is there already, and is left as it is; name a new folder")
-    trained = results / "train" / run
+    trained = results / folder_of("train", run=run)
     if not (trained / "run.yaml").is_file():
         known = trained_runs(results)
         raise UserError(
@@ -181,13 +182,14 @@ def score_table(results: Path, run: str) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for name in names:
-        ours = read_summary(results / "score" / run / name)
+        place = results / folder_of("score", run=run, benchmark=name)
+        ours = read_summary(place)
         theirs = None
         if name in scored(results, base):
-            theirs = read_summary(results / "score" / base / name)
+            theirs = read_summary(results / folder_of("score", run=base, benchmark=name))
             if theirs.problems_sha256 != ours.problems_sha256:
                 theirs = None
-        problems = release(results / "score" / run / name, ours, benchmarks.get(name) or {})
+        problems = release(place, ours, benchmarks.get(name) or {})
         for tests, label in zip(TESTS, (name, f"{name}+"), strict=True):
             if tests not in ours.of(ours.n):
                 continue
@@ -204,7 +206,7 @@ def score_table(results: Path, run: str) -> str:
 
 def scored(results: Path, run: str) -> list[str]:
     """The benchmarks on which a run is scored."""
-    return sorted(path.parent.name for path in (results / "score" / run).glob("*/summary.json"))
+    return sorted(p.parent.name for p in results.glob(output_of("score", run=run, benchmark="*")))
 
 
 def score_text(summary: ScoreSummary, tests: str) -> str:

@@ -17,19 +17,9 @@ from typing import Any
 
 from fgit.common.provenance import LARGE, Record, digest, known_digest, read_provenance
 from fgit.scores import read_summary
+from fgit.steps import STAGES, folder_of, output_of
 
-STAGES = {
-    "fetch",
-    "decontaminate",
-    "generate",
-    "mutate",
-    "verify",
-    "select",
-    "annotate",
-    "train",
-    "evaluate",
-    "score",
-}
+FOLDERS = {*STAGES} - {"gather", "audit", "report"}  # of what a number rests on
 WEIGHTS = {".safetensors", ".gguf", ".bin", ".pt"}
 CHANGED, GONE, NOT_CHECKED = "changed since", "gone", "not checked"
 # The stages whose numbers depend on what they were computed in, and the setting that says it.
@@ -109,9 +99,9 @@ class Lineage:
             UserError: if a provenance file is broken.
         """
         for place in (
-            f"score/{run}/{benchmark}",
-            f"evaluate/{run}/{benchmark}/samples.jsonl",
-            f"train/{run}",
+            folder_of("score", run=run, benchmark=benchmark),
+            output_of("evaluate", run=run, benchmark=benchmark),
+            folder_of("train", run=run),
         ):
             if (self.results / place).exists():
                 return self.ending_in(self.follow(place))
@@ -119,7 +109,7 @@ class Lineage:
 
     def behind_score(self, run: str, benchmark: str) -> list[Step]:
         """The same of a score alone; empty where it has no provenance."""
-        steps = self.ending_in(self.follow(f"score/{run}/{benchmark}"))
+        steps = self.ending_in(self.follow(folder_of("score", run=run, benchmark=benchmark)))
         return steps if steps and steps[-1].provenance is not None else []
 
     def identity(self, run: str, benchmark: str) -> str:
@@ -158,7 +148,7 @@ class Lineage:
 
         None if the place lies in no stage's folder.
         """
-        if PurePosixPath(place).parts[0] not in STAGES:
+        if PurePosixPath(place).parts[0] not in FOLDERS:
             return None
         path = self.producer(place)
         if path is None:
@@ -287,7 +277,7 @@ def within(root: str | None, path: str) -> str | None:
     if root is None or not path.startswith(root):
         return None
     place = path[len(root) :]
-    return place if PurePosixPath(place).parts[:1] and place.split("/")[0] in STAGES else None
+    return place if PurePosixPath(place).parts[:1] and place.split("/")[0] in FOLDERS else None
 
 
 def unknown(place: str, results: Path) -> Step:

@@ -118,19 +118,19 @@ RULES = {  # in the order of the stages
 STAGES = tuple(dict.fromkeys(rule.stage for rule in RULES.values()))
 
 
-def outputs(rule: str, **wildcards: str) -> tuple[str, ...]:
+def outputs_of(rule: str, **wildcards: str) -> tuple[str, ...]:
     """What a job of a rule writes."""
     return tuple(pattern.format(**wildcards) for pattern in RULES[rule].outputs)
 
 
-def output(rule: str, **wildcards: str) -> str:
+def output_of(rule: str, **wildcards: str) -> str:
     """The first file that a job of a rule writes."""
-    return outputs(rule, **wildcards)[0]
+    return outputs_of(rule, **wildcards)[0]
 
 
-def folder(rule: str, **wildcards: str) -> str:
+def folder_of(rule: str, **wildcards: str) -> str:
     """Where a job of a rule writes."""
-    return output(rule, **wildcards).rpartition("/")[0]
+    return output_of(rule, **wildcards).rpartition("/")[0]
 
 
 # What lies in the results or elsewhere, as the config says: ``results`` stands before the former.
@@ -139,7 +139,7 @@ def folder(rule: str, **wildcards: str) -> str:
 def whole_problems(config: Config, benchmark: str, results: str = "") -> str:
     """All problems of a benchmark: the file of the config, or the one that fetch writes."""
     given = config.benchmarks[benchmark].problems
-    fetched = results + output("fetch_benchmark", benchmark=benchmark)
+    fetched = results + output_of("fetch_benchmark", benchmark=benchmark)
     return fetched if is_fetched_benchmark(given) else given
 
 
@@ -148,13 +148,13 @@ def asked_problems(config: Config, benchmark: str, results: str = "") -> str:
     limit = config.benchmarks[benchmark].limit
     if limit is None:
         return whole_problems(config, benchmark, results)
-    return results + output("fetch_first", benchmark=benchmark, limit=str(limit))
+    return results + output_of("fetch_first", benchmark=benchmark, limit=str(limit))
 
 
 def base_model(config: Config, model: str, results: str = "") -> str:
     """The folder of a base model that fetch writes, or a folder or hub name as it is."""
     path = config.models[model].path
-    return results + output("fetch_model", model=model) if is_fetched_model(path) else path
+    return results + output_of("fetch_model", model=model) if is_fetched_model(path) else path
 
 
 def base_model_files(config: Config, model: str, results: str = "") -> list[str]:
@@ -167,7 +167,7 @@ def base_model_files(config: Config, model: str, results: str = "") -> list[str]
 def teacher_files(config: Config, results: str = "") -> list[str]:
     """The folder of the teacher that fetch writes, where it is a model of the config, too."""
     name = teacher_as_model(config)
-    return [results + output("fetch_model", model=name)] if name else []
+    return [results + output_of("fetch_model", model=name)] if name else []
 
 
 def own_samples(config: Config, run: Run, benchmark: str) -> str | None:
@@ -178,21 +178,21 @@ def own_samples(config: Config, run: Run, benchmark: str) -> str | None:
 def scored_files(config: Config, run: Run, benchmark: str, results: str = "") -> dict[str, str]:
     """What is scored, besides the problems, by the name of the rule's input."""
     if (whole := config.benchmarks[benchmark].part_of) is not None:
-        return {"whole": results + output("score", run=run.name, benchmark=whole)}
+        return {"whole": results + output_of("score", run=run.name, benchmark=whole)}
     files = {}
     if kind_of(config.benchmarks[benchmark].kind).ground_truth:
         # Its environment must first be shown to be the right one.
-        files["ground_truth"] = results + output("ground_truth", benchmark=benchmark)
+        files["ground_truth"] = results + output_of("ground_truth", benchmark=benchmark)
     if own := own_samples(config, run, benchmark):
         return files | {"samples": own}
-    samples, one_bos = outputs("evaluate", run=run.name, benchmark=benchmark)
+    samples, one_bos = outputs_of("evaluate", run=run.name, benchmark=benchmark)
     return files | {"samples": results + samples, "one_bos": results + one_bos}
 
 
 def score_files(config: Config, tables: Iterable[str]) -> list[str]:
     """The scores that tables show."""
     scores = evaluations(config, tables)
-    return [file for run, name in scores for file in outputs("score", run=run, benchmark=name)]
+    return [file for run, name in scores for file in outputs_of("score", run=run, benchmark=name)]
 
 
 # ------------------------------------------------------------------ environments
@@ -264,7 +264,7 @@ def step(
     hub: tuple[str, ...] = (),
 ) -> Step:
     """A step of a rule with these wildcards."""
-    return Step(rule, of, tuple(inputs), outputs(rule, **of), environments, hub)
+    return Step(rule, of, tuple(inputs), outputs_of(rule, **of), environments, hub)
 
 
 def steps_of(
@@ -283,7 +283,7 @@ def steps_of(
     for benchmark in audited:
         steps += audit_steps(config, benchmark)
     for dataset in sheets:
-        pairs = output("select", dataset=dataset, source="generate")
+        pairs = output_of("select", dataset=dataset, source="generate")
         steps.append(step("audit_sheet", {"dataset": dataset}, [pairs]))
     steps.append(step("config", {}, environments=()))
     published = [config.published] if config.published else []
@@ -294,9 +294,9 @@ def steps_of(
         steps.append(step(rule, {"table": name}, ["config.yaml", *numbers.outputs]))
     if tables is None:
         inputs = ["config.yaml", *score_files(config, names)]
-        inputs += [output("results", table=name) for name in names]
-        inputs += [output("audit_variants", benchmark=name) for name in audited]
-        inputs += [output("audit_sheet", dataset=name) for name in sheets]
+        inputs += [output_of("results", table=name) for name in names]
+        inputs += [output_of("audit_variants", benchmark=name) for name in audited]
+        inputs += [output_of("audit_sheet", dataset=name) for name in sheets]
         report = step("report", {}, inputs)
         claims = inside("tables", "claims.md", "claims.csv") if config.claims else ()
         steps.append(dataclasses.replace(report, outputs=(*report.outputs, *claims)))
@@ -369,7 +369,7 @@ def fetch_steps(config: Config, benchmark: str, first: bool) -> Iterator[Step]:
 
 def variants_steps(config: Config, dataset: str, source: str) -> Iterator[Step]:
     """From a dataset's clean samples to the annotated pairs of one source of variants."""
-    records = output("decontaminate", dataset=dataset)
+    records = output_of("decontaminate", dataset=dataset)
     if source == "mutate":
         yield (made := step("mutate", {"dataset": dataset}, [records]))
     else:
@@ -381,9 +381,9 @@ def variants_steps(config: Config, dataset: str, source: str) -> Iterator[Step]:
     inputs = [records, made.outputs[0]]
     if config.select.verified_variants:
         yield step("verify", of, inputs)
-        inputs = [*inputs, output("verify", **of)]
+        inputs = [*inputs, output_of("verify", **of)]
     yield step("select", of, inputs, hub=("select",))
-    yield step("annotate", of, [output("select", **of)])
+    yield step("annotate", of, [output_of("select", **of)])
 
 
 def generate_steps(config: Config, dataset: str, records: str) -> Iterator[Step]:
@@ -410,7 +410,7 @@ def teacher_step(config: Config, rule: str, of: Mapping[str, str], records: str)
 def train_step(config: Config, run: Run, pilot: bool) -> Step:
     """A training. Its weights may be removed once all is evaluated; its figures stay."""
     source = train_settings(config, run).variants
-    spans = output("annotate", dataset=str(run.dataset), source=source)
+    spans = output_of("annotate", dataset=str(run.dataset), source=source)
     rule = "train" if keeps_model(config, run) else "train_temporary"
     return step(
         "train_pilot" if pilot else rule,
@@ -422,9 +422,8 @@ def train_step(config: Config, run: Run, pilot: bool) -> Step:
 
 def evaluate_step(config: Config, run: Run, benchmark: str) -> Step:
     base = run.dataset is None
-    model = [f"{folder('train', run=run.name)}/model"]
-    if base:
-        model = base_model_files(config, run.model)
+    _, trained, *_ = outputs_of("train", run=run.name)
+    model = base_model_files(config, run.model) if base else [trained]
     return step(
         "evaluate",
         {"run": run.name, "benchmark": benchmark},
@@ -437,5 +436,5 @@ def audit_steps(config: Config, benchmark: str) -> Iterator[Step]:
     """The teacher's variants of canonical solutions, and their tests (section III-B1)."""
     problems, of = asked_problems(config, benchmark), {"benchmark": benchmark}
     yield step("audit_records", of, [problems])
-    yield (made := teacher_step(config, "audit_generate", of, output("audit_records", **of)))
+    yield (made := teacher_step(config, "audit_generate", of, output_of("audit_records", **of)))
     yield step("audit_variants", of, [problems, made.outputs[0]], hub=("select",))

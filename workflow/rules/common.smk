@@ -180,7 +180,7 @@ def readers(w):
 def drawn(results, table):
     """The files of a table; a figure has its curve too."""
     kind = "figure" if CONFIG.tables[table].figure else "table"
-    return [f"{results}/{file}" for file in outputs(kind, table=table)]
+    return [f"{results}/{file}" for file in outputs_of(kind, table=table)]
 
 
 def everything(results):

@@ -22,7 +22,7 @@ from fgit.common.files import existing, open_binary, read_objects, resolve
 from fgit.config import Benchmark, Config, Estimate, PlanSettings
 from fgit.gather import part
 from fgit.runs import Run, all_runs, is_fetched_benchmark, is_file, train_settings
-from fgit.steps import STAGES, Step, output, own_samples, steps_of
+from fgit.steps import STAGES, Step, output_of, own_samples, steps_of
 
 REFERENCE = 6.7  # billions of parameters for which the rates of the config's plan stand
 CHECKPOINT_BYTES = 3 * 12  # of a parameter: two checkpoints are kept, a third is being written
@@ -178,7 +178,7 @@ def problem_count(config: Config, benchmark: str, results: Path) -> int:
         UserError: naming the key, for a release that is neither here nor in ``plan.problems``.
     """
     entry = config.benchmarks[benchmark]
-    fetched = results / output("fetch_benchmark", benchmark=benchmark)
+    fetched = results / output_of("fetch_benchmark", benchmark=benchmark)
     if not is_fetched_benchmark(entry.problems):
         count = sum(1 for _ in problem_rows(resolve(entry.problems)))
     elif fetched.exists():
@@ -272,7 +272,7 @@ class Costs:
     def is_done(self, step: Step) -> bool:
         done = self.is_there(step.outputs[0])
         if step.rule == "generate":  # Snakemake does not miss a shard of what is joined
-            return done or self.is_there(output("gather", dataset=step.wildcards["dataset"]))
+            return done or self.is_there(output_of("gather", dataset=step.wildcards["dataset"]))
         if step.stage == "train" and done and not self.is_there(step.outputs[1]):
             return step.rule != "train" and all(
                 self.is_there(other.outputs[0])

@@ -15,7 +15,7 @@ from fgit.config import Config, Estimate, PlanSettings, read_config
 from fgit.plan.costs import REFERENCE, parameters_of, program_rate
 from fgit.runs import all_runs, train_settings
 from fgit.scores import read_summary
-from fgit.steps import Step, outputs, steps_of, teacher_files
+from fgit.steps import Step, outputs_of, steps_of, teacher_files
 
 
 def measured_settings(config: Config, folder: Path) -> PlanSettings:
@@ -180,7 +180,7 @@ def measured_scoring(config: Config, steps: Iterable[Step], folder: Path) -> Mea
             or summary.threads is None
         ):
             continue
-        evaluated = outputs("evaluate", **step.wildcards) if step.rule == "score" else ()
+        evaluated = outputs_of("evaluate", **step.wildcards) if step.rule == "score" else ()
         again = [tokens for place in evaluated[1:] for tokens in lengths(folder / place)]
         rate = program_rate(benchmark)
         spent[rate] += summary.seconds * summary.threads

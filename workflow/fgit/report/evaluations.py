@@ -11,6 +11,7 @@ from fgit.common.errors import UserError
 from fgit.config import Config
 from fgit.runs import Run, evaluations
 from fgit.scores import AGAIN, Evaluation, read_evaluation
+from fgit.steps import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def read_evaluations(
     scores: dict[tuple[str, str], Evaluation] = {}
     first: dict[str, Evaluation] = {}
     for run, benchmark in evaluations(config, config.tables if tables is None else tables):
-        folder = results / "score" / run / benchmark
+        folder = results / folder_of("score", run=run, benchmark=benchmark)
         if not (folder / "summary.json").exists():
             continue
         evaluation = read_evaluation(folder)

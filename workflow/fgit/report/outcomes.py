@@ -13,6 +13,7 @@ from fgit.report.facts import Facts
 from fgit.report.rendering import distinct
 from fgit.runs import Run
 from fgit.scores import Evaluation, ScoreSummary, outcome_of
+from fgit.steps import output_of
 
 
 def outcomes(
@@ -82,7 +83,7 @@ def answers(
     """How long each run's answers are, and how many met the length limit."""
     found = []
     for run in mine:
-        path = results / "evaluate" / run / benchmark / "samples.jsonl"
+        path = results / output_of("evaluate", run=run, benchmark=benchmark)
         if not path.exists():  # one's own samples may have been scored
             continue
         tokens, cut = [], 0

@@ -10,7 +10,7 @@ from typing import Literal
 
 from fgit.config import Config
 from fgit.runs import Run
-from fgit.steps import Step, output, steps_to
+from fgit.steps import Step, output_of, steps_to
 
 END = 16_384  # bytes of a log's end that are looked at
 FAILED = re.compile(
@@ -49,7 +49,7 @@ def status_of(
     steps = {
         file: step for step in steps_to(config, [(run.name, benchmark)]) for file in step.outputs
     }
-    waiting = next_steps(steps, results, output("score", run=run.name, benchmark=benchmark))
+    waiting = next_steps(steps, results, output_of("score", run=run.name, benchmark=benchmark))
     if not waiting:
         return Status("scored")
     logs = [step.log for step in waiting if failed(results / step.log, ended=ended)]
