@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, model_validator
 
 from fgit.common.errors import UserError
-from fgit.common.files import BadRow, read_objects, write_text
+from fgit.common.files import write_text
 from fgit.common.reports import Bin, Count, Counts, Interval, Number, Report, Value, having
 
 Sides = Annotated[dict[str, Value], having("response", "variant")]
@@ -186,20 +186,6 @@ class Step(Report):
     step: Number
     loss: Number
 
-    @classmethod
-    def read_all(cls, path: Path) -> list[Self]:
-        """All rows.
-
-        Raises:
-            UserError: naming the row, if one lacks something.
-        """
-        steps = []
-        for number, row in read_objects(path):
-            if isinstance(row, BadRow):
-                raise UserError(f"{row}. Run the train stage again")
-            steps.append(cls.of(f"{path}, row {number}", row))
-        return steps
-
 
 class RunSettings(BaseModel):
     objective: str
@@ -280,6 +266,15 @@ class SegmentsReport(Report):
 
     def write(self, path: Path) -> None:
         write_text(path, json.dumps(self.values, ensure_ascii=False, separators=(",", ":")))
+
+
+class Sample(Report):
+    """A row of ``samples.jsonl``: a solution of a problem."""
+
+    stage = "evaluate"
+    file = "samples.jsonl"
+    tokens: Count
+    truncated: bool | None = None
 
 
 class Failing(BaseModel):

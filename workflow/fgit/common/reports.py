@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 from pydantic import AfterValidator, BaseModel, Field, ModelWrapValidatorHandler, model_validator
 from pydantic_core import PydanticCustomError
 
-from fgit.common.files import as_model, read_json, write_json
+from fgit.common.errors import UserError
+from fgit.common.files import BadRow, as_model, read_json, read_objects, write_json
 
 Value = TypeVar("Value")
 Count = Annotated[int, Field(strict=True, ge=0)]
@@ -73,6 +74,20 @@ class Report(BaseModel):
         """The report in a folder of results; None before the stage has run."""
         path = folder / cls.file
         return cls.read(path) if path.exists() else None
+
+    @classmethod
+    def read_rows(cls, path: Path) -> list[Self]:
+        """The reports in the rows of a file.
+
+        Raises:
+            UserError: naming file, row, key and value, if one lacks something.
+        """
+        reports = []
+        for number, row in read_objects(path):
+            if isinstance(row, BadRow):
+                raise UserError(f"{row}. Run the {cls.stage} stage again")
+            reports.append(cls.of(f"{path}, row {number}", row))
+        return reports
 
     @classmethod
     def of(cls, where: Path | str, values: Any) -> Self:

@@ -7,8 +7,6 @@ from typing import Any
 
 import jinja2
 
-Fact = tuple[str, str]  # what it is, and its value
-
 
 @functools.cache
 def environment() -> jinja2.Environment:

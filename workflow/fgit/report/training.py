@@ -32,7 +32,7 @@ def read_trainings(runs: Iterable[Run], results: Path) -> dict[str, Training]:
     for run in runs:
         folder = results / "train" / run.name
         if run.dataset is not None and (metrics := TrainReport.find(folder)) is not None:
-            steps = Step.read_all(folder / Step.file)
+            steps = Step.read_rows(folder / Step.file)
             parameters = RunParameters.read(folder / RunParameters.file)
             found[run.name] = Training(run, metrics, steps, parameters)
     return found
