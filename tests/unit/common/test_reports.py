@@ -86,3 +86,16 @@ def test_a_stage_that_has_not_run_has_no_report(tmp_path):
     (tmp_path / "report.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match=r"report\.json, line 1: not valid JSON"):
         Example.find(tmp_path)
+
+
+def test_rows_are_reports(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"samples": 1, "more": 2}\n\n{"samples": 2}\n', encoding="utf-8")
+    first, second = Example.read_rows(path)
+    assert first.values == {"samples": 1, "more": 2} and second.samples == 2
+    path.write_text('{"samples": 1}\n{"samples": -1}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"rows\.jsonl, row 2, key 'samples': .* not -1; run the"):
+        Example.read_rows(path)
+    path.write_text("[", encoding="utf-8")
+    with pytest.raises(UserError, match=r"rows\.jsonl, row 1: .* Run the select stage again"):
+        Example.read_rows(path)
