@@ -110,6 +110,7 @@ class Folder:
         removed = {
             "id": "sample-3",
             "row": 3,
+            "removed": True,
             "rule": "ngram",
             "benchmark": "easy",
             "task_id": "Easy/1",
@@ -123,6 +124,7 @@ class Folder:
         left = {
             "id": "sample-4",
             "row": 4,
+            "removed": False,
             "rule": "text",
             "share": None,
             "found": "ADD two numbers",

@@ -151,7 +151,7 @@ def test_a_shard_without_its_report_is_named(tmp_path, records, shards):
 
 def test_a_report_that_is_none_is_named(tmp_path, records, shards):
     shards[0].with_suffix(".json").write_text("{}")
-    refused(shards, records, tmp_path, r"1-of-3\.json: not the report of a shard")
+    refused(shards, records, tmp_path, r"1-of-3\.json, key 'samples': missing")
 
 
 def test_no_usable_answer_in_any_shard(tmp_path, records, shards):

@@ -16,7 +16,7 @@ from universalmutator import mutator
 from fgit import variants
 from fgit.common.errors import UserError
 from fgit.config import MutateSettings
-from fgit.mutate import FEW, LONGEST_LINE, RULES, draw, mutants, mutate
+from fgit.mutate import LONGEST_LINE, RULES, draw, mutants, mutate
 
 PROGRAMS = [
     "def add(a, b):\n    return a + b\n",
@@ -205,7 +205,8 @@ def test_the_stage_writes_variants_and_a_report(tmp_path, capsys):
     assert report["mutants_tried"] == 4 + sum(report["refused"].values())
 
 
-def test_processes_and_parts_change_nothing(tmp_path, capfd):
+def test_processes_and_parts_change_nothing(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("fgit.common.processes.FEW", 500)
     names = "abcdefghij"
     programs = [
         f"def {a}({b}):\n    return {a} + {n}\n" for n in range(6) for a in names for b in names
@@ -213,7 +214,7 @@ def test_processes_and_parts_change_nothing(tmp_path, capfd):
     responses = [
         "Words." if number % 7 == 6 else program for number, program in enumerate(programs)
     ]
-    assert len(responses) > FEW and "Words." in responses
+    assert len(responses) > 500 and "Words." in responses
     records = write_records(tmp_path / "r.parquet", responses)
     for threads in (1, 2):
         out = tmp_path / f"{threads}.parquet"

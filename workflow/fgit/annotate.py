@@ -22,8 +22,9 @@ import polars as pl
 
 from fgit.common import processes
 from fgit.common.errors import UserError
-from fgit.common.files import read_parts, write_json, writing_parquet
+from fgit.common.files import read_parts, writing_parquet
 from fgit.common.progress import bar
+from fgit.stage_reports import AnnotateReport
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ SIDES = ("response", "variant")
 UNITS = ("lines", "characters")
 SPANS = pl.List(pl.List(pl.Int64))
 PART = 500  # samples that are annotated at a time
-FEW = 1000  # pairs for which starting processes would cost more than it saves
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +117,8 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
 
     Output columns beside those of ``pairs``: response_lines, response_characters, variant_lines,
     variant_characters, each a list of [start, end) in characters; null where there is no variant.
-    The report is :func:`summary` and ``samples``. Memory holds a few parts of the samples,
-    whatever their number.
+    The report is :class:`fgit.stage_reports.AnnotateReport`. Memory holds a few parts of the
+    samples, whatever their number.
     """
     parts = read_parts(pairs, None, PART)
     first = next(parts)
@@ -127,19 +127,16 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
         raise UserError(f"{pairs}: no column {', '.join(sorted(missing))}; is it a pairs file?")
     samples = pl.scan_parquet(pairs, glob=False).select(pl.len()).collect().item()
     whole, texts = itertools.tee(itertools.chain([first], parts))
-    # Starting processes for few pairs would cost more than it saves.
-    found = processes.each(
-        annotate_part, (part.select(SIDES) for part in texts), threads if samples >= FEW else 1
-    )
+    found = processes.each(annotate_part, (part.select(SIDES) for part in texts), threads, samples)
     shown = bar(found, description="annotate", total=-(-samples // PART), unit="part")
     counts: Counter[tuple[str, int]] = Counter()
     with writing_parquet(out, {**first.schema, **dict.fromkeys(SPAN_COLUMNS, SPANS)}) as write:
         for part, (spans, counted) in zip(whole, shown, strict=True):
             write(part.with_columns(spans))
             counts.update(counted)
-    said = {"samples": samples} | summary(counts)
-    write_json(report, said)
-    log.info("%d samples, %d pairs with segments", samples, said["pairs"])
+    summary = summary_of(samples, counts)
+    summary.write(report)
+    log.info("%d samples, %d pairs with segments", samples, summary.pairs)
 
 
 def annotate_part(texts: pl.DataFrame) -> tuple[pl.DataFrame, Counter[tuple[str, int]]]:
@@ -181,32 +178,24 @@ def character_count(spans: Iterable[Span]) -> int:
     return sum(end - start for start, end in spans)
 
 
-def summary(counts: Mapping[tuple[str, int], int]) -> dict[str, Any]:
-    """What the report says of the pairs.
-
-    Args:
-        counts: of all pairs, as :func:`annotate_part` gives them.
-
-    Returns:
-        pairs; no_difference: those without a marked character; without_marked_response and
-        without_marked_variant: those without one on that side; changed_lines and
-        changed_characters: the mean of each side; distribution: :func:`bins` of the same.
-    """
+def summary_of(samples: int, counts: Mapping[tuple[str, int], int]) -> AnnotateReport:
+    """The report; ``counts`` is of all pairs, as :func:`annotate_part` gives them."""
     numbers: dict[str, Counter[int]] = {name: Counter() for name in (*SPAN_COLUMNS, "characters")}
     for (name, number), pairs in counts.items():
         numbers[name][number] = pairs
     changed = {
         f"changed_{unit}": {side: numbers[f"{side}_{unit}"] for side in SIDES} for unit in UNITS
     }
-    return {
-        "pairs": numbers["characters"].total(),
-        "no_difference": numbers["characters"][0],
+    return AnnotateReport(
+        samples=samples,
+        pairs=numbers["characters"].total(),
+        no_difference=numbers["characters"][0],
         **{f"without_marked_{side}": numbers[f"{side}_characters"][0] for side in SIDES},
         **{name: {side: mean(found[side]) for side in SIDES} for name, found in changed.items()},
-        "distribution": {
+        distribution={
             name: {side: bins(found[side]) for side in SIDES} for name, found in changed.items()
         },
-    }
+    )
 
 
 def mean(numbers: Counter[int]) -> float | None:
@@ -215,12 +204,12 @@ def mean(numbers: Counter[int]) -> float | None:
     return sum(number * often for number, often in numbers.items()) / count if count else None
 
 
-def bins(numbers: Counter[int]) -> list[list[int]]:
-    """[lowest, highest, how often] for 0, 1, 2 to 3, 4 to 7, and so on up to the last in use."""
+def bins(numbers: Counter[int]) -> list[tuple[float, float, int]]:
+    """(lowest, highest, how often) for 0, 1, 2 to 3, 4 to 7, and so on up to the last in use."""
     often: Counter[int] = Counter()
     for number, count in numbers.items():
         often[number.bit_length()] += count
     return [
-        [1 << digits >> 1, (1 << digits) - 1, often[digits]]
+        (1 << digits >> 1, (1 << digits) - 1, often[digits])
         for digits in range(max(often, default=-1) + 1)
     ]

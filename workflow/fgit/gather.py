@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -17,19 +16,14 @@ from fgit import variants
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
+from fgit.stage_reports import GenerateReport, ShardReport
 
 log = logging.getLogger(__name__)
 
 NO_PROMISE = "none"
 SUMMED = (
-    "samples",
-    "without_code",
-    "answers",
-    "usable",
-    "samples_with_variant",
-    "load_seconds",
-    "seconds",
-    "tokens",
+    *("samples", "without_code", "answers", "usable", "samples_with_variant", "tokens"),
+    *("load_seconds", "seconds"),
 )
 OWN = ("shard", "records_sha256")
 MAY_DIFFER = {
@@ -46,39 +40,40 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
             with the suffix ``.json``, lies beside it.
         records: the records that the shards were made of.
         out: Parquet (:data:`fgit.variants.SCHEMA`), the same as of one shard.
-        report: JSON: counts and seconds are sums over the shards, so that ``tokens_per_second`` is
-            that of one teacher; ``same_text`` is the shards' promise, ``none`` where they differ;
-            ``dtype`` names each that the teacher had (with ``auto``, machines may differ).
+        report: :class:`fgit.stage_reports.GenerateReport`: counts and seconds are sums over the
+            shards, so that ``tokens_per_second`` is that of one teacher; ``same_text`` is the
+            shards' promise, ``none`` where they differ; ``dtype`` names each that the teacher had
+            (with ``auto``, machines may differ).
 
     Raises:
         UserError: naming the file, if a shard is missing, is there twice, or was made by other
             settings or of other records; or if no record has code, or no answer is usable.
     """
     samples = variants.read_samples(records)
-    reports = {path: read_report(path) for path in shards}
-    ordered = sorted(shards, key=lambda path: int(reports[path]["shard"]))
+    reports = {files.existing(path): ShardReport.read(report_of(path)) for path in shards}
+    ordered = sorted(shards, key=lambda path: reports[path].shard)
     check_numbers(ordered, reports)
     first = ordered[0]
     for number, path in enumerate(ordered, start=1):
         check_settings(path, reports[path], first, reports[first])
         theirs = records_digest(samples[part(len(samples), number, len(ordered))])
-        if reports[path]["records_sha256"] != theirs:
+        if reports[path].records_sha256 != theirs:
             raise UserError(
                 f"{path}: its shard was made of other records than those of {records}; remove it, "
                 "and make it again"
             )
     summary = summed([reports[path] for path in ordered])
-    if not summary["answers"]:
+    if not summary.answers:
         raise UserError(f"{records}: none of the {len(samples)} responses has code")
-    if not summary["usable"]:
+    if not summary.usable:
         raise UserError(
-            f"{records}: none of the {summary['answers']} answers of the teacher "
-            f"{summary['teacher']} is usable ({summary['refused']}); remove the folder "
+            f"{records}: none of the {summary.answers} answers of the teacher "
+            f"{summary.teacher} is usable ({summary.refused}); remove the folder "
             f"{first.parent}, and try a stronger teacher"
         )
     with files.replacing(out) as temporary:
         pl.scan_parquet(ordered, glob=False).sink_parquet(temporary, row_group_size=files.ROW_GROUP)
-    files.write_json(report, summary)
+    summary.write(report)
     log.info("%s", table(summary))
 
 
@@ -108,40 +103,23 @@ def report_of(shard: Path) -> Path:
     return shard.with_suffix(".json")
 
 
-def read_report(shard: Path) -> dict[str, Any]:
-    """The report beside a shard.
-
-    Raises:
-        UserError: if shard or report is missing, or is none.
-    """
-    files.existing(shard)
-    path = report_of(shard)
-    found = files.read_json(path)
-    needed = {*SUMMED, *OWN, "shards", "refused", "same_text", "dtype"}
-    if not isinstance(found, dict) or not needed <= found.keys():
-        raise UserError(
-            f"{path}: not the report of a shard; fgit generate writes one beside each shard"
-        )
-    return found
-
-
-def check_numbers(ordered: Sequence[Path], reports: Mapping[Path, Mapping[str, Any]]) -> None:
+def check_numbers(ordered: Sequence[Path], reports: Mapping[Path, ShardReport]) -> None:
     """Each shard once, and none missing."""
     first = ordered[0]
-    shards = reports[first]["shards"]
+    shards = reports[first].shards
     for path in ordered:
-        if reports[path]["shards"] != shards:
+        if reports[path].shards != shards:
             raise UserError(
-                f"{path}: one of {reports[path]['shards']} shards, but {first} is one of {shards}; "
+                f"{path}: one of {reports[path].shards} shards, but {first} is one of {shards}; "
                 "give the shards of one number"
             )
     for before, path in itertools.pairwise(ordered):
-        if reports[before]["shard"] == reports[path]["shard"]:
+        if reports[before].shard == reports[path].shard:
             raise UserError(
-                f"{path}: shard {reports[path]['shard']} of {shards}, which {before} is too; give "
+                f"{path}: shard {reports[path].shard} of {shards}, which {before} is too; give "
                 "each once"
             )
-    there = {reports[path]["shard"] for path in ordered}
+    there = {reports[path].shard for path in ordered}
     if missing := [str(number) for number in range(1, shards + 1) if number not in there]:
         raise UserError(
             f"{first.parent}: of {shards} shards, {', '.join(missing[:10])}"
@@ -150,9 +128,8 @@ def check_numbers(ordered: Sequence[Path], reports: Mapping[Path, Mapping[str, A
         )
 
 
-def check_settings(
-    path: Path, found: Mapping[str, Any], first: Path, expected: Mapping[str, Any]
-) -> None:
+def check_settings(path: Path, report: ShardReport, first: Path, other: ShardReport) -> None:
+    found, expected = report.values, other.values
     for key in sorted((found.keys() | expected.keys()) - MAY_DIFFER):
         if found.get(key) != expected.get(key):
             raise UserError(
@@ -161,36 +138,38 @@ def check_settings(
             )
 
 
-def summed(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summed(reports: Sequence[ShardReport]) -> GenerateReport:
     """One report of all shards."""
-    summary = {name: value for name, value in reports[0].items() if name not in OWN}
+    values = {name: value for name, value in reports[0].values.items() if name not in OWN}
     for name in SUMMED:
-        summary[name] = sum(report[name] for report in reports)
-    for name in ("load_seconds", "seconds"):
-        summary[name] = round(summary[name], 3)
+        values[name] = sum(getattr(report, name) for report in reports)
+    seconds = values["seconds"] = round(values["seconds"], 3)
     refused: collections.Counter[str] = collections.Counter()
     for report in reports:
-        refused.update(report["refused"])
-    summary["refused"] = dict(refused.most_common())
-    seconds = summary["seconds"]
-    summary["tokens_per_second"] = round(summary["tokens"] / seconds, 1) if seconds > 0 else None
-    summary["same_text"] = one_promise(
-        report["same_text"] for report in reports if report["same_text"] is not None
+        refused.update(report.refused)
+    return GenerateReport(
+        **values
+        | {
+            "load_seconds": round(values["load_seconds"], 3),
+            "refused": dict(refused.most_common()),
+            "tokens_per_second": round(values["tokens"] / seconds, 1) if seconds > 0 else None,
+            "same_text": one_promise(
+                report.same_text for report in reports if report.same_text is not None
+            ),
+            "dtype": " and ".join(dict.fromkeys(report.dtype for report in reports)),
+        }
     )
-    dtypes = dict.fromkeys(report["dtype"] for report in reports)
-    summary["dtype"] = " and ".join(dtypes)
-    return summary
 
 
-def table(summary: Mapping[str, Any]) -> str:
+def table(report: GenerateReport) -> str:
     lines = [
-        ("samples", summary["samples"]),
-        ("  without code", summary["without_code"]),
-        ("  with a variant", summary["samples_with_variant"]),
-        ("answers", summary["answers"]),
-        ("  usable", summary["usable"]),
-        *((f"  {reason}", count) for reason, count in summary["refused"].items()),
-        ("tokens/s", summary["tokens_per_second"] or 0),
+        ("samples", report.samples),
+        ("  without code", report.without_code),
+        ("  with a variant", report.samples_with_variant),
+        ("answers", report.answers),
+        ("  usable", report.usable),
+        *((f"  {reason}", count) for reason, count in report.refused.items()),
+        ("tokens/s", report.tokens_per_second or 0),
     ]
     return "\n".join(
         ["What the teacher gave:", *(f"  {name:<20}{value:>10}" for name, value in lines)]

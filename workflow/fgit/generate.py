@@ -8,7 +8,6 @@ import hashlib
 import importlib.resources
 import json
 import logging
-import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,15 @@ import polars as pl
 
 from fgit import variants
 from fgit.common import files
-from fgit.common.code_blocks import PYTHON, CodeBlock, block_at, code_blocks, main_code, parses
+from fgit.common.code_blocks import (
+    PYTHON,
+    CodeBlock,
+    block_at,
+    code_blocks,
+    fenced,
+    main_code,
+    parses,
+)
 from fgit.common.errors import Stopped, UserError
 from fgit.common.models import TEACHER_PROMPT
 from fgit.config import GenerateSettings
@@ -29,6 +36,7 @@ from fgit.gather import one_promise, part, records_digest, table
 from fgit.inference import engines
 from fgit.inference.journal import AnswerJournal
 from fgit.inference.requests import Answer, Request
+from fgit.stage_reports import ShardReport
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +87,7 @@ def generate(
         shard: which of the ``settings.shards`` parts of the records, from 1
             (:func:`fgit.gather.part`); None where there is one only.
         out: Parquet, one row per answer in the records' order (:data:`fgit.variants.SCHEMA`).
-        report: JSON with counts, reasons of refusal, speed and the settings.
+        report: :class:`fgit.stage_reports.ShardReport`, with the settings.
 
     Returns:
         The settings, with the dtype that ``auto`` was where the teacher ran here.
@@ -105,6 +113,7 @@ def generate(
 
     journal = None
     promises: Sequence[str] = []
+    made_by: dict[str, str] = {}
     if texts is None:
         requests = [question.request for question in questions]
         journal = AnswerJournal(
@@ -113,7 +122,6 @@ def generate(
         with journal:
             settings, load_seconds = ask(requests, settings, journal, take)
         seconds, promises = journal.seconds, journal.promises
-        made_by = {"teacher": settings.teacher, "backend": settings.backend}
     else:
         started = time.perf_counter()
         for index, question in enumerate(questions):
@@ -126,38 +134,36 @@ def generate(
     usable = frame.filter(pl.col("code").is_not_null())
     refusals = collections.Counter(frame["refused"].drop_nulls().to_list())
     tokens = int(frame["tokens"].sum())
-    summary = {
-        "samples": len(samples),
-        "without_code": without_code,
-        "answers": len(frame),
-        "usable": len(usable),
-        "samples_with_variant": usable["id"].n_unique(),
-        "refused": dict(refusals.most_common()),
-        "load_seconds": round(load_seconds, 3),
-        "seconds": round(seconds, 3),
-        "tokens": tokens,
-        "tokens_per_second": round(tokens / seconds, 1) if seconds > 0 else None,
-        "same_text": one_promise(promises),
-        **settings.model_dump(mode="json"),
-        **made_by,
-        "shard": number,
-        "records_sha256": records_digest(samples),
-    }
-    if texts is not None:
-        summary["other_ids"] = len(texts.keys() - set(samples["id"]))
+    summary = ShardReport(
+        samples=len(samples),
+        without_code=without_code,
+        answers=len(frame),
+        usable=len(usable),
+        samples_with_variant=usable["id"].n_unique(),
+        refused=dict(refusals.most_common()),
+        load_seconds=round(load_seconds, 3),
+        seconds=round(seconds, 3),
+        tokens=tokens,
+        tokens_per_second=round(tokens / seconds, 1) if seconds > 0 else None,
+        same_text=one_promise(promises),
+        **settings.model_dump(mode="json") | made_by,
+        shard=number,
+        records_sha256=records_digest(samples),
+        **({} if texts is None else {"other_ids": len(texts.keys() - set(samples["id"]))}),
+    )
     log.info("%s", table(summary))
     if usable.is_empty() and len(questions) >= (1 if settings.shards == 1 else NO_CHANCE):
         if journal is not None:
             journal.drop()
         where = f"{records}, shard {number} of {settings.shards}" if shard else str(records)
         raise UserError(
-            f"{where}: none of the {len(frame)} answers of the teacher {made_by['teacher']} is "
+            f"{where}: none of the {len(frame)} answers of the teacher {summary.teacher} is "
             f"usable ({reasons(refusals)}). Try a stronger teacher, a larger max_new_tokens "
             f"(now {settings.max_new_tokens}) or a lower min_similarity "
             f"(now {settings.min_similarity}); the first answer begins: {frame['answer'][0]!r:.200}"
         )
     files.write_parquet(out, frame)
-    files.write_json(report, summary)
+    summary.write(report)
     if journal is not None:
         journal.remove()
     return settings
@@ -314,12 +320,6 @@ def teacher_prompt(instruction: str, code: str, language: str) -> str:
         language: for the code's fence; empty if unknown.
     """
     return PROMPT.render(instruction=instruction.strip(), code=fenced(code, language))
-
-
-def fenced(code: str, language: str) -> str:
-    """The code as a Markdown block, whatever fences it holds itself."""
-    marks = "`" * (max((len(run) for run in re.findall(r"`{3,}", code)), default=2) + 1)
-    return f"{marks}{language}\n{code}\n{marks}"
 
 
 def read_given(path: Path) -> dict[str, list[str]]:

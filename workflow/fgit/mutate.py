@@ -19,6 +19,7 @@ from fgit.common.code_blocks import block_at, parses
 from fgit.common.errors import UserError
 from fgit.common.progress import bar
 from fgit.config import MutateSettings
+from fgit.stage_reports import MutateReport
 from fgit.variants import sample_ids, sample_parts
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 RULES = ["universal.rules", "python.rules"]
 REFUSALS = ("invalid", "same_bytecode", "duplicate")
 PART = 100  # samples that are mutated at a time
-FEW = 500  # samples for which starting processes would cost more than it saves
 # Characters. A line of data can have thousands of mutants, each as long as it is: their number
 # times their length grows with the square of the line's.
 LONGEST_LINE = 500
@@ -41,8 +41,7 @@ def mutate(
         records: Parquet with id, instruction, response, language, tests.
         out: Parquet in the form of the teacher's variants (:data:`fgit.variants.SCHEMA`): the
             answer is the mutant, nothing is refused, tokens are null.
-        report: JSON with counts. ``mutants_tried`` is how many were looked at until enough were
-            found, and ``refused`` tells why some of those were not taken.
+        report: :class:`fgit.stage_reports.MutateReport`, with the settings.
         threads: processes; the mutants are the same for any number.
 
     Raises:
@@ -54,7 +53,8 @@ def mutate(
     found = processes.each(
         functools.partial(mutate_part, settings=settings),
         (part.select("id", "response", "code_at") for part in sample_parts(records, PART)),
-        threads if samples >= FEW else 1,
+        threads,
+        samples,
     )
     with (
         files.writing_parquet(out, variants.SCHEMA) as write,
@@ -76,18 +76,17 @@ def mutate(
                 f"({counts['without_code']} without code, {counts['not_python']} not Python; "
                 f"{told})"
             )
-    summary = {
-        "samples": samples,
-        "without_code": counts["without_code"],
-        "not_python": counts["not_python"],
-        "samples_with_variant": counts["samples_with_variant"],
-        "mutants_tried": counts["usable"] + sum(refused.values()),
-        "refused": refused,
-        "usable": counts["usable"],
-        "seconds": round(time.perf_counter() - started, 3),
+    MutateReport(
+        samples=samples,
+        without_code=counts["without_code"],
+        not_python=counts["not_python"],
+        samples_with_variant=counts["samples_with_variant"],
+        mutants_tried=counts["usable"] + sum(refused.values()),
+        refused=refused,
+        usable=counts["usable"],
+        seconds=round(time.perf_counter() - started, 3),
         **settings.model_dump(mode="json"),
-    }
-    files.write_json(report, summary)
+    ).write(report)
 
 
 def mutate_part(

@@ -505,7 +505,7 @@ def audit_records(
     """Make records of a benchmark's problems. Section III-B1: fgit generate then has the teacher
     write variants of their solutions.
     """
-    from fgit.audit.stage import records
+    from fgit.audit.records import records
 
     records(benchmark, problems, out, sha256)
 
@@ -528,7 +528,7 @@ def audit_variants(
     code.
     """
     use_threads(threads)
-    from fgit.audit.stage import variants as audit
+    from fgit.audit.variants import variants as audit
 
     values = settings.model_dump()
     scoring = config.ScoreSettings(**{k: values[k] for k in config.ScoreSettings.model_fields})
@@ -545,7 +545,7 @@ def audit_sheet(
     """Draw pairs for two people to judge. Section III-B1: a page with the pairs side by side, and a
     file for the answers of each reader. Answers that someone has begun are never overwritten.
     """
-    from fgit.audit.stage import sheet
+    from fgit.audit.sheet import sheet
 
     sheet(pairs, out, count, seed)
 
@@ -562,7 +562,7 @@ def audit_kappa(
     results/NAME/audit/sheets/DATASET: fgit audit kappa S/reader-1.csv S/reader-2.csv --out
     S/kappa.json; the next run of the workflow brings that file into the report.
     """
-    from fgit.audit.stage import kappa
+    from fgit.audit.kappa import kappa
 
     kappa(first, second, out)
 

@@ -16,7 +16,6 @@ from fgit.cli import main
 from fgit.common.errors import UserError
 from fgit.common.files import write_json
 from fgit.masks import TokenMasks
-from fgit.report.facts import Facts
 from fgit.report.funnel import (
     Line,
     dataset_lines,
@@ -29,15 +28,27 @@ from fgit.report.funnel import (
     to_markdown,
 )
 from fgit.report.stage import report
+from fgit.stage_reports import (
+    AnnotateReport,
+    DecontaminateReport,
+    RunSettings,
+    SelectReport,
+    TrainReport,
+)
 from fgit.train.examples import build
 from tests.results_folder import Folder, make_config
 
 COUNTS = st.integers(0, 20)
+FGIT = RunSettings(objective="fgit", weight=1.0)
+KINDS = (DecontaminateReport, SelectReport, AnnotateReport, TrainReport)
 REASONS = st.dictionaries(st.sampled_from(["a", "b", "c"]), COUNTS, max_size=3)
 
 
-def facts(stage, values):
-    return Facts.of(Path(stage, "report.json"), stage, values)
+def made(kind, **values):
+    """A report that has these values alone."""
+    report = kind.model_construct(**values)
+    report._where = Path(kind.stage, "report.json")
+    return report
 
 
 @st.composite
@@ -72,8 +83,10 @@ def stages(draw):
 
 
 def lines_of(reports, objective="fgit", weight=2.0):
-    clean, selected, annotated, metrics = (facts(name, values) for name, values in reports.items())
-    parameters = facts("train", {"objective": objective, "weight": weight})
+    clean, selected, annotated, metrics = (
+        made(kind, **values) for kind, values in zip(KINDS, reports.values(), strict=True)
+    )
+    parameters = RunSettings(objective=objective, weight=weight)
     return [
         *dataset_lines("d", clean),
         *source_lines("d", "generate", clean, selected, annotated),
@@ -154,8 +167,8 @@ def test_any_count_that_is_wrong_by_one_is_found(data, reports, by):
 
 
 def test_what_does_not_add_up_names_both_files_and_numbers():
-    clean = facts("decontaminate", {"kept": 40})
-    selected = facts("select", {"samples": 41, "lost": {}, "with_variant": 41})
+    clean = made(DecontaminateReport, kept=40)
+    selected = made(SelectReport, samples=41, lost={}, with_variant=41)
     with pytest.raises(UserError) as caught:
         source_lines("d", "generate", clean, selected, None)
     assert str(caught.value) == (
@@ -165,20 +178,20 @@ def test_what_does_not_add_up_names_both_files_and_numbers():
 
 
 def test_more_parts_than_samples_are_refused():
-    selected = facts("select", {"samples": 10, "with_variant": 10})
+    selected = made(SelectReport, samples=10, with_variant=10)
     counts = {"samples": 10, "paired": 8, "marks_cut": 3}
-    metrics = facts("train", {"counts": counts, "held_out_counts": {}})
+    metrics = made(TrainReport, counts=counts, held_out_counts={})
     with pytest.raises(UserError, match="10 samples are trained on, but 0 without a variant, 8 as"):
-        run_lines("d", "generate", "r", selected, metrics, facts("train", {"objective": "fgit"}))
+        run_lines("d", "generate", "r", selected, metrics, FGIT)
 
 
 def test_samples_without_a_variant_may_have_prompts_that_are_too_long():
-    selected = facts("select", {"samples": 10, "with_variant": 7})
-    parameters = facts("train", {"objective": "fgit"})
+    selected = made(SelectReport, samples=10, with_variant=7)
+    parameters = FGIT
 
     def lines(no_variant):
         counts = {"samples": 10, "paired": 8 - no_variant, "no_variant": no_variant}
-        metrics = facts("train", {"counts": counts | {"prompt_too_long": 2}, "held_out_counts": {}})
+        metrics = made(TrainReport, counts=counts | {"prompt_too_long": 2}, held_out_counts={})
         return run_lines("d", "generate", "r", selected, metrics, parameters)
 
     assert [lines(number)[-1].left for number in (1, 2, 3)] == [7, 6, 5]
@@ -224,9 +237,9 @@ def test_the_funnel_is_what_the_training_makes_of_the_samples(samples, max_lengt
             counts["paired"] += example.paired
     paired = sum(example.paired for example in examples)
     pairs = sum(variant is not None for _, _, variant in samples)
-    selected = facts("select", {"samples": len(samples), "with_variant": pairs})
-    metrics = facts("train", {"counts": dict(counts), "held_out_counts": {}})
-    parameters = facts("train", {"objective": "fgit"})
+    selected = made(SelectReport, samples=len(samples), with_variant=pairs)
+    metrics = made(TrainReport, counts=dict(counts), held_out_counts={})
+    parameters = FGIT
     lines = run_lines("d", "generate", "r", selected, metrics, parameters)
     row = dict(zip(run_headings(), run_row(lines), strict=True))
     assert int(row["as pairs"]) == paired

@@ -320,8 +320,9 @@ def test_parts_windows_and_processes_change_nothing(stage, monkeypatch):
     responses = [f"```python\n{CODE} + {n}\n```" if n % 5 else "Words." for n in range(12)]
     codes = {f"s{n}": [f"{FAR} + {n}", f"{NEAR} + {n}", NEAR][n % 3 :] for n in range(1, 12)}
     whole, report = stage(responses, codes)
-    for name, value in {"FEW": 5, "PART": 2, "WINDOW": 2}.items():
-        monkeypatch.setattr(f"fgit.select.stage.{name}", value)
+    monkeypatch.setattr("fgit.common.processes.FEW", 5)
+    for name in ("PART", "WINDOW"):
+        monkeypatch.setattr(f"fgit.select.stage.{name}", 2)
     parts, other_report = stage(responses, codes, threads=2)
     columns = pl.exclude("similarity")
     assert parts.select(columns).equals(whole.select(columns))

@@ -58,7 +58,7 @@ def seen(tmp_path, tokenizer):
         ]
         samples = pl.DataFrame(noted, schema=SCHEMA)
         found = segments_of(frame, trained_on, tokenizer, samples, settings)
-        return found, {e.id: e for e in trained_on}
+        return found.values, {e.id: e for e in trained_on}
 
     return of
 
@@ -120,4 +120,4 @@ def test_no_pairs(tmp_path, tokenizer):
     frame = pl.read_parquet(annotated(tmp_path, rows))
     trained_on, _ = examples(frame.iter_rows(named=True), tokenizer)
     samples = pl.DataFrame(schema=SCHEMA)
-    assert segments_of(frame, trained_on, tokenizer, samples, TrainSettings())["samples"] == []
+    assert segments_of(frame, trained_on, tokenizer, samples, TrainSettings()).samples == []

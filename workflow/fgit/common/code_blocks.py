@@ -256,3 +256,9 @@ def first_line(text: str) -> int:
     """Where the first line that is not blank starts."""
     blank = len(text) - len(text.lstrip())
     return max(text.rfind("\n", 0, blank), text.rfind("\r", 0, blank)) + 1
+
+
+def fenced(code: str, language: str) -> str:
+    """The code as a Markdown block, whatever fences it holds itself."""
+    marks = "`" * (max((len(run) for run in re.findall(r"`{3,}", code)), default=2) + 1)
+    return f"{marks}{language}\n{code}\n{marks}"

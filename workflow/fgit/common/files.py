@@ -200,20 +200,27 @@ def read_model(path: str | os.PathLike[str], model: type[Model], advice: str) ->
     Raises:
         UserError: naming file and key, what is wrong there, and the advice.
     """
+    return as_model(path, read_json(path), model, advice)
+
+
+def as_model(where: str | os.PathLike[str], values: Any, model: type[Model], advice: str) -> Model:
+    """:func:`read_model` of values that were read already; ``where`` names them."""
     try:
-        return model.model_validate(read_json(path))
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
+        places = (*first["loc"], *first.get("ctx", {}).get("missing", ()))
+        key = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in places)
+        key = key.removeprefix(".")
         reason = first["msg"].removeprefix("Value error, ")
         if not key and first["type"] in ("model_type", "model_attributes_type"):
             reason = "not a JSON object"
         elif first["type"] == "missing":
-            reason = f"missing (it has: {', '.join(first['input'])})"
+            reason = f"missing (it has: {', '.join(map(str, first['input']))})"
         elif key:
             reason = f"{reason}, not {first['input']!r:.60}"
-        where = f", key {key!r}" if key else ""
-        raise UserError(f"{path}{where}: {reason}; {advice}") from error
+        in_it = f", key {key!r}" if key else ""
+        raise UserError(f"{where}{in_it}: {reason}; {advice}") from error
 
 
 def read_objects(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:

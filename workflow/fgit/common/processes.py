@@ -16,6 +16,8 @@ from typing import TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+FEW = 1000  # samples for which starting processes would cost more than it saves
+
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of quota and of period
 
 
@@ -54,7 +56,10 @@ def use_threads(count: int | None) -> None:
 
 
 def each(
-    function: Callable[[Item], Result], work: Iterable[Item], processes: int
+    function: Callable[[Item], Result],
+    work: Iterable[Item],
+    processes: int,
+    samples: int | None = None,
 ) -> Iterator[Result]:
     """Yield ``function`` of each item of ``work``, in its order, from so many processes.
 
@@ -62,12 +67,13 @@ def each(
     items, or their results, are there at a time.
 
     Args:
-        processes: 1 starts none; nor does work of one item.
+        processes: 1 starts none; nor does work of one item, or of few samples.
+        samples: how many the work is of, where an item has some.
     """
     work = iter(work)
     first = list(itertools.islice(work, 2))
     work = itertools.chain(first, work)
-    if processes == 1 or len(first) < 2:
+    if processes == 1 or len(first) < 2 or (samples is not None and samples < FEW):
         yield from map(function, work)
         return
     with ProcessPoolExecutor(

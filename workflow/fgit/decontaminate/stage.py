@@ -25,6 +25,7 @@ from fgit.common.subset import subset
 from fgit.config import DecontaminateSettings
 from fgit.decontaminate.search import REMOVES, RULES, Match, Search
 from fgit.decontaminate.texts import BenchmarkText, normalise, read_benchmark
+from fgit.stage_reports import DecontaminateReport, FoundText
 from fgit.variants import CODE_AT
 
 log = logging.getLogger(__name__)
@@ -33,19 +34,9 @@ REQUIRED = ("instruction", "response")
 OPTIONAL = ("id", "language", "tests")
 
 RECORDS = dict.fromkeys(("id", *REQUIRED, "language", "tests"), pl.String) | {"code_at": CODE_AT}
+TYPES: dict[Any, type[pl.DataType]] = {str: pl.String, int: pl.Int64, bool: pl.Boolean}
 MATCHES = {
-    "id": pl.String,
-    "row": pl.Int64,
-    "removed": pl.Boolean,
-    "rule": pl.String,
-    "benchmark": pl.String,
-    "task_id": pl.String,
-    "what": pl.String,
-    "field": pl.String,
-    "position": pl.Int64,
-    "share": pl.Float64,
-    "text": pl.String,
-    "found": pl.String,
+    name: TYPES.get(field.annotation, pl.Float64) for name, field in FoundText.model_fields.items()
 }
 
 SHOWN_CHARACTERS = 300  # of a matched text, and of the sample where it matches
@@ -84,11 +75,8 @@ def decontaminate(
         out: Parquet with String columns id, instruction, response, language and tests, in the
             order of ``data``; the last two may be null. ``code_at`` says where the response's code
             is (:data:`fgit.variants.CODE_AT`), so that it is looked for once.
-        report: JSON: how many rows came in, were unusable, were removed and kept, by what and why;
-            the first matches, and what the mode's rules left that the others find.
-        matches: Parquet (:data:`MATCHES`): every match of every rule; ``position`` counts
-            characters in the sample's field as it was given, ``text`` is the benchmark's, and
-            ``found`` what stands at the position.
+        report: :class:`fgit.stage_reports.DecontaminateReport`, with the settings.
+        matches: Parquet (:data:`MATCHES`): every match of every rule.
         fields: our name -> the data's name, a path, or a template
             (:func:`fgit.common.dataset_fields.value_of`).
         revision: the commit of a dataset on the hub.
@@ -140,10 +128,11 @@ def decontaminate(
             write_matches(found)
             progress.update(part.rows)
         account.check(data)
-    summary = account.summary(limit) | {
-        "exempt_texts": sum(benchmark.exempt for benchmark in read.values()),
-        "unprotected": {n: found.unprotected for n, found in read.items() if found.unprotected},
-        "benchmarks": {
+    summary = account.summary(
+        limit,
+        exempt_texts=sum(benchmark.exempt for benchmark in read.values()),
+        unprotected={n: found.unprotected for n, found in read.items() if found.unprotected},
+        benchmarks={
             name: {
                 "problems": found.problems,
                 "texts": len(found.texts),
@@ -152,9 +141,9 @@ def decontaminate(
             for name, found in read.items()
         },
         **settings.model_dump(mode="json"),
-        "rule": rule(settings),
-    }
-    files.write_json(report, summary)
+        rule=rule(settings),
+    )
+    summary.write(report)
     log.info("%s", line_of(data, summary))
 
 
@@ -179,16 +168,16 @@ def rule(settings: DecontaminateSettings) -> str:
     )
 
 
-def line_of(data: str, summary: Mapping[str, Any]) -> str:
+def line_of(data: str, report: DecontaminateReport) -> str:
     """The report in a line, for the log."""
-    by_benchmark = ", ".join(f"{n} {count}" for n, count in summary["removed_by_benchmark"].items())
+    by_benchmark = ", ".join(f"{n} {count}" for n, count in report.removed_by_benchmark.items())
     return (
-        f"{data}: {summary['rows']} rows, {summary['bad_row_count']} bad rows, "
-        f"{summary['removed_count']} removed ({by_benchmark or 'no benchmark'}), "
-        f"{summary['over_limit']} over the limit, {summary['kept']} kept "
-        f"({summary['duplicates']['exact']} duplicates among the clean ones); what the mode "
-        f"{summary['mode']} does not remove but another does: {summary['not_removed_count']}; "
-        f"{summary['exempt_texts']} trivial texts exempt"
+        f"{data}: {report.rows} rows, {report.bad_row_count} bad rows, "
+        f"{report.removed_count} removed ({by_benchmark or 'no benchmark'}), "
+        f"{report.over_limit} over the limit, {report.kept} kept "
+        f"({report.duplicates['exact']} duplicates among the clean ones); what the mode "
+        f"{report.mode} does not remove but another does: {report.not_removed_count}; "
+        f"{report.exempt_texts} trivial texts exempt"
     )
 
 
@@ -487,30 +476,29 @@ class Account:
                 "itself named as the data?"
             )
 
-    def summary(self, limit: int | None) -> dict[str, Any]:
-        """The figures of the report."""
+    def summary(self, limit: int | None, **others: Any) -> DecontaminateReport:
+        """The report; ``others`` are what it says beside the rows."""
         clean = self.samples - self.removed
         kept = clean if limit is None else min(clean, limit)
         digests = pl.concat(self.digests)
-        return {
-            "rows": self.rows,
-            "samples": self.samples,
-            "bad_row_count": self.bad_by_kind.total(),
-            "bad_rows_by_reason": dict(self.bad_by_kind.most_common()),
-            "bad_rows": self.bad,
-            "removed_count": self.removed,
-            "removed_by_benchmark": self.by_benchmark,
-            "rules": {name: dict(counts) for name, counts in self.rules.items()},
-            "not_removed_count": self.left,
-            "over_limit": clean - kept,
-            "kept": kept,
-            "duplicates": {
-                name: len(digests) - digests[name].n_unique() for name in digests.columns
-            },
-            "removed_matches": self.removed_matches,
-            "removed": self.shown_removed,
-            "not_removed": self.shown_left,
-        }
+        return DecontaminateReport(
+            rows=self.rows,
+            samples=self.samples,
+            bad_row_count=self.bad_by_kind.total(),
+            bad_rows_by_reason=dict(self.bad_by_kind.most_common()),
+            bad_rows=self.bad,
+            removed_count=self.removed,
+            removed_by_benchmark=self.by_benchmark,
+            rules={name: dict(counts) for name, counts in self.rules.items()},
+            not_removed_count=self.left,
+            over_limit=clean - kept,
+            kept=kept,
+            duplicates={name: len(digests) - digests[name].n_unique() for name in digests.columns},
+            removed_matches=self.removed_matches,
+            removed=self.shown_removed,
+            not_removed=self.shown_left,
+            **others,
+        )
 
 
 def entry(sample: Mapping[str, Any], match: Match, removed: bool) -> dict[str, Any]:

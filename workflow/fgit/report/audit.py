@@ -5,17 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fgit.audit.stage import (
-    KAPPA,
-    PAPER_INCORRECT,
-    PAPER_KAPPA,
-    PAPER_READ,
-    PAPER_SIMILARITY,
-    TESTS,
-    kappa_command,
-)
+from fgit.audit.kappa import PAPER_KAPPA, PAPER_READ
+from fgit.audit.sheet import kappa_command
+from fgit.audit.variants import PAPER_INCORRECT, PAPER_SIMILARITY, TESTS
 from fgit.config import Config
-from fgit.report.facts import Facts
+from fgit.report.rendering import decimals
+from fgit.stage_reports import AuditReport, Failing, KappaReport
 
 PARTS = {"all": "all answers", "usable": "usable answers", "selected": "the selected ones"}
 
@@ -30,33 +25,32 @@ def section(config: Config, results: Path) -> dict[str, Any]:
         UserError: naming the file, if one that is there lacks something.
     """
     folder = results / "audit"
-    tested = {name: folder / name / "audit.json" for name in config.audit.benchmarks}
-    read = {name: folder / "sheets" / name / KAPPA for name in config.datasets}
+    tested = {name: AuditReport.find(folder / name) for name in config.audit.benchmarks}
+    read = {name: KappaReport.find(folder / "sheets" / name) for name in config.datasets}
     sheets = [name for name in read if (folder / "sheets" / name / "sheet.json").exists()]
     return {
         "asked": bool(config.audit.benchmarks or config.audit.sheet),
         "benchmarks": [
             {
                 "benchmark": name,
-                "rows": rows(facts),
-                "left_out": ", ".join(map(str, facts.get("canonical_fails"))),
+                "rows": failing_rows(report),
+                "left_out": ", ".join(report.canonical_fails),
             }
-            for name, path in tested.items()
-            if path.exists()
-            for facts in [Facts.read(path, "audit")]
+            for name, report in tested.items()
+            if report is not None
         ],
         "readers": [
-            {"dataset": name, "rows": agreement(Facts.read(path, "audit kappa"))}
-            for name, path in read.items()
-            if path.exists()
+            {"dataset": name, "rows": kappa_rows(report)}
+            for name, report in read.items()
+            if report is not None
         ],
         "pending": [
-            *(f"{name} is not run yet" for name, path in tested.items() if not path.exists()),
+            *(f"{name} is not run yet" for name, report in tested.items() if report is None),
             *(
                 f"the sheet of {name} waits for its readers, in audit/sheets/{name}, and then for "
                 + kappa_command(folder / "sheets" / name)
                 for name in sheets
-                if not read[name].exists()
+                if read[name] is None
             ),
         ],
         "paper": {
@@ -68,60 +62,45 @@ def section(config: Config, results: Path) -> dict[str, Any]:
     }
 
 
-def rows(facts: Facts) -> list[list[str]]:
+def failing_rows(report: AuditReport) -> list[list[str]]:
     """Which answers, how many, what share of them fails the base and the plus tests, similarity."""
-    incorrect, similarity = facts.part("incorrect"), facts.part("similarity")
-    found = []
+    rows = []
     for part, label in PARTS.items():
-        shares = [
-            share(incorrect.part(tests).part(part)) if incorrect.get(tests) is not None else "–"
-            for tests in TESTS
-        ]
-        mean = similarity.part(part).number_or_none("mean") if part in similarity.values else None
-        count = str(incorrect.part("base").part(part).count("n"))
-        found.append([label, count, *shares, "–" if mean is None else f"{mean:.3f}"])
-    return found
+        answers = map(report.incorrect.get, TESTS)
+        failing = [by_answers[part] if by_answers else None for by_answers in answers]
+        mean = report.similarity[part]["mean"] if part in report.similarity else None
+        count = "–" if failing[0] is None else str(failing[0].n)
+        rows.append([label, count, *map(share_and_interval, failing), decimals(mean, 3)])
+    return rows
 
 
-def share(facts: Facts) -> str:
+def share_and_interval(failing: Failing | None) -> str:
     """``94.1 % (92.0 to 95.7)``."""
-    value, interval = facts.number_or_none("share"), facts.get("interval")
-    return "–" if value is None else f"{100 * value:.1f} % ({in_percent(facts, interval)})"
+    if failing is None or failing.share is None or failing.interval is None:
+        return "–"
+    low, high = failing.interval
+    return f"{100 * failing.share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def in_percent(facts: Facts, interval: Any) -> str:
-    low, high = bounds(facts, interval)
-    return f"{100 * low:.1f} to {100 * high:.1f}"
-
-
-def bounds(facts: Facts, interval: Any) -> list[float]:
-    numbers = interval if isinstance(interval, list) else []
-    if len(numbers) != 2 or not all(isinstance(value, int | float) for value in numbers):
-        raise facts.wrong("interval", f"not two numbers but {interval!r:.60}")
-    return numbers
-
-
-def agreement(facts: Facts) -> list[list[str]]:
+def kappa_rows(report: KappaReport) -> list[list[str]]:
     """What was asked, how many pairs, agreement, kappa, and the share to which both say yes."""
-    found = []
-    for question, label in {
-        "incorrect": "incorrect",
-        "similar": "similar",
-        "both": "similar and incorrect",
-    }.items():
-        part = facts.part(question)
-        kappa = part.number_or_none("kappa")
-        text = "not defined: one and the same answer throughout"
-        if kappa is not None:
-            low, high = bounds(part, part.get("interval"))
-            text = f"{kappa:.2f} ({low:.2f} to {high:.2f})"
-        found.append(
+    rows = []
+    for agreement, label in (
+        (report.incorrect, "incorrect"),
+        (report.similar, "similar"),
+        (report.both, "similar and incorrect"),
+    ):
+        kappa = "not defined: one and the same answer throughout"
+        if agreement.kappa is not None and agreement.interval is not None:
+            low, high = agreement.interval
+            kappa = f"{agreement.kappa:.2f} ({low:.2f} to {high:.2f})"
+        rows.append(
             [
                 label,
-                str(facts.count("n")),
-                f"{100 * part.number('agreement'):.0f} %",
-                text,
-                f"{100 * part.part('yes').number('both'):.0f} %",
+                str(report.n),
+                f"{100 * agreement.agreement:.0f} %",
+                kappa,
+                f"{100 * agreement.yes['both']:.0f} %",
             ]
         )
-    return found
+    return rows

@@ -173,7 +173,7 @@ def legend(figure: Figure) -> None:
 
 
 def is_dpo(training: Training) -> bool:
-    return training.parameters["train"].get("objective") == "dpo"
+    return training.parameters.train.objective == "dpo"
 
 
 def held_out_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> Markup | None:
@@ -181,13 +181,13 @@ def held_out_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> 
 
     None if no run held anything out.
     """
-    shown = [training for training in trainings if training.after.nll is not None]
+    shown = [run for run in trainings if run.metrics.held_out_after.get("nll") is not None]
     if not shown:
         return None
     panels: list[tuple[str, list[tuple[str, str, str]]]] = [
         ("Loss per token on held-out samples", [("nll", FIRST, "loss")])
     ]
-    if any(training.after.p_response is not None for training in shown):
+    if any(run.metrics.held_out_after["p_response"] is not None for run in shown):
         title = "Mean probability of the marked tokens"
         series = [("p_response", FIRST, "response, p̄"), ("p_variant", SECOND, "variant, p̄′")]
         panels.append((title, series))
@@ -199,12 +199,13 @@ def held_out_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> 
             for i, (key, colour, label) in enumerate(series):
                 offset = 0.16 * (2 * i - len(series) + 1)
                 for row, training in enumerate(shown):
-                    pair = [getattr(training.before, key), getattr(training.after, key)]
-                    if None not in pair:
+                    before = training.metrics.held_out_before.get(key)
+                    after = training.metrics.held_out_after[key]
+                    if before is not None and after is not None:
                         y = row + offset
-                        axes.plot(pair, [y, y], color=colour, linewidth=1.2)
-                        axes.plot(pair[0], y, "o", color=colour, markerfacecolor=PAGE, markersize=5)
-                        axes.plot(pair[1], y, "o", color=colour, markersize=5)
+                        axes.plot([before, after], [y, y], color=colour, linewidth=1.2)
+                        axes.plot(before, y, "o", color=colour, markerfacecolor=PAGE, markersize=5)
+                        axes.plot(after, y, "o", color=colour, markersize=5)
                 if len(series) > 1:
                     axes.plot([], [], "o", color=colour, label=label)
             ticks = [names[training.run.name] for training in shown] if number == 0 else []
@@ -267,7 +268,7 @@ def share_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> Mar
     """
     panels: dict[str, tuple[dict[str, list[int]], list[str]]] = {}
     for training in trainings:
-        if (shares := training.marked_share) is not None:
+        if (shares := training.metrics.marked_share) is not None:
             panels.setdefault(repr(shares), (shares, []))[1].append(names[training.run.name])
     if not panels:
         return None

@@ -1,23 +1,30 @@
 """The funnel: from the raw rows of each dataset to what is trained on, each loss with its reason.
 
 It is drawn from the reports of the stages alone (:func:`dataset_lines`, :func:`source_lines`,
-:func:`run_lines`: facts in, lines out), ends where the stages have come to, and has to add up.
+:func:`run_lines`: reports in, lines out), ends where the stages have come to, and has to add up.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fgit.common.errors import UserError
 from fgit.common.files import existing, write_text
 from fgit.common.provenance import provenance_path, read_provenance
-from fgit.report.facts import Facts
+from fgit.common.reports import Report
 from fgit.report.formats import csv_of, escape_markdown, grid
 from fgit.report.tables import NOTHING
-from fgit.report.training import read_parameters
+from fgit.stage_reports import (
+    AnnotateReport,
+    DecontaminateReport,
+    RunParameters,
+    RunSettings,
+    SelectReport,
+    TrainReport,
+)
 
 SOURCES = {"generate": "teacher", "mutate": "mutation"}  # who made variants, and in words
 ROWS, RECORDS, PAIRS, SAMPLES, TRAINED = "rows read", "records", "pairs", "samples", "trained on"
@@ -119,24 +126,20 @@ def read_funnel(results: Path, datasets: Iterable[str], runs: Iterable[str]) -> 
             trained.setdefault(place, []).append(run)
     lines: list[Line] = []
     for dataset in datasets:
-        path = results / "decontaminate" / dataset / "report.json"
-        if not path.exists():
+        clean = DecontaminateReport.find(results / "decontaminate" / dataset)
+        if clean is None:
             continue
-        clean = Facts.read(path, "decontaminate")
         lines += dataset_lines(dataset, clean)
         for source in SOURCES:
-            path = results / "select" / dataset / source / "report.json"
-            if not path.exists():
+            selected = SelectReport.find(results / "select" / dataset / source)
+            if selected is None:
                 continue
-            selected = Facts.read(path, "select")
-            path = results / "annotate" / dataset / source / "report.json"
-            annotated = Facts.read(path, "annotate") if path.exists() else None
+            annotated = AnnotateReport.find(results / "annotate" / dataset / source)
             lines += source_lines(dataset, source, clean, selected, annotated)
             for run in trained.get((dataset, source), ()):
                 folder = results / "train" / run
-                metrics = Facts.read(folder / "metrics.json", "train")
-                parameters = read_parameters(folder / "run.yaml")["train"]
-                settings = Facts(folder / "run.yaml", "train", parameters, "train.")
+                metrics = TrainReport.read(folder / TrainReport.file)
+                settings = RunParameters.read(folder / RunParameters.file).train
                 lines += run_lines(dataset, source, run, selected, metrics, settings)
     return lines
 
@@ -153,61 +156,64 @@ def trained_on(folder: Path) -> tuple[str, str] | None:
     return dataset, source
 
 
-# ------------------------------------------------------------------ from facts to lines
+# ------------------------------------------------------------------ from reports to lines
 
 
-def dataset_lines(dataset: str, clean: Facts) -> list[Line]:
+def dataset_lines(dataset: str, clean: DecontaminateReport) -> list[Line]:
     """From the raw rows to the records, by decontaminate's report.
 
     A row is lost once: a sample that holds texts of several benchmarks, to the first of them.
     """
     losses = [
-        *((f"unusable row: {why}", n) for why, n in clean.counts("bad_rows_by_reason").items()),
-        *((f"holds a text of {b}", n) for b, n in clean.counts("removed_by_benchmark").items()),
-        ("over the config's limit", clean.count("over_limit")),
+        *((f"unusable row: {why}", n) for why, n in clean.bad_rows_by_reason.items()),
+        *((f"holds a text of {b}", n) for b, n in clean.removed_by_benchmark.items()),
+        ("over the config's limit", clean.over_limit),
     ]
     place = (dataset, "", "", "decontaminate")
-    lines = list(falling(place, ROWS, clean.count("rows"), losses))
-    agree(clean, lines[-1].left, clean, "kept", clean.count("kept"))
+    lines = list(falling(place, ROWS, clean.rows, losses))
+    agree(clean, lines[-1].left, clean, "kept", clean.kept)
     return [*lines, Line(*place, RECORDS, None, lines[-1].left)]
 
 
 def source_lines(
-    dataset: str, source: str, clean: Facts, selected: Facts, annotated: Facts | None
+    dataset: str,
+    source: str,
+    clean: DecontaminateReport,
+    selected: SelectReport,
+    annotated: AnnotateReport | None,
 ) -> list[Line]:
     """From the records to the pairs, by the reports of select and, where it has run, annotate."""
-    samples = selected.count("samples")
-    agree(clean, clean.count("kept"), selected, "samples", samples)
-    lost = selected.counts("lost")
+    samples, lost = selected.samples, selected.lost
+    agree(clean, clean.kept, selected, "samples", samples)
     losses = [(LOST.get(reason, reason.replace("_", " ")), n) for reason, n in lost.items()]
     place = (dataset, source, "", "select")
     lines = list(falling(place, RECORDS, samples, losses))
     pairs = lines[-1].left
-    agree(selected, pairs, selected, "with_variant", selected.count("with_variant"))
+    agree(selected, pairs, selected, "with_variant", selected.with_variant)
     if annotated is not None:
-        agree(selected, samples, annotated, "samples", annotated.count("samples"))
-        agree(selected, pairs, annotated, "pairs", annotated.count("pairs"))
+        agree(selected, samples, annotated, "samples", annotated.samples)
+        agree(selected, pairs, annotated, "pairs", annotated.pairs)
     return [*lines, Line(*place, PAIRS, None, pairs)]
 
 
 def run_lines(
-    dataset: str, source: str, run: str, selected: Facts, metrics: Facts, settings: Facts
+    dataset: str,
+    source: str,
+    run: str,
+    selected: SelectReport,
+    metrics: TrainReport,
+    settings: RunSettings,
 ) -> list[Line]:
     """From the records to what a training did with them.
 
     It begins with the records and not with the pairs, since samples without a variant are trained
     on too; with DPO, which has no use for them, they are left out.
-
-    Args:
-        metrics: the training's ``metrics.json``, whose counts are those of
-            :func:`fgit.train.examples.examples`.
-        settings: its settings.
     """
-    counts, held_out = metrics.counts("counts"), metrics.counts("held_out_counts")
+    counts, held_out = metrics.counts, metrics.held_out_counts
     samples, held = counts.get("samples", 0), held_out.get("samples", 0)
-    agree(selected, selected.count("samples"), metrics, "samples, held out or not", samples + held)
+    agree(selected, selected.samples, metrics, "samples, held out or not", samples + held)
     too_long, no_variant = counts.get("prompt_too_long", 0), counts.get("no_variant", 0)
-    check_without_variant(selected, metrics, [counts, held_out])
+    check_without_variant(selected, metrics)
     place = (dataset, source, run, "train")
     losses = [(HELD_OUT, held), (TOO_LONG, too_long)]
     lines = list(falling(place, SAMPLES, samples + held, losses))
@@ -215,16 +221,16 @@ def run_lines(
     # Not the count no_difference: of a tokenizer that makes two texts the same, it has pairs too.
     no_difference = trained - no_variant - paired - cut
     if no_difference < 0:
-        raise metrics.wrong(
-            "counts",
-            f"{trained} samples are trained on, but {no_variant} without a variant, {paired} as "
-            f"pairs and {cut} with their marks cut off are {trained - no_difference}",
+        raise UserError(
+            f"{metrics.where}, key 'counts': {trained} samples are trained on, but {no_variant} "
+            f"without a variant, {paired} as pairs and {cut} with their marks cut off are "
+            f"{trained - no_difference}; run the train stage again"
         )
     end = f"trained with {trained_with(settings)}"
     unpaired = [(NO_VARIANT, no_variant), (MARKS_CUT, cut), (NO_DIFFERENCE, no_difference)]
     if end == WEIGHT_ONE:  # then nothing sets the pairs apart
         losses = []
-    elif settings.get("objective") == "dpo":
+    elif settings.objective == "dpo":
         losses = unpaired[:1]
     else:
         losses = [(f"{WEIGHT_ONE}: {reason}", count) for reason, count in unpaired]
@@ -232,12 +238,11 @@ def run_lines(
     return [*lines, Line(*place, end, None, lines[-1].left)]
 
 
-def trained_with(settings: Facts) -> str:
+def trained_with(settings: RunSettings) -> str:
     """What a training gives its pairs."""
-    objective = settings.get("objective")
-    if objective == "fixed":
-        return f"weight {settings.number('weight'):g}"
-    return "a preference" if objective == "dpo" else "a dynamic weight"
+    if settings.objective == "fixed":
+        return f"weight {settings.weight:g}"
+    return "a preference" if settings.objective == "dpo" else "a dynamic weight"
 
 
 def falling(
@@ -250,7 +255,7 @@ def falling(
         yield Line(*place, reason, lost, count)
 
 
-def agree(before: Facts, left: int, facts: Facts, key: str, count: int) -> None:
+def agree(before: Report, left: int, report: Report, key: str, count: int) -> None:
     """Refuse a number that is not what a stage before has left.
 
     Raises:
@@ -258,25 +263,24 @@ def agree(before: Facts, left: int, facts: Facts, key: str, count: int) -> None:
     """
     if count != left:
         raise UserError(
-            f"{facts.path}: {key} {count}, but {before.path} leaves {left}, so the funnel does not "
-            f"add up; run the {facts.stage} stage again"
+            f"{report.where}: {key} {count}, but {before.where} leaves {left}, so the funnel does "
+            f"not add up; run the {report.stage} stage again"
         )
 
 
-def check_without_variant(
-    selected: Facts, metrics: Facts, counts: Sequence[Mapping[str, int]]
-) -> None:
+def check_without_variant(selected: SelectReport, metrics: TrainReport) -> None:
     """Whether a training had as many samples without a variant as select left so.
 
     Of samples whose prompt is too long, a training does not count whether they have one.
     """
-    without = selected.count("samples") - selected.count("with_variant")
+    without = selected.samples - selected.with_variant
+    counts = metrics.counts, metrics.held_out_counts
     low = sum(counted.get("no_variant", 0) for counted in counts)
     high = low + sum(counted.get("prompt_too_long", 0) for counted in counts)
     if not low <= without <= high:
         told = str(low) if low == high else f"{low} to {high}"
         raise UserError(
-            f"{metrics.path}: no_variant {told}, but {selected.path} leaves {without} samples "
+            f"{metrics.where}: no_variant {told}, but {selected.where} leaves {without} samples "
             "without a variant, so the funnel does not add up; run the train stage again"
         )
 

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgit.common.errors import UserError
-from fgit.common.files import BadRow, read_objects
 from fgit.report.evaluations import Evaluations
-from fgit.report.facts import Facts
 from fgit.report.rendering import distinct
 from fgit.runs import Run
 from fgit.scores import Evaluation, ScoreSummary, outcome_of
+from fgit.stage_reports import Sample
 from fgit.steps import output_of
 
 
@@ -86,13 +84,8 @@ def answers(
         path = results / output_of("evaluate", run=run, benchmark=benchmark)
         if not path.exists():  # one's own samples may have been scored
             continue
-        tokens, cut = [], 0
-        for _, row in read_objects(path):
-            if isinstance(row, BadRow):
-                raise UserError(f"{row}. Run the evaluate stage again")
-            tokens.append(Facts.of(path, "evaluate", row).count("tokens"))
-            cut += bool(row.get("truncated"))
-        if tokens:
-            mean = f"{sum(tokens) / len(tokens):.0f}"
-            found.append({"name": names[run], "tokens": mean, "cut": cut, "n": len(tokens)})
+        if samples := Sample.read_rows(path):
+            n, cut = len(samples), sum(bool(sample.truncated) for sample in samples)
+            mean = f"{sum(sample.tokens for sample in samples) / n:.0f}"
+            found.append({"name": names[run], "tokens": mean, "cut": cut, "n": n})
     return found

@@ -173,27 +173,28 @@ def claim_row(claim: claims.Claimed) -> dict[str, str]:
 
 
 def training_row(training: Training, names: Mapping[str, str]) -> dict[str, Any]:
-    settings = training.parameters["train"]
-    counts = {key: count for key, count in training.counts.items() if key != "samples"}
+    metrics, settings = training.metrics, training.parameters.values["train"]
+    counts = {key: count for key, count in metrics.counts.items() if key != "samples"}
+    held_out = metrics.held_out_before, metrics.held_out_after
     mfu = median(training, "mfu")
     return {
         "run": training.run.name,
         "name": names[training.run.name],
         "settings": "\n".join(f"{key}: {value}" for key, value in settings.items()),
-        "samples": training.counts.get("samples", 0),
+        "samples": metrics.counts.get("samples", 0),
         "counted": ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in counts.items()),
-        "tokens": [training.counts.get(key, 0) for key in TOKEN_COUNTS],
+        "tokens": [metrics.counts.get(key, 0) for key in TOKEN_COUNTS],
         "steps": len(training.steps),
         "figures": [
-            [decimals(getattr(figures, key), 3) for figures in (training.before, training.after)]
+            [decimals(means.get(key), 3) for means in held_out]
             for key in ("nll", "p_response", "p_variant")
         ],
         "weighted": percent(median(training, "weighted_tokens")),
         "speed": decimals(median(training, "tokens_per_second"), 0),
         "mfu": "" if mfu is None else f"MFU {percent(mfu)}",
-        "moved": f"{training.relative_update:.1e}",
-        "seconds": f"{training.seconds:.0f}",
-        "memory": f"{training.peak_memory_gb:.1f}",
+        "moved": f"{metrics.relative_update:.1e}",
+        "seconds": f"{metrics.seconds:.0f}",
+        "memory": f"{metrics.peak_memory_gb:.1f}",
     }
 
 

@@ -8,16 +8,15 @@ from typing import Any
 
 import polars as pl
 
-from fgit.annotate import SIDES
+from fgit.annotate import SIDES, SPAN_COLUMNS
 from fgit.common.errors import UserError
 from fgit.config import Config
 from fgit.report.rendering import decimals
-from fgit.report.segments import Pair, View, code_lines, side_by_side
-from fgit.report.variants import UNITS, read_facts
+from fgit.report.segments import View, lines_of
 from fgit.runs import Run
+from fgit.stage_reports import AnnotateReport
 
 SHOWN_PAIRS = 8
-SPAN_COLUMNS = [f"{side}_{unit}" for side in SIDES for unit in UNITS]
 
 
 def first_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None:
@@ -59,13 +58,13 @@ def untrained_sources(
 
 def segments(results: Path, dataset: str, source: str, label: str) -> dict[str, Any] | None:
     frame = first_pairs(results, dataset, source)
-    annotated = read_facts(results, "annotate", dataset, source)
+    annotated = AnnotateReport.find(results / "annotate" / dataset / source)
     if frame is None or frame.is_empty() or annotated is None:
         return None
     return {
         "dataset": dataset,
         "label": label,
-        "total": annotated.count("pairs"),
+        "total": annotated.pairs,
         "pairs": [
             {
                 "id": row["id"],
@@ -76,9 +75,3 @@ def segments(results: Path, dataset: str, source: str, label: str) -> dict[str, 
             for row in frame.iter_rows(named=True)
         ],
     }
-
-
-def lines_of(row: Mapping[str, Any]) -> list[Pair]:
-    return side_by_side(
-        *(code_lines(row[side], row[f"{side}_lines"], row[f"{side}_characters"]) for side in SIDES)
-    )

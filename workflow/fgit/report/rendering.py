@@ -7,8 +7,6 @@ from typing import Any
 
 import jinja2
 
-Fact = tuple[str, str]  # what it is, and its value
-
 
 @functools.cache
 def environment() -> jinja2.Environment:
@@ -16,13 +14,15 @@ def environment() -> jinja2.Environment:
 
     One for all pages, since it takes longer to read the templates than to fill them.
     """
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("fgit", "report/templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    templates.filters["decimals"] = decimals
+    return templates
 
 
 def decimals(value: float | None, digits: int) -> str:

@@ -15,8 +15,8 @@ from markupsafe import Markup, escape
 
 from fgit.annotate import SIDES
 from fgit.annotate import segments as changes
-from fgit.report.facts import Facts
 from fgit.report.training import Training
+from fgit.stage_reports import SegmentPair, SegmentsReport
 
 Spans = Sequence[Sequence[int]]
 
@@ -101,6 +101,13 @@ def side_by_side(response: Sequence[CodeLine], variant: Sequence[CodeLine]) -> l
     return pairs
 
 
+def lines_of(row: Mapping[str, Any]) -> list[Pair]:
+    """The lines of an annotated pair, side by side."""
+    return side_by_side(
+        *(code_lines(row[side], row[f"{side}_lines"], row[f"{side}_characters"]) for side in SIDES)
+    )
+
+
 def changed_run(lines: Sequence[CodeLine], start: int) -> Iterator[CodeLine]:
     """The changed lines from ``start`` on, up to the first unchanged one."""
     for line in lines[start:]:
@@ -146,25 +153,17 @@ def view_of(trainings: Iterable[Training], names: Mapping[str, str], results: Pa
     masks: dict[str, int] = {}
     runs: list[dict[str, Any]] = []
     for training in trainings:
-        path = results / "train" / training.run.name / "segments.json"
-        if not path.exists():
+        report = SegmentsReport.find(results / "train" / training.run.name)
+        if report is None or not report.samples:  # the latter: nothing is paired
             continue
-        facts = Facts.read(path, "train")
-        samples = [trained_pair(sample, texts, masks) for sample in facts.parts("samples")]
-        if not samples:  # nothing is paired
-            continue
-        objective = str(facts.get("objective"))
-        constant = facts.number_or_none("weight")
-        for sample in samples:
-            for epoch in sample["epochs"]:
-                epoch["weight"] = constant if epoch["weight"] is None else epoch["weight"]
+        samples = [trained_pair(sample, report.weight, texts, masks) for sample in report.samples]
         weights = [e["weight"] for s in samples for e in s["epochs"] if e["weight"] is not None]
         runs.append(
             {
                 "run": training.run.name,
                 "name": names[training.run.name],
-                "method": f"objective {objective}"
-                + (f", {facts.get('granularity')} mask" if objective != "dpo" else ""),
+                "method": f"objective {report.objective}"
+                + (f", {report.granularity} mask" if report.objective != "dpo" else ""),
                 # The weight that has the full colour; None where none is above 1.
                 "scale": max(weights) if any(weight > 1 for weight in weights) else None,
                 "samples": samples,
@@ -181,12 +180,16 @@ def view_of(trainings: Iterable[Training], names: Mapping[str, str], results: Pa
 
 
 def trained_pair(
-    facts: Facts, texts: dict[str, dict[str, Any]], masks: dict[str, int]
+    pair: SegmentPair, weight: float | None, texts: dict[str, dict[str, Any]], masks: dict[str, int]
 ) -> dict[str, Any]:
-    """A sample of ``segments.json``, its texts and masks noted once for all runs."""
-    sides = [facts.part(side) for side in SIDES]
-    tokens = [[drawable(token) for token in strings(side, "tokens")] for side in sides]
-    instruction = drawable(str(facts.get("instruction")))
+    """A sample of ``segments.json``, its texts and masks noted once for all runs.
+
+    Args:
+        weight: the constant one, of epochs that have none of their own.
+    """
+    sides, constant = (pair.response, pair.variant), {"weight": weight}
+    tokens = [[drawable(token) for token in side.tokens] for side in sides]
+    instruction = drawable(pair.instruction)
     key = repr((instruction, tokens))
     places = list(texts)
     if key not in texts:
@@ -194,37 +197,20 @@ def trained_pair(
         texts[key] = {"instruction": instruction, "tokens": tokens, "pairs": pairs}
         places.append(key)
     return {
-        "id": str(facts.get("id")),
+        "id": pair.id,
         "text": places.index(key),
         "masks": [
             [
-                masks.setdefault(digits(side, mask, len(texts)), len(masks))
-                for mask in ("line", "token", "marks")
+                masks.setdefault("".join(map(str, mask)), len(masks))
+                for mask in (side.line, side.token, side.marks)
             ]
-            for side, texts in zip(sides, tokens, strict=True)
+            for side in sides
         ],
-        "kept": [side.count("kept") for side in sides],
+        "kept": [side.kept for side in sides],
         "epochs": [
-            {"epoch": epoch.count("epoch")}
-            | {key: epoch.number_or_none(key) for key in ("weight", "p_response", "p_variant")}
-            for epoch in facts.parts("epochs")
+            epoch.model_dump() | (constant if epoch.weight is None else {}) for epoch in pair.epochs
         ],
     }
-
-
-def strings(facts: Facts, key: str) -> list[str]:
-    value = facts.get(key)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise facts.wrong(key, f"not a list of texts but {value!r:.60}")
-    return value
-
-
-def digits(facts: Facts, key: str, length: int) -> str:
-    """A mask as text, a digit for each token."""
-    value = facts.get(key)
-    if not isinstance(value, list) or len(value) != length or not {*value} <= {0, 1, 2}:
-        raise facts.wrong(key, f"not {length} of 0, 1 and 2, one for each token, but {value!r:.60}")
-    return "".join(str(int(item)) for item in value)
 
 
 def drawable(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from fgit.common.errors import UserError
 from fgit.common.progress import bar
 from fgit.config import SelectSettings
 from fgit.select.candidates import Candidates, Choice, choices_of
+from fgit.stage_reports import SelectReport, means
 from fgit.variants import normalised, sample_ids, sample_parts
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,6 @@ NO_VARIANT = "no_usable_variant"
 
 PART = 250  # samples whose candidates are read at a time
 WINDOW = 16  # parts whose texts are embedded together, in the order of their lengths
-FEW = 1000  # samples for which starting processes would cost more than it saves
 TOKENIZED = 500  # texts at a time
 # At a time, on a CPU: with more, what a layer makes does not stay in its caches, and the same
 # texts take a quarter longer.
@@ -70,9 +69,7 @@ def select(
         out: Parquet with all records in their order, and variant (the response with its code
             replaced; null where there is none), similarity (cosine to the correct code, null
             likewise) and candidates (how many distinct ones there were).
-        report: JSON with counts, why samples have no variant (``lost``), and the similarities'
-            mean, median, minimum and ``distribution`` ([from, to, count] each); and the forms of
-            the responses.
+        report: :class:`fgit.stage_reports.SelectReport`, with the settings.
         verified: Parquet as verify writes it: a variant that passes the tests is left out, one
             that nothing was shown of stays.
         threads: processes that read the candidates.
@@ -88,7 +85,7 @@ def select(
     similarities: list[float] = []
     texts = sum(candidates.kept.values()) + len(candidates.kept)
     forms: Counter[str] = Counter()
-    parts = read_choices(records, candidates, ids, threads if len(ids) >= FEW else 1, forms)
+    parts = read_choices(records, candidates, ids, threads, forms)
     with (
         files.writing_parquet(out, SCHEMA) as write,
         bar(description="Embedding", total=texts, unit="text") as progress,
@@ -118,36 +115,32 @@ def select(
                 write(pairs)
             progress.update(done - progress.n)  # of equal texts one was embedded
     without = sum(lost.values())
-    summary = {
-        "samples": len(ids),
-        "with_variant": len(ids) - without,
-        "without_variant": without,
-        "lost": lost,
-        "forms": {name: forms[name] for name in (*CODE_FORMS, *NOTES)},
-        "same_response": counts["same_response"],
-        "duplicates": counts["duplicates"],
-        "verified": candidates.shown,
-        "similarity": {
-            "mean": statistics.fmean(similarities) if similarities else None,
-            "median": statistics.median(similarities) if similarities else None,
-            "min": min(similarities, default=None),
-        },
-        "distribution": distribution(similarities),
-        "device": str(models.device()),
+    summary = SelectReport(
+        samples=len(ids),
+        with_variant=len(ids) - without,
+        without_variant=without,
+        lost=lost,
+        forms={name: forms[name] for name in (*CODE_FORMS, *NOTES)},
+        same_response=counts["same_response"],
+        duplicates=counts["duplicates"],
+        verified=candidates.shown,
+        similarity=means(similarities),
+        distribution=distribution(similarities),
+        device=str(models.device()),
         **settings.model_dump(mode="json"),
-    }
-    files.write_json(report, summary)
+    )
+    summary.write(report)
     if similarities:
         log.info(
             "%d of %d samples have a variant; mean similarity %.3f",
-            *(len(similarities), len(ids), summary["similarity"]["mean"]),
+            *(len(similarities), len(ids), summary.similarity["mean"]),
         )
     else:
         log.warning("None of the %d samples has a variant", len(ids))
 
 
 def read_choices(
-    records: Path, candidates: Candidates, ids: Iterable[str], threads: int, forms: Counter[str]
+    records: Path, candidates: Candidates, ids: Sequence[str], threads: int, forms: Counter[str]
 ) -> Iterator[tuple[pl.DataFrame, list[Choice | None]]]:
     """Yield the records, some at a time, and what there is to choose from for each.
 
@@ -162,7 +155,7 @@ def read_choices(
         list(zip(*(part[name] for name in columns), codes, strict=False))  # codes go on and on
         for part in asked
     )
-    found = processes.each(choices_of, work, threads)
+    found = processes.each(choices_of, work, threads, len(ids))
     for part, (choices, counted) in zip(parts, found, strict=True):
         forms.update(counted)
         yield part.drop("code_at"), choices

@@ -17,6 +17,7 @@ from fgit.common.files import sha256
 from fgit.common.models import LOADED, prompt_text
 from fgit.common.provenance import code_version, package_versions, provenance_path, read_provenance
 from fgit.config import TrainSettings
+from fgit.stage_reports import TrainReport
 
 SCORES = "## Scores"
 NOT_EVALUATED = "Not evaluated yet; `fgit export model` adds the scores."
@@ -42,11 +43,7 @@ MEASURED = {
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What a card tells of a training.
-
-    counts: of the samples (:func:`fgit.train.examples.examples`), trained on and held out.
-    before, after: figures on held-out samples; empty if none were held out.
-    """
+    """What a card tells of a training."""
 
     model: str
     revision: str | None
@@ -54,10 +51,7 @@ class Training:
     licence: str | None
     settings: TrainSettings
     spans: Path
-    counts: Mapping[str, int]
-    held_out_counts: Mapping[str, int]
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
+    report: TrainReport
 
 
 def model_card(training: Training, tokenizer: Any) -> str:
@@ -90,7 +84,7 @@ def model_card(training: Training, tokenizer: Any) -> str:
         "Every setting that the weights depend on:",
         f"```yaml\n{yaml.safe_dump(depends_on, sort_keys=False)}```",
         "## Held-out samples",
-        held_out(training.before, training.after),
+        held_out(training.report.held_out_before, training.report.held_out_after),
         SCORES,
         NOT_EVALUATED,
         "## Provenance",
@@ -164,13 +158,13 @@ def base(training: Training, name: str, licence: Mapping[str, str]) -> str:
 
 
 def data_in_words(training: Training, data: str | None) -> str:
-    counts = training.counts
+    counts, held_out = training.report.counts, training.report.held_out_counts
     return (
         (f"`{data}`, as " if data else "As ")
         + f"annotated pairs (SHA-256 of the file `{sha256(training.spans)}`): "
         f"{counts.get('samples', 0)} samples, of which {counts.get('paired', 0)} have an incorrect "
         "variant and tokens in which the two differ; "
-        f"{training.held_out_counts.get('samples', 0)} more were kept out of training. "
+        f"{held_out.get('samples', 0)} more were kept out of training. "
         f"{counts.get('cut', 0)} were cut to {training.settings.max_length} tokens, and "
         f"{counts.get('prompt_too_long', 0)} with longer prompts left out."
     )

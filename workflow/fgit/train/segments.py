@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -12,6 +11,7 @@ import polars as pl
 from fgit.annotate import SIDES
 from fgit.config import TrainSettings
 from fgit.masks import TokenMasks, whole_offsets
+from fgit.stage_reports import SegmentsReport
 from fgit.train.examples import Example, end_of_turn, masks_of
 from fgit.train.rows import sides
 
@@ -25,19 +25,13 @@ def segments_of(
     samples: pl.DataFrame,
     settings: TrainSettings,
     count: int = SHOWN,
-) -> dict[str, Any]:
+) -> SegmentsReport:
     """The first paired samples as training saw them.
 
     Args:
         frame: annotated pairs.
         trained_on: their examples, in the order of the frame.
         samples: what was noted of each (:data:`fgit.train.samples.SCHEMA`).
-
-    Returns:
-        objective, granularity, and weight (constant; None where it is dynamic or there is none);
-        ``samples``, a list of: id, instruction, response and variant (:class:`Side`), and
-        ``epochs``, a list of: epoch, step, weight, p_response, p_variant (None for objectives
-        without a dynamic weight).
     """
     chosen = [example for example in trained_on if example.paired][:count]
     names = [example.id for example in chosen]
@@ -47,11 +41,11 @@ def segments_of(
     for row in samples.filter(pl.col("id").is_in(names)).iter_rows(named=True):
         noted[row["id"]].append({name: row[name] for name in wanted})
     end = end_of_turn(tokenizer)
-    return {
-        "objective": settings.objective,
-        "granularity": settings.granularity,
-        "weight": settings.weight if settings.objective == "fixed" else None,
-        "samples": [
+    return SegmentsReport(
+        objective=settings.objective,
+        granularity=settings.granularity,
+        weight=settings.weight if settings.objective == "fixed" else None,
+        samples=[
             {
                 "id": example.id,
                 "instruction": rows[example.id]["instruction"],
@@ -60,27 +54,7 @@ def segments_of(
             }
             for example in chosen
         ],
-    }
-
-
-@dataclasses.dataclass(frozen=True)
-class Side:
-    """One side of a pair; the lists are of equal length, and the last token ends the turn.
-
-    tokens: the text of each; together, the text of the side. Of tokens that share a character (its
-        bytes) the first has it, the others have no text.
-    line, token: the masks, 0 or 1; the hybrid mask is their sum.
-    marks: h as trained: with the token at the fork where it stands for an empty side, and 0 behind
-        the cut. For DPO, 1 from the fork on.
-    kept: how many tokens were trained on. cut: whether that is not all of them.
-    """
-
-    tokens: list[str]
-    line: list[int]
-    token: list[int]
-    marks: list[int]
-    kept: int
-    cut: bool
+    )
 
 
 def sides_of(
@@ -94,22 +68,23 @@ def sides_of(
     found = {}
     known = cast("tuple[TokenMasks, TokenMasks]", masks_of(tokenizer, row))  # it is paired
     for name, masks, h in zip(SIDES, known, marks, strict=True):
-        side = side_of(row[name], masks, h, tokenizer, tokenizer.decode([end]))
-        found[name] = dataclasses.asdict(side)
+        found[name] = side_of(row[name], masks, h, tokenizer, tokenizer.decode([end]))
     return found
 
 
-def side_of(text: str, masks: TokenMasks, marks: np.ndarray, tokenizer: Any, end: str) -> Side:
-    """One side; ``marks`` are those of the tokens that were kept."""
+def side_of(
+    text: str, masks: TokenMasks, marks: np.ndarray, tokenizer: Any, end: str
+) -> dict[str, Any]:
+    """As :class:`fgit.stage_reports.SegmentSide`; ``marks`` are of the tokens that were kept."""
     count = len(masks.tokens) + 1
-    return Side(
-        tokens=[*token_texts(tokenizer, text), end],
-        line=[*masks.line.tolist(), 0],
-        token=[*masks.token.tolist(), 0],
-        marks=[*marks.astype(int).tolist(), *[0] * (count - len(marks))],
-        kept=len(marks),
-        cut=len(marks) < count,
-    )
+    return {
+        "tokens": [*token_texts(tokenizer, text), end],
+        "line": [*masks.line.tolist(), 0],
+        "token": [*masks.token.tolist(), 0],
+        "marks": [*marks.astype(int).tolist(), *[0] * (count - len(marks))],
+        "kept": len(marks),
+        "cut": len(marks) < count,
+    }
 
 
 def token_texts(tokenizer: Any, text: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import resource
 from pathlib import Path
@@ -18,7 +17,6 @@ from fgit.common.files import (
     read_parquet,
     replacing,
     sha256,
-    write_json,
     write_jsonl,
     write_parquet,
     write_text,
@@ -31,6 +29,7 @@ from fgit.common.models import (
     seed_everything,
 )
 from fgit.config import TrainSettings
+from fgit.stage_reports import RunParameters, SegmentsReport, Step, TrainReport
 from fgit.train.examples import end_of_turn, examples, marked_share, split_held_out
 from fgit.train.loop import Trained, train_loop
 from fgit.train.model_card import Training, model_card
@@ -96,36 +95,15 @@ def train(
         loaded = load_model(model, revision, "float32", on=torch.device("cpu"))
         trained = train_loop(loaded, training, settings, held_out=measured, state=state)
         if processes.is_first():
-            counted: dict[str, Any] = {
+            counted = {
                 "counts": dict(sorted(counts.items())),
                 "held_out_counts": dict(sorted(held_out_counts.items())),
+                "marked_share": marked_share(training, end_of_turn(tokenizer)),
             }
-            card = Training(
-                model,
-                revision,
-                template,
-                licence,
-                settings,
-                spans,
-                **counted,
-                before=trained.held_out_before,
-                after=trained.held_out_after,
-            )
-            shares = {"marked_share": marked_share(training, end_of_turn(tokenizer))}
-            save(
-                out,
-                trained,
-                tokenizer,
-                parameters,
-                settings,
-                counted | shares,
-                model_card(card, tokenizer),
-            )
+            save(out, trained, tokenizer, parameters, settings, counted, spans, licence)
             write_parquet(out / "samples.parquet", trained.samples)
             shown = segments_of(kept, training, tokenizer, trained.samples, settings)
-            write_text(
-                out / "segments.json", json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
-            )
+            shown.write(out / SegmentsReport.file)
         state.remove()
     return settings
 
@@ -137,7 +115,8 @@ def save(
     parameters: dict[str, Any],
     settings: TrainSettings,
     counted: dict[str, Any],
-    card: str,
+    spans: Path,
+    licence: str | None,
 ) -> None:
     """Write what a training gave. Peak memory is that of the process that ended it."""
     model, revision, dtype = parameters["model"], parameters["revision"], settings.save_dtype
@@ -152,24 +131,26 @@ def save(
     with replacing(out / "model") as folder:
         trained.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        write_text(folder / "README.md", card)
+        report = TrainReport(
+            **counted,
+            held_out_before=trained.held_out_before,
+            held_out_after=trained.held_out_after,
+            precision=settings.precision,
+            steps=len(trained.history),
+            seconds=trained.seconds,
+            peak_memory_gb=peak_memory_gb(),
+            changed_weights=changed,
+            relative_update=update,
+        )
+        card = Training(model, revision, parameters["template"], licence, settings, spans, report)
+        write_text(folder / "README.md", model_card(card, tokenizer))
     write_text(
-        out / "run.yaml",
+        out / RunParameters.file,
         yaml.safe_dump(parameters | {"train": settings.model_dump()}, sort_keys=False),
     )
-    write_jsonl(out / "steps.jsonl", trained.history)
-    before, after = trained.held_out_before, trained.held_out_after
-    metrics = counted | {
-        "held_out_before": before,
-        "held_out_after": after,
-        "precision": settings.precision,
-        "steps": len(trained.history),
-        "seconds": trained.seconds,
-        "peak_memory_gb": peak_memory_gb(),
-        "changed_weights": changed,
-        "relative_update": update,
-    }
-    write_json(out / "metrics.json", metrics)
+    write_jsonl(out / Step.file, trained.history)
+    report.write(out / TrainReport.file)
+    before, after = report.held_out_before, report.held_out_after
     if before:
         log.info(
             "held-out loss %.4f before, %.4f after; %.0f s",
