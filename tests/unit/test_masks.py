@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fgit import masks as module
 from fgit.annotate import segments
 from fgit.common.errors import UserError
-from fgit.masks import masks, overlap_mask, pair_masks, shown, token_masks, whole_offsets
+from fgit.masks import masks, overlap_mask, pair_masks, marked_text, token_masks, whole_offsets
 from tests.reference import plain_masks, plain_segments
 
 LINES = st.lists(
@@ -150,7 +150,7 @@ def test_trimmed_offsets_are_made_whole():
 
 
 def test_shown(tokenizer):
-    line = shown(tokenizer, pair_masks(tokenizer, "return a", "return b")[0])
+    line = marked_text(tokenizer, pair_masks(tokenizer, "return a", "return b")[0])
     assert "« a»" in line
     assert "‹return›" in line
 

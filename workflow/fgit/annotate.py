@@ -79,20 +79,20 @@ def segments_in(response: str, variant: str, blocks: Iterable[Sequence[int]]) ->
             lines c to d of the variant.
     """
     y_starts, v_starts = line_starts(response), line_starts(variant)
-    found = Segments([], [], [], [])
+    marked = Segments([], [], [], [])
     for i1, i2, j1, j2 in blocks:
         y_start, y_end = y_starts[i1], y_starts[i2]
         v_start, v_end = v_starts[j1], v_starts[j2]
-        mark(found.response_lines, y_start, y_end)
-        mark(found.variant_lines, v_start, v_end)
+        mark(marked.response_lines, y_start, y_end)
+        mark(marked.variant_lines, v_start, v_end)
         # The edit operations, those of one kind that follow each other as one.
         for operation, y1, y2, v1, v2 in Levenshtein.opcodes(
             response[y_start:y_end], variant[v_start:v_end]
         ):
             if operation != "equal":
-                mark(found.response_characters, y_start + y1, y_start + y2)
-                mark(found.variant_characters, v_start + v1, v_start + v2)
-    return found
+                mark(marked.response_characters, y_start + y1, y_start + y2)
+                mark(marked.variant_characters, v_start + v1, v_start + v2)
+    return marked
 
 
 def line_starts(text: str) -> list[int]:
@@ -127,13 +127,14 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
         raise UserError(f"{pairs}: no column {', '.join(sorted(missing))}; is it a pairs file?")
     samples = pl.scan_parquet(pairs, glob=False).select(pl.len()).collect().item()
     whole, texts = itertools.tee(itertools.chain([first], parts))
-    found = processes.each(annotate_part, (part.select(SIDES) for part in texts), threads, samples)
-    shown = bar(found, description="annotate", total=-(-samples // PART), unit="part")
+    parts_only = (part.select(SIDES) for part in texts)
+    annotated = processes.each(annotate_part, parts_only, threads, samples)
+    progress = bar(annotated, description="annotate", total=-(-samples // PART), unit="part")
     counts: Counter[tuple[str, int]] = Counter()
     with writing_parquet(out, {**first.schema, **dict.fromkeys(SPAN_COLUMNS, SPANS)}) as write:
-        for part, (spans, counted) in zip(whole, shown, strict=True):
+        for part, (spans, part_counts) in zip(whole, progress, strict=True):
             write(part.with_columns(spans))
-            counts.update(counted)
+            counts.update(part_counts)
     summary = summary_of(samples, counts)
     summary.write(report)
     log.info("%d samples, %d pairs with segments", samples, summary.pairs)
@@ -153,21 +154,21 @@ def annotate_part(texts: pl.DataFrame) -> tuple[pl.DataFrame, Counter[tuple[str,
     columns: dict[str, list[str]] = {name: [] for name in SPAN_COLUMNS}
     counts: Counter[tuple[str, int]] = Counter()
     for response, variant in texts.select(SIDES).iter_rows():
-        found = {} if variant is None else vars(segments(response, variant))
+        spans = {} if variant is None else vars(segments(response, variant))
         for name, column in columns.items():
-            column.append(json.dumps(found.get(name)))
-        if found:
+            column.append(json.dumps(spans.get(name)))
+        if spans:
             numbers = {
-                "response_lines": line_count(response, found["response_lines"]),
-                "variant_lines": line_count(variant, found["variant_lines"]),
-                "response_characters": character_count(found["response_characters"]),
-                "variant_characters": character_count(found["variant_characters"]),
+                "response_lines": line_count(response, spans["response_lines"]),
+                "variant_lines": line_count(variant, spans["variant_lines"]),
+                "response_characters": character_count(spans["response_characters"]),
+                "variant_characters": character_count(spans["variant_characters"]),
             }
             numbers["characters"] = numbers["response_characters"] + numbers["variant_characters"]
             counts.update(numbers.items())
     # By way of JSON, since polars takes nested lists of Python ten times as slowly.
-    spans = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
-    return spans.with_columns(pl.all().str.json_decode(SPANS)), counts
+    texts_of_spans = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+    return texts_of_spans.with_columns(pl.all().str.json_decode(SPANS)), counts
 
 
 def line_count(text: str, spans: Iterable[Span]) -> int:

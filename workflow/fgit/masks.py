@@ -66,8 +66,8 @@ def overlap_mask(offsets: np.ndarray, spans: Sequence[Span], length: int) -> np.
 def whole_offsets(offsets: np.ndarray, begins: np.ndarray | int = 0) -> np.ndarray:
     """Offsets that leave no character out: each token begins where the one before it ended.
 
-    Some tokenizers trim whitespace off a token's offsets; an edit of that whitespace would else
-    belong to no token. Tokens that share a character (its bytes split over tokens) keep theirs.
+    Some tokenizers trim whitespace off a token's offsets, so that an edit of it would belong to no
+    token. Tokens that share a character (its bytes split over tokens) keep theirs.
 
     Args:
         offsets: int64 [n, 2], of one text, or of texts that lie end to end.
@@ -93,7 +93,7 @@ def token_masks(
     # From here on the texts lie end to end, as one.
     *begins, length = itertools.accumulate(map(len, texts), initial=0)
     counts = [len(ids) for ids in encoded["input_ids"]]
-    # The tuples of one text at a time: those of all texts would take longer, made and freed.
+    # The tuples of one text at a time: making and freeing those of all texts takes longer.
     pairs = chained(of_text.offsets for of_text in encoded.encodings)
     offsets = np.fromiter(chained(pairs), np.int64, count=2 * sum(counts)).reshape(-1, 2)
     token_begins = np.repeat(np.asarray(begins), counts)
@@ -112,11 +112,11 @@ def token_masks(
 
 
 def masks_of_pairs(
-    tokenizer: Any, pairs: Sequence[tuple[str, str]], found: Iterable[Segments]
+    tokenizer: Any, pairs: Sequence[tuple[str, str]], segments_of_pairs: Iterable[Segments]
 ) -> list[tuple[TokenMasks, TokenMasks]]:
     """The masks of both sides of each pair, in one call of the tokenizer."""
     spans = []
-    for of_pair in found:
+    for of_pair in segments_of_pairs:
         spans.append((of_pair.response_lines, of_pair.response_characters))
         spans.append((of_pair.variant_lines, of_pair.variant_characters))
     sides = token_masks(tokenizer, list(chained(pairs)), spans)
@@ -148,13 +148,13 @@ def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
         while batch:
             frame, _ = check_rows(batch, pairs, ["id", *SIDES], empty=SIDES)
             texts = list(frame.select(SIDES).iter_rows())
-            found = masks_of_pairs(loaded, texts, itertools.starmap(segments, texts))
-            for id, of_pair in zip(frame["id"], found[: max(0, show - count)], strict=False):
+            batch_masks = masks_of_pairs(loaded, texts, itertools.starmap(segments, texts))
+            for id, of_pair in zip(frame["id"], batch_masks[: max(0, show - count)], strict=False):
                 print(id)
                 for side, side_masks in zip(SIDES, of_pair, strict=True):
-                    print(f"  {side}: {shown(loaded, side_masks)}")
+                    print(f"  {side}: {marked_text(loaded, side_masks)}")
             columns: dict[str, Any] = {"id": frame["id"]}
-            for side, of_side in zip(SIDES, zip(*found, strict=True), strict=True):
+            for side, of_side in zip(SIDES, zip(*batch_masks, strict=True), strict=True):
                 columns[f"{side}_tokens"] = [side_masks.tokens for side_masks in of_side]
                 for kind in GRANULARITIES:
                     columns[f"{side}_{kind}"] = [side_masks.of(kind) for side_masks in of_side]
@@ -164,11 +164,11 @@ def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
     log.info("%d pairs", count)
 
 
-def shown(tokenizer: Any, found: TokenMasks) -> str:
+def marked_text(tokenizer: Any, side: TokenMasks) -> str:
     """A side in one line: changed tokens in «», other tokens of changed lines in ‹›."""
     marks = {0: ("", ""), 1: ("‹", "›"), 2: ("«", "»")}
     parts = []
-    for token, mark in zip(found.tokens, found.hybrid, strict=True):
+    for token, mark in zip(side.tokens, side.hybrid, strict=True):
         left, right = marks[int(mark)]
         parts.append(left + tokenizer.decode([int(token)]).replace("\n", "⏎") + right)
     return "".join(parts)

@@ -18,7 +18,7 @@ from fgit.train.examples import (
     end_of_turn,
     examples,
     fork,
-    marked_share,
+    marked_share_bins,
     prompts_of,
     split_held_out,
 )
@@ -184,9 +184,9 @@ def test_examples_equal_the_plain_form(tokenizer, pairs, max_length):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BATCH", 3)
         found, counts = examples(iter(rows), tokenizer, max_length=max_length)
-    kept = [one for one, _ in expected if one is not None]
-    assert [as_lists(one) for one in found] == [as_lists(one) for one in kept]
-    wanted = {"samples": len(rows), "paired": sum(one.paired for one in kept)}
+    training = [one for one, _ in expected if one is not None]
+    assert [as_lists(one) for one in found] == [as_lists(one) for one in training]
+    wanted = {"samples": len(rows), "paired": sum(one.paired for one in training)}
     for _, counted in expected:
         for name in counted:
             wanted[name] = wanted.get(name, 0) + 1
@@ -229,7 +229,7 @@ def test_share_of_marked_tokens():
         ids = [np.array([*[1] * (len(marks) - 1), END]) for marks in (y, v)]
         return Example("s", np.array([7]), ids[0], y, ids[1], v)
 
-    found = marked_share(
+    found = marked_share_bins(
         [
             pair([2, *[0] * 9, 0], [1, 2, 0]),  # 1 of 10; 2 of 2
             pair([*[0] * 21, 1, 0], [0, 1, 1]),  # 1 of 22; 1 of 2, and the end of turn
@@ -246,16 +246,16 @@ def test_share_of_a_side_that_was_cut():
     """Its last token is one of the text."""
     cut, whole = np.array([1, 2]), np.array([1, END])
     marks = np.array([0, 1], dtype=np.int8), np.array([1, 0], dtype=np.int8)
-    found = marked_share([Example("s", np.array([7]), cut, marks[0], whole, marks[1])], END)
+    found = marked_share_bins([Example("s", np.array([7]), cut, marks[0], whole, marks[1])], END)
     assert (found["response"][10], found["variant"][19]) == (1, 1)
 
 
 def test_held_out_does_not_depend_on_the_other_samples():
     ids = [f"sample-{i}" for i in range(50)]
     frame = pl.DataFrame({"id": ids})
-    kept, held_out = split_held_out(frame, 10, seed=3)
+    training, held_out = split_held_out(frame, 10, seed=3)
     assert held_out.height == 10
-    assert sorted([*kept["id"], *held_out["id"]]) == sorted(ids)
+    assert sorted([*training["id"], *held_out["id"]]) == sorted(ids)
     fewer = frame.filter(pl.col("id").is_in(held_out["id"].to_list()) | (pl.col("id") > "sample-3"))
     assert split_held_out(fewer, 10, seed=3)[1]["id"].to_list() == held_out["id"].to_list()
     assert split_held_out(frame, 10, seed=4)[1]["id"].to_list() != held_out["id"].to_list()

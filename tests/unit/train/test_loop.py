@@ -10,7 +10,7 @@ from fgit.common.models import load_model
 from fgit.config import TrainSettings
 from fgit.train.engine import Engine
 from fgit.train.examples import examples
-from fgit.train.loop import batches, parameter_groups, train_loop
+from fgit.train.loop import batches, make_optimizer, train_loop
 from fgit.train.samples import SCHEMA
 from tests.conftest import sums
 from tests.reference import two_pass
@@ -221,7 +221,9 @@ def test_held_out_is_measured_as_fgit_sees_it(model, samples, objective):
 
 
 def test_weight_decay_is_for_matrices(model):
-    decayed, others = parameter_groups(model, SETTINGS.model_copy(update={"weight_decay": 0.1}))
+    settings = SETTINGS.model_copy(update={"weight_decay": 0.1})
+    decayed, others = make_optimizer(model, settings).param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     assert all(p.ndim >= 2 for p in decayed["params"])
     assert all(p.ndim < 2 for p in others["params"])
     assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))

@@ -30,8 +30,8 @@ from fgit.train.rows import Segment
 
 log = logging.getLogger(__name__)
 
-NAME = "trunk_and_branch"
-BLOCK = 128  # rows are padded to a multiple of FlexAttention's block
+ATTENTION = "trunk_and_branch"  # its name with transformers
+FLEX_BLOCK = 128  # rows are padded to a multiple of FlexAttention's block
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +44,8 @@ class Visible:
     @property
     def longest(self) -> int:
         """The longest distance between two tokens that see each other, in positions."""
-        return max(
-            max(s.end - s.start, s.fork - s.start + s.stop - s.branch)
-            for group in self.groups
-            for s in group
-        )
+        segments = [segment for group in self.groups for segment in group]
+        return max(max(s.end, s.fork + s.stop - s.branch) - s.start for s in segments)
 
     @functools.cached_property
     def branch_masks(self) -> list[Tensor]:
@@ -110,20 +107,16 @@ def attend(
     # Under autocast, rotary embeddings leave queries and keys in fp32.
     query, key = query.to(value.dtype), key.to(value.dtype)
     if visible.block_mask is not None:
-        found = compiled_flex()(
-            query,
-            key,
-            value,
-            block_mask=visible.block_mask,
-            scale=scaling,
-            enable_gqa=key.shape[1] != query.shape[1],
+        grouped = key.shape[1] != query.shape[1]
+        output = compiled_flex()(
+            *(query, key, value), block_mask=visible.block_mask, scale=scaling, enable_gqa=grouped
         )
     else:
-        found = by_groups(query, key, value, visible, scaling)
-    return found.transpose(1, 2), None
+        output = by_groups(query, key, value, visible, scaling)
+    return output.transpose(1, 2), None
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(ATTENTION, attend)
 
 
 def by_groups(
@@ -140,20 +133,17 @@ def by_groups(
     sizes = [group[-1].stop - group[0].start for group in visible.groups]
     # Split once: the backward pass of a split is one concatenation, that of slices a sum of rows.
     pieces = [part.split(sizes, dim=2) for part in (query, key, value)]
-    found = []
+    outputs = []
     for group, mask, q, k, v in zip(visible.groups, visible.branch_masks, *pieces, strict=True):
         branches = len(mask)
         trunks = [s.end - s.start for s in group]
         inner = [part.split([*trunks, branches], dim=2) for part in (q, k, v)]
         for a, b, c in list(zip(*inner, strict=True))[:-1]:
-            found.append(scaled_dot_product_attention(a, b, c, is_causal=True, scale=scaling))
+            outputs.append(scaled_dot_product_attention(a, b, c, is_causal=True, scale=scaling))
         if branches:
-            found.append(
-                scaled_dot_product_attention(
-                    inner[0][-1], k, v, attn_mask=mask.to(q.device), scale=scaling
-                )
-            )
-    return torch.cat(found, dim=2)
+            mask, q = mask.to(q.device), inner[0][-1]
+            outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling))
+    return torch.cat(outputs, dim=2)
 
 
 # ------------------------------------------------------------------ FlexAttention
@@ -183,7 +173,7 @@ def sees(segments: Sequence[Segment], size: int, device: torch.device) -> Callab
 def block_mask(segments: Sequence[Segment], size: int, device: torch.device) -> BlockMask:
     """The block mask of a row of ``size`` tokens, padding included."""
     return create_block_mask(
-        sees(segments, size, device), None, None, size, size, device=device, BLOCK_SIZE=BLOCK
+        sees(segments, size, device), None, None, size, size, device=device, BLOCK_SIZE=FLEX_BLOCK
     )
 
 
@@ -195,33 +185,28 @@ def compiled_flex() -> Any:
 
 @functools.cache
 def backend(asked: str, heads: int, key_heads: int, head_size: int, dtype: torch.dtype) -> str:
-    """``flex`` or ``sdpa``: what is asked for if this machine has it, else what is taken instead.
+    """``flex`` or ``sdpa``: what the settings ask for if this machine can, else sdpa.
 
     FlexAttention is fast only when compiled, on a GPU; a trial of the model's shape shows whether
     it can be.
     """
     if asked == "sdpa":
         return "sdpa"
-    lacking = None
-    if not torch.cuda.is_available():
-        lacking = "there is no GPU"
-    else:
+    lacking = "there is no GPU"
+    if torch.cuda.is_available():
         try:
-            device = torch.device("cuda", torch.cuda.current_device())
+            device, size = torch.device("cuda", torch.cuda.current_device()), FLEX_BLOCK
             query, key, value = (
-                torch.randn(1, n, BLOCK, head_size, device=device, dtype=dtype, requires_grad=True)
+                torch.randn(1, n, size, head_size, device=device, dtype=dtype, requires_grad=True)
                 for n in (heads, key_heads, key_heads)
             )
-            segments = (Segment(0, BLOCK - 8, BLOCK - 8, BLOCK, 16),)
-            mask = block_mask(segments, BLOCK, device)
-            found = compiled_flex()(
-                query, key, value, block_mask=mask, enable_gqa=heads != key_heads
-            )
-            found.sum().backward()
+            mask = block_mask([Segment(0, size - 8, size - 8, size, 16)], size, device)
+            grouped = heads != key_heads
+            output = compiled_flex()(query, key, value, block_mask=mask, enable_gqa=grouped)
+            output.sum().backward()
+            return "flex"
         except Exception as error:  # whatever a compiler may raise
             lacking = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if lacking is None:
-        return "flex"
     if processes.is_first() and (asked == "flex" or torch.cuda.is_available()):
         log.warning("FlexAttention cannot be used here (%s); taking sdpa instead", lacking)
     return "sdpa"

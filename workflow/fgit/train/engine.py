@@ -18,7 +18,14 @@ from torch.nn.functional import pad
 from fgit.common.errors import UserError
 from fgit.common.models import torch_dtype
 from fgit.config import TrainSettings
-from fgit.train.attention import BLOCK, NAME, Visible, backend, block_mask, head_size
+from fgit.train.attention import (
+    ATTENTION,
+    FLEX_BLOCK,
+    Visible,
+    backend,
+    block_mask,
+    head_size,
+)
 from fgit.train.examples import Example
 from fgit.train.lm_head import target_logprobs
 from fgit.train.objective import (
@@ -63,12 +70,11 @@ class Engine(torch.nn.Module):
     def __init__(self, model: Any, settings: TrainSettings) -> None:
         super().__init__()
         check_supported(model)
-        usual = model.config._attn_implementation
-        self.usual_attention = (
-            "sdpa" if usual == NAME else usual
-        )  # it may have had an engine before
-        model.set_attn_implementation(NAME)
-        if model.config._attn_implementation != NAME:
+        config = model.config
+        usual = config._attn_implementation
+        self.usual_attention = "sdpa" if usual == ATTENTION else usual  # of an engine before this
+        model.set_attn_implementation(ATTENTION)
+        if config._attn_implementation != ATTENTION:
             raise UserError(
                 f"{model.name_or_path}: {type(model).__name__} computes its attention in a way of "
                 "its own that cannot be replaced, so it cannot be trained here"
@@ -76,7 +82,10 @@ class Engine(torch.nn.Module):
         without_dropout(model)
         self.model = model
         self.settings = settings
-        self.attention = backend(settings.attention, *attention_shape(model, settings))
+        heads = config.num_attention_heads
+        key_heads = getattr(config, "num_key_value_heads", None) or heads
+        dtype = torch_dtype(settings.precision)
+        self.attention = backend(settings.attention, heads, key_heads, head_size(config), dtype)
         self._no_split_modules = model._no_split_modules  # what FSDP2 wraps
 
     def tie_weights(self) -> None:
@@ -87,7 +96,7 @@ class Engine(torch.nn.Module):
         """float32 [R + V], log P of the row's labels."""
         tokens, positions, mask = row.tokens, row.positions, None
         if self.attention == "flex":
-            padding = -len(row) % BLOCK
+            padding = -len(row) % FLEX_BLOCK
             tokens, positions = pad(tokens, (0, padding)), pad(positions, (0, padding))
             mask = block_mask(row.segments, tokens.shape[1], tokens.device)
         hidden = self.model.get_decoder()(
@@ -165,15 +174,6 @@ def check_supported(model: Any) -> None:
             )
 
 
-def attention_shape(model: Any, settings: TrainSettings) -> tuple[int, int, int, torch.dtype]:
-    """Heads, heads of keys, their size and dtype, as FlexAttention's trial needs them."""
-    config = model.config
-    heads = config.num_attention_heads
-    dtype = torch_dtype(settings.precision)
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    return heads, key_heads, head_size(config), dtype
-
-
 def check_exact(engine: Engine, tolerance: float = 0.01) -> None:
     """Compare a small row with plain calls of the model, and refuse a model that gives another P.
 
@@ -196,16 +196,16 @@ def check_exact(engine: Engine, tolerance: float = 0.01) -> None:
     with torch.no_grad():
         engine.attention = "sdpa"  # which kernel computes it is checked elsewhere
         logprobs = engine.eval().logprobs(row)
-        found = torch.cat([logprobs[: len(row.response_sample)], logprobs[row.variant_at]])
+        packed = torch.cat([logprobs[: len(row.response_sample)], logprobs[row.variant_at]])
         model.set_attn_implementation(engine.usual_attention)
         for sample, side in [(s, s.response) for s in samples] + [(s, s.variant) for s in samples]:
             tokens = torch.tensor([[*sample.prompt, *side]], device=device)
             logits = model(input_ids=tokens, use_cache=False).logits[0, len(sample.prompt) - 1 : -1]
             labels = torch.tensor(side, device=device).unsqueeze(-1)
             expected.append(logits.float().log_softmax(-1).gather(-1, labels).squeeze(-1))
-        model.set_attn_implementation(NAME)
+        model.set_attn_implementation(ATTENTION)
         engine.attention = attention
-    difference = float((found - torch.cat(expected)).abs().max())
+    difference = float((packed - torch.cat(expected)).abs().max())
     if not difference < tolerance:
         raise UserError(
             f"{model.name_or_path}: packed into a row, {type(model).__name__} gives log "
@@ -216,13 +216,13 @@ def check_exact(engine: Engine, tolerance: float = 0.01) -> None:
 
 def without_dropout(model: Any) -> None:
     """Switch dropout off: y and y' share their trunk, so both must see the same network."""
-    found = False
+    had_dropout = False
     for module in model.modules():
         names = ["p"] if isinstance(module, torch.nn.Dropout) else list(vars(module))
         for name in names:
             share = getattr(module, name)
             if (name == "p" or "dropout" in name) and isinstance(share, float) and share:
                 setattr(module, name, 0.0)
-                found = True
-    if found:
+                had_dropout = True
+    if had_dropout:
         log.info("the model's dropout is switched off in training")

@@ -18,8 +18,7 @@ from fgit.common.models import has_bos, prompt_text, render
 from fgit.common.subset import subset
 from fgit.masks import BATCH, TokenMasks, masks_of_pairs
 
-NO_MARKS = np.zeros(0, dtype=np.int8)
-BINS = 20  # of the share of marked tokens
+SHARE_BINS = 20  # of the share of marked tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,10 +95,8 @@ def build(
     counted = ["cut"] if len(y) > room else []
     if variant is None:
         marks = np.zeros(len(y), dtype=np.int8)
-        return (
-            Example(id, prompt, y[:room], marks[:room], np.zeros(0, np.int64), NO_MARKS),
-            [*counted, "no_variant"],
-        )
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int8)
+        return Example(id, prompt, y[:room], marks[:room], *nothing), [*counted, "no_variant"]
     v = np.append(variant.tokens, end)
     y_marks = np.append(response.of(granularity), 0).astype(np.int8)
     v_marks = np.append(variant.of(granularity), 0).astype(np.int8)
@@ -140,7 +137,7 @@ def examples(
         The examples, and how often what :func:`build` counts occurred (``samples`` is how many).
     """
     end = end_of_turn(tokenizer)
-    result: list[Example] = []
+    built: list[Example] = []
     counts: Counter[str] = Counter()
     rows = iter(rows)
     while batch := list(itertools.islice(rows, BATCH)):
@@ -160,19 +157,19 @@ def examples(
             counts.update(counted)
             if example is not None:
                 counts["paired"] += example.paired
-                result.append(example)
-    return result, counts
+                built.append(example)
+    return built, counts
 
 
 def prompts_of(tokenizer: Any, instructions: Sequence[str]) -> list[np.ndarray]:
     """Each instruction's prompt as int64 ids, those of :func:`fgit.common.models.prompt_ids`."""
     texts = [prompt_text(tokenizer, instruction) for instruction in instructions]
-    found: list[np.ndarray] = []
+    prompts: list[np.ndarray] = []
     # Neighbours that go through the tokenizer alike: a template writes BOS always, or never.
     for written, alike in itertools.groupby(texts, functools.partial(has_bos, tokenizer)):
         encoded = tokenizer(list(alike), add_special_tokens=not written)
-        found += [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]
-    return found
+        prompts += [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]
+    return prompts
 
 
 def masks_of(tokenizer: Any, row: Mapping[str, Any]) -> tuple[TokenMasks, TokenMasks | None]:
@@ -185,41 +182,36 @@ def masks_of_rows(
 ) -> list[tuple[TokenMasks, TokenMasks | None]]:
     """:func:`masks_of` of each row, in one call of the tokenizer."""
     pairs = [(row["response"], row["variant"] or "") for row in rows]
-    sides = masks_of_pairs(tokenizer, pairs, [spans_of(row) for row in rows])
+    spans = [
+        Segments(*([] if row["variant"] is None else row[name] for name in SPAN_COLUMNS))
+        for row in rows
+    ]
+    sides = masks_of_pairs(tokenizer, pairs, spans)
     return [
         (response, None if row["variant"] is None else variant)
         for row, (response, variant) in zip(rows, sides, strict=True)
     ]
 
 
-def spans_of(row: Mapping[str, Any]) -> Segments:
-    """A row's spans; none where there is no variant."""
-    if row["variant"] is None:
-        return Segments([], [], [], [])
-    return Segments(**{name: row[name] for name in SPAN_COLUMNS})
-
-
-def marked_share(built: Iterable[Example], end: int) -> dict[str, list[int]]:
+def marked_share_bins(built: Iterable[Example], end: int) -> dict[str, list[int]]:
     """How many pairs have which share of their tokens marked, as trained on.
 
     Args:
         end: the end-of-turn token; at the end of a side it does not count, marked or not.
 
     Returns:
-        response, variant: the paired examples in each of BINS equal parts of [0, 1]; a share that
-        two parts meet at belongs to the upper one, and an empty text has the share 0.
+        response, variant: the paired examples in each of SHARE_BINS equal parts of [0, 1]; a share
+        that two parts meet at belongs to the upper one, and an empty text has the share 0.
     """
-    found = {side: [0] * BINS for side in SIDES}
-    for example in built:
-        if not example.paired:
-            continue
-        for side, counts in found.items():
+    bins = {side: [0] * SHARE_BINS for side in SIDES}
+    for example in (example for example in built if example.paired):
+        for side, counts in bins.items():
             ids, marks = getattr(example, side), getattr(example, f"{side}_marks")
             if ids[-1] == end:
                 marks = marks[:-1]
-            share = int(np.count_nonzero(marks)) * BINS // max(len(marks), 1)
-            counts[min(share, BINS - 1)] += 1
-    return found
+            share = int(np.count_nonzero(marks)) * SHARE_BINS // max(len(marks), 1)
+            counts[min(share, SHARE_BINS - 1)] += 1
+    return bins
 
 
 def split_held_out(frame: pl.DataFrame, count: int, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -232,5 +224,5 @@ def split_held_out(frame: pl.DataFrame, count: int, seed: int) -> tuple[pl.DataF
         raise UserError(
             f"held_out is {count}, but there are only {frame.height} samples; hold out fewer"
         )
-    kept = subset(frame["id"], count, seed)
-    return frame.filter(~kept), frame.filter(kept)
+    held_out = subset(frame["id"], count, seed)
+    return frame.filter(~held_out), frame.filter(held_out)

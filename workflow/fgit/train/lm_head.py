@@ -42,16 +42,16 @@ class TargetLogprobs(torch.autograd.Function):
     ) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        found = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         with torch.autocast(kind, enabled=False):
             w, b = weight.to(dtype), None if bias is None else bias.to(dtype)
             for at in range(0, len(hidden), chunk):
                 part = slice(at, at + chunk)
                 logs = log_softmax(linear(hidden[part].to(dtype), w, b).float(), -1)
-                found[part] = logs.gather(-1, labels[part].unsqueeze(-1)).squeeze(-1)
+                logprobs[part] = logs.gather(-1, labels[part].unsqueeze(-1)).squeeze(-1)
         ctx.save_for_backward(hidden, weight, bias, labels)
         ctx.chunk, ctx.dtype = chunk, dtype
-        return found
+        return logprobs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

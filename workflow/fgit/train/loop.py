@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import sys
@@ -48,7 +49,7 @@ class Sums:
         paired = ~output.weight.isnan()
         compared = ~output.margin.isnan()
         preferred = (output.p_response > output.p_variant) | (output.margin > 0)
-        found = [
+        sums = [
             output.loss.detach().sum(),
             output.nll.sum(),
             output.tokens.sum(),
@@ -62,7 +63,7 @@ class Sums:
             output.margin[compared].sum(),
             compared.sum(),
         ]
-        self.values += torch.stack([value.double() for value in found])
+        self.values += torch.stack([value.double() for value in sums])
 
     def means(self, accelerator: accelerate.Accelerator, objective: str) -> dict[str, Any]:
         """The figures of the samples of all processes.
@@ -131,26 +132,39 @@ def own_rows(
     return rows[accelerator.process_index :: count]
 
 
+def outputs(
+    accelerator: accelerate.Accelerator,
+    engine: Any,
+    examples: Sequence[Example],
+    settings: TrainSettings,
+    objective: str,
+    description: str,
+) -> Iterator[tuple[Row, StepOutput]]:
+    """Each row of this process and what it gives, without gradients."""
+    engine.eval()
+    with torch.no_grad():
+        rows = own_rows(accelerator, examples, settings, objective)
+        for samples in bar(rows, description=description, unit="row"):
+            row = lay_out(samples or examples[:1], objective).to(accelerator.device)
+            with out_of_memory(settings, row), autocast(accelerator.device, settings):
+                output = engine(row, objective=objective)
+            if samples:
+                yield row, output
+    engine.train()
+
+
 def measure(
     accelerator: accelerate.Accelerator,
     engine: Any,
     examples: Sequence[Example],
     settings: TrainSettings,
 ) -> dict[str, Any]:
-    """Loss, p̄, p̄' and w on held-out samples, without gradients, as FGit measures them."""
+    """Loss, p̄, p̄' and w on held-out samples, as FGit measures them."""
     if not examples:
         return {}
     sums = Sums(accelerator.device)
-    engine.eval()
-    with torch.no_grad():
-        rows = own_rows(accelerator, examples, settings, "fgit")
-        for samples in bar(rows, description="held-out", unit="row"):
-            row = lay_out(samples or examples[:1], "fgit").to(accelerator.device)
-            with out_of_memory(settings, row), autocast(accelerator.device, settings):
-                output = engine(row, objective="fgit")
-            if samples:
-                sums.add(output)
-    engine.train()
+    for _, output in outputs(accelerator, engine, examples, settings, "fgit", "held-out"):
+        sums.add(output)
     return sums.means(accelerator, "fgit")
 
 
@@ -160,20 +174,13 @@ def reference_margins(
     examples: Sequence[Example],
     settings: TrainSettings,
 ) -> dict[str, float]:
-    """log P(y | x) − log P(y' | x) of the untrained model, by id: DPO's reference, found once."""
-    found: list[tuple[str, float]] = []
-    rows = own_rows(accelerator, examples, settings, "dpo")
-    engine.eval()
-    with torch.no_grad():
-        for samples in bar(rows, description="reference", unit="row"):
-            row = lay_out(samples or examples[:1], "dpo").to(accelerator.device)
-            with out_of_memory(settings, row), autocast(accelerator.device, settings):
-                margins = engine(row).margin.tolist()
-            found += zip(row.names, margins, strict=True) if samples else []
-    engine.train()
+    """log P(y | x) − log P(y' | x) of the untrained model, by id: DPO's reference."""
+    margins: list[tuple[str, float]] = []
+    for row, output in outputs(accelerator, engine, examples, settings, "dpo", "reference"):
+        margins += zip(row.names, output.margin.tolist(), strict=True)
     if accelerator.use_distributed:
-        found = accelerate.utils.gather_object(found)
-    return dict(found)
+        margins = accelerate.utils.gather_object(margins)
+    return dict(margins)
 
 
 def train_loop(
@@ -231,9 +238,9 @@ def train_loop(
             state.save(accelerator, done)  # a pass over all samples: not to be lost
     history: list[dict[str, Any]] = done["history"]
     samples = [pl.DataFrame(schema=SCHEMA)]
-    if state and (before_this := state.samples()) is not None:
-        samples.append(before_this)
-    # A step more or less does not move the clock's start: the time of a killed step is not counted.
+    if state and (earlier := state.samples()) is not None:
+        samples.append(earlier)
+    # From the last checkpoint's seconds on: what a kill took back is not counted.
     started = time.monotonic() - done["seconds"]
     progress = bar(description="train", total=len(examples) * settings.epochs, unit="sample")
     progress.update(sum(entry["samples"] for entry in history))
@@ -242,7 +249,7 @@ def train_loop(
             if step <= done["step"]:
                 continue
             epoch = (step - 1) // per_epoch + 1
-            figures, found = optimizer_step(
+            figures, step_samples = optimizer_step(
                 *(accelerator, engine, optimizer, scheduler, batch, settings),
                 step=step,
                 epoch=epoch,
@@ -250,9 +257,9 @@ def train_loop(
             )
             entry = {"step": step, "epoch": epoch} | figures
             history.append(entry)
-            samples.append(found)
+            samples.append(step_samples)
             if processes.is_first():
-                progress.write(shown(entry, steps), file=sys.stderr)
+                progress.write(step_line(entry, steps), file=sys.stderr)
             progress.update(len(batch))
             if state is None:
                 continue
@@ -300,7 +307,7 @@ def optimizer_step(
     # DDP and FSDP2 take the mean of the processes' gradients; the sum is wanted.
     scale = accelerator.num_processes / (len(batch) if per_pair else tokens)
     sums = Sums(device)
-    found = []
+    values = []
     parts = own_rows(accelerator, batch, settings, objective)
     for number, samples in enumerate(parts, start=1):
         row = lay_out(samples or batch[:1], objective).to(device)
@@ -308,7 +315,7 @@ def optimizer_step(
         if objective == "dpo":
             start = torch.tensor([reference[name] for name in row.names], device=device)
         with out_of_memory(settings, row), sync(accelerator, engine, number == len(parts)):
-            with autocast(accelerator.device, settings):
+            with autocast(device, settings):
                 output = engine(row, reference=start)
             check_finite(output.loss, row, step)
             loss = output.loss.sum() * scale
@@ -316,7 +323,7 @@ def optimizer_step(
             accelerator.backward(loss if samples else loss * 0.0)
         if samples:
             sums.add(output)
-            found.append((row.names, values_of(output)))
+            values.append((row.names, values_of(output)))
     with out_of_memory(settings):
         norm = float(accelerator.clip_grad_norm_(engine.parameters(), settings.max_grad_norm))
     if not math.isfinite(norm):
@@ -324,7 +331,7 @@ def optimizer_step(
             f"the gradient's norm is {norm} in step {step}, though the loss is finite: lower the "
             f"learning rate, or look at its samples: {', '.join(e.id for e in batch)}"
         )
-    rate = scheduler.get_last_lr()[0]
+    learning_rate = scheduler.get_last_lr()[0]
     with out_of_memory(settings):
         optimizer.step()
     scheduler.step()
@@ -332,22 +339,21 @@ def optimizer_step(
     entry = sums.means(accelerator, objective)
     seconds = time.perf_counter() - started
     fed = sum(length(example, objective) for example in batch)
-    model = accelerator.unwrap_model(engine).model
-    peak = peak_flops(device)
     entry |= {
-        "learning_rate": rate,
+        "learning_rate": learning_rate,
         "grad_norm": norm,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "model_tokens_per_second": fed / seconds,
     }
-    if peak:
+    if peak := peak_flops(device):
+        model = accelerator.unwrap_model(engine).model
         work = step_flops(model, batch, objective) / seconds
         entry["mfu"] = work / (peak * accelerator.num_processes)
-    return entry, samples_of(accelerator, batch, found, step=step, epoch=epoch)
+    return entry, samples_of(accelerator, batch, values, step=step, epoch=epoch)
 
 
-def shown(entry: dict[str, Any], steps: int) -> str:
+def step_line(entry: dict[str, Any], steps: int) -> str:
     """A step's figures as a line."""
     parts = [
         f"step {entry['step']}/{steps}",
@@ -392,19 +398,18 @@ def sync(
 
 
 def check_finite(loss: Tensor, row: Row, step: int) -> None:
-    finite = loss.detach().isfinite()
-    if not finite.all():
-        names = [name for name, good in zip(row.names, finite.tolist(), strict=True) if not good]
-        values = loss.detach()[~finite].tolist()
+    broken = ~loss.detach().isfinite()
+    if broken.any():
+        names = ", ".join(itertools.compress(row.names, broken.tolist()))
         raise UserError(
-            f"the loss is {values[0]} in step {step}, on samples {', '.join(names)}: lower the "
+            f"the loss is {loss[broken][0].item()} in step {step}, on samples {names}: lower the "
             "learning rate, or look at these samples"
         )
 
 
 @contextlib.contextmanager
 def out_of_memory(settings: TrainSettings, row: Row | None = None) -> Iterator[None]:
-    """Say what to do when a row, or without one the weights and AdamW, do not fit into memory."""
+    """Say what to do when a row does not fit into memory; without a row, the weights and AdamW."""
     try:
         yield
     except RuntimeError as error:
@@ -483,15 +488,10 @@ def unsharded(
 
 
 def make_optimizer(model: Any, settings: TrainSettings) -> torch.optim.Optimizer:
-    groups = parameter_groups(model, settings)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-
-
-def parameter_groups(model: Any, settings: TrainSettings) -> list[dict[str, Any]]:
-    """Weight decay on matrices only, as is usual."""
-    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    return [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+    """AdamW, with weight decay on matrices only, as is usual."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -96,12 +97,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """What an objective needs of a sample: marks of both sides, and the variant's branch."""
+    """What an objective needs of a sample: marks of both sides, and what is fed of them."""
 
     response_marks: np.ndarray  # [n], h >= 0
     variant_marks: np.ndarray  # [m], h >= 0; empty if the variant is not needed
     fork: int
-    branch: np.ndarray  # token ids that are fed
+    trunk: int  # how many tokens of x + y are fed
+    branch: np.ndarray  # token ids that are fed of y'
 
     @property
     def paired(self) -> bool:
@@ -117,34 +119,31 @@ def sides(example: Example, objective: str) -> Sides:
     For ``dpo`` every token from the fork on is marked: what lies before cancels out.
     """
     if objective not in example.sides:
-        example.sides[objective] = sides_of(example, objective)
+        example.sides[objective] = sides_for(example, objective)
     return example.sides[objective]
 
 
-def sides_of(example: Example, objective: str) -> Sides:
+def sides_for(example: Example, objective: str) -> Sides:
+    y, v = example.response, example.variant
     marks, variant_marks = example.response_marks, example.variant_marks
+    trunk = len(example.prompt) + len(y) - 1
     if objective == "fixed" or (objective == "fgit" and not example.paired):
-        return Sides(marks, NOTHING, len(example.response), NOTHING)
-    at = fork(example.response, example.variant)
+        return Sides(marks, NOTHING, len(y), trunk, NOTHING)
+    at = fork(y, v)
     if at is None:
-        at = min(len(example.response), len(example.variant))
+        at = min(len(y), len(v))
     if objective == "dpo":
-        marks = np.arange(len(example.response)) >= at
-        variant_marks = np.arange(len(example.variant)) >= at
+        marks, variant_marks = np.arange(len(y)) >= at, np.arange(len(v)) >= at
     last = int(np.flatnonzero(variant_marks)[-1]) if variant_marks.any() else 0
-    return Sides(marks, variant_marks, at, example.variant[at:last])
+    # The last token of y is fed only where the variant goes on behind it.
+    trunk = max(trunk, len(example.prompt) + at)
+    return Sides(marks, variant_marks, at, trunk, v[at:last])
 
 
 def length(example: Example, objective: str) -> int:
     """Tokens of a sample in a row: trunk and branch."""
-    found = sides(example, objective)
-    return trunk_length(example, found) + len(found.branch)
-
-
-def trunk_length(example: Example, found: Sides) -> int:
-    # The last token of y is fed only where the variant goes on behind it.
-    fed = max(len(example.response) - 1, found.fork if len(found.variant_marks) else 0)
-    return len(example.prompt) + fed
+    needed = sides(example, objective)
+    return needed.trunk + len(needed.branch)
 
 
 def pack(
@@ -183,67 +182,65 @@ def pack(
 GROUP = 512  # tokens of the trunks in a group, unless one sample has more
 
 
-def in_groups(
-    samples: Sequence[Example], needed: Sequence[Sides]
-) -> list[list[tuple[Example, Sides]]]:
+def in_groups(pairs: Sequence[tuple[Example, Sides]]) -> list[list[tuple[Example, Sides]]]:
     """Neighbours whose branches stand together; see :func:`fgit.train.attention.by_groups`."""
     groups: list[list[tuple[Example, Sides]]] = []
     total = GROUP
-    for example, found in zip(samples, needed, strict=True):
-        trunk = trunk_length(example, found)
-        if total + trunk > GROUP:
+    for example, needed in pairs:
+        if total + needed.trunk > GROUP:
             groups.append([])
             total = 0
-        groups[-1].append((example, found))
-        total += trunk
+        groups[-1].append((example, needed))
+        total += needed.trunk
     return groups
 
 
 def lay_out(samples: Sequence[Example], objective: str) -> Row:
     """Put samples into one row."""
-    needed = [sides(example, objective) for example in samples]
+    pairs = [(example, sides(example, objective)) for example in samples]
     tokens: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     groups: list[tuple[Segment, ...]] = []
     start = 0
-    for group in in_groups(samples, needed):
+    for group in in_groups(pairs):
         segments = []
-        branch = start + sum(trunk_length(example, found) for example, found in group)
-        for example, found in group:
-            end = start + trunk_length(example, found)
-            stop = branch + len(found.branch)
-            fork = start + len(example.prompt) + found.fork
+        branch = start + sum(needed.trunk for _, needed in group)
+        for example, needed in group:
+            end, stop = start + needed.trunk, branch + len(needed.branch)
+            fork = start + len(example.prompt) + needed.fork
             segments.append(Segment(start, end, branch, stop, fork))
-            tokens.append(np.concatenate([example.prompt, example.response])[: end - start])
-            positions.append(np.arange(end - start))
+            tokens.append(np.concatenate([example.prompt, example.response])[: needed.trunk])
+            positions.append(np.arange(needed.trunk))
             start, branch = end, stop
-        for (_, found), segment in zip(group, segments, strict=True):
-            tokens.append(found.branch)
-            positions.append(np.arange(len(found.branch)) + segment.fork - segment.start)
+        for (_, needed), segment in zip(group, segments, strict=True):
+            tokens.append(needed.branch)
+            positions.append(np.arange(len(needed.branch)) + segment.fork - segment.start)
         groups.append(tuple(segments))
         start = branch
 
-    response_parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []  # read_at, labels, marks
-    variant_parts: list[tuple[np.ndarray, np.ndarray]] = []
-    variant_index: list[tuple[np.ndarray, np.ndarray]] = []
+    # Of each sample: the response's tokens, the variant's from the fork on, its marked ones.
+    read_at: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    own_read_at: list[np.ndarray] = []
+    own_labels: list[np.ndarray] = []
+    variant_at: list[np.ndarray] = []
+    variant_marks: list[np.ndarray] = []
     responses = sum(len(example.response) for example in samples)
     before = extra = 0  # of the response tokens, of the variants' own
-    placed = [segment for group in groups for segment in group]
-    for example, found, segment in zip(samples, needed, placed, strict=True):
-        y, v = example.response, example.variant
+    placed = itertools.chain.from_iterable(groups)
+    for (example, needed), segment in zip(pairs, placed, strict=True):
         first = segment.start + len(example.prompt) - 1  # predicts the response's first token
-        response_parts.append((first + np.arange(len(y)), y, found.response_marks))
-        marked = np.flatnonzero(found.variant_marks)
-        own = marked[marked >= found.fork]  # from the fork on: read at the fork, then in the branch
-        read = np.where(
-            own == found.fork, first + found.fork, segment.branch + own - found.fork - 1
-        )
-        variant_parts.append((read, v[own] if len(own) else NOTHING))
-        at = np.concatenate(
-            [before + marked[marked < found.fork], responses + extra + np.arange(len(own))]
-        )
-        variant_index.append((at, found.variant_marks[marked] if len(marked) else NOTHING))
-        before, extra = before + len(y), extra + len(own)
+        read_at.append(first + np.arange(len(example.response)))
+        labels.append(example.response)
+        marked = np.flatnonzero(needed.variant_marks)
+        shared, own = marked[marked < needed.fork], marked[marked >= needed.fork]
+        # The variant's own are read at the fork, then in the branch.
+        in_branch = segment.branch + own - needed.fork - 1
+        own_read_at.append(np.where(own == needed.fork, first + needed.fork, in_branch))
+        own_labels.append(example.variant[own])
+        variant_at += [before + shared, responses + extra + np.arange(len(own))]
+        variant_marks.append(needed.variant_marks[marked])
+        before, extra = before + len(example.response), extra + len(own)
 
     def whole(parts: Sequence[np.ndarray]) -> Tensor:
         return torch.from_numpy(np.concatenate([NOTHING, *parts]).astype(np.int64))
@@ -256,12 +253,12 @@ def lay_out(samples: Sequence[Example], objective: str) -> Row:
         groups=tuple(groups),
         tokens=whole(tokens).unsqueeze(0),
         positions=whole(positions).unsqueeze(0),
-        read_at=whole([part[0] for part in response_parts] + [part[0] for part in variant_parts]),
-        labels=whole([part[1] for part in response_parts] + [part[1] for part in variant_parts]),
-        response_sample=owners([part[0] for part in response_parts]),
-        response_marks=whole([part[2] for part in response_parts]).float(),
-        variant_at=whole([part[0] for part in variant_index]),
-        variant_sample=owners([part[0] for part in variant_index]),
-        variant_marks=whole([part[1] for part in variant_index]).float(),
-        paired=torch.tensor([found.paired for found in needed], dtype=torch.bool),
+        read_at=whole(read_at + own_read_at),
+        labels=whole(labels + own_labels),
+        response_sample=owners(labels),
+        response_marks=whole([needed.response_marks for _, needed in pairs]).float(),
+        variant_at=whole(variant_at),
+        variant_sample=owners(variant_marks),
+        variant_marks=whole(variant_marks).float(),
+        paired=torch.tensor([needed.paired for _, needed in pairs], dtype=torch.bool),
     )

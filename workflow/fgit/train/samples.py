@@ -30,7 +30,7 @@ def values_of(output: StepOutput) -> Tensor:
 def samples_of(
     accelerator: accelerate.Accelerator,
     batch: Sequence[Example],
-    found: Sequence[tuple[Sequence[str], Tensor]],
+    rows: Sequence[tuple[Sequence[str], Tensor]],
     *,
     step: int,
     epoch: int,
@@ -41,22 +41,22 @@ def samples_of(
 
     Args:
         batch: the step's samples.
-        found: the names in each row of this process, and what :func:`values_of` says of them.
+        rows: the names in each row of this process, and what :func:`values_of` says of them.
 
     Returns:
         Columns :data:`SCHEMA`, in the order of the batch. loss and nll are sums over a sample's
         response tokens (DPO: loss of the pair). p_response, p_variant and weight are null where
         nothing is paired and for objectives without a dynamic weight, margin but for DPO.
     """
-    names = [name for row, _ in found for name in row]
-    values = torch.cat([value for _, value in found], dim=1).T.tolist() if found else []
-    rows = list(zip(names, values, strict=True))
+    names = [name for row_names, _ in rows for name in row_names]
+    values = torch.cat([values for _, values in rows], dim=1).T.tolist() if rows else []
+    samples = list(zip(names, values, strict=True))
     if accelerator.use_distributed:
-        rows = accelerate.utils.gather_object(rows)
+        samples = accelerate.utils.gather_object(samples)
     place = {example.id: number for number, example in enumerate(batch)}
-    rows.sort(key=lambda row: place[row[0]])
+    samples.sort(key=lambda sample: place[sample[0]])
     return pl.DataFrame(
-        [(name, epoch, step, int(tokens), *rest) for name, (tokens, *rest) in rows],
+        [(name, epoch, step, int(tokens), *rest) for name, (tokens, *rest) in samples],
         schema=SCHEMA,
         orient="row",
     ).with_columns(pl.col(pl.Float32).fill_nan(None))

@@ -30,7 +30,7 @@ from fgit.common.models import (
 )
 from fgit.config import TrainSettings
 from fgit.stage_reports import RunParameters, SegmentsReport, Step, TrainReport
-from fgit.train.examples import end_of_turn, examples, marked_share, split_held_out
+from fgit.train.examples import end_of_turn, examples, marked_share_bins, split_held_out
 from fgit.train.loop import Trained, train_loop
 from fgit.train.model_card import Training, model_card
 from fgit.train.segments import segments_of
@@ -98,7 +98,7 @@ def train(
             counted = {
                 "counts": dict(sorted(counts.items())),
                 "held_out_counts": dict(sorted(held_out_counts.items())),
-                "marked_share": marked_share(training, end_of_turn(tokenizer)),
+                "marked_share": marked_share_bins(training, end_of_turn(tokenizer)),
             }
             save(out, trained, tokenizer, parameters, settings, counted, spans, licence)
             write_parquet(out / "samples.parquet", trained.samples)

@@ -3,15 +3,14 @@
 A checkpoint is a folder ``step-000012`` in the state folder: what ``accelerator.save_state`` wrote
 (model, optimizer, scheduler, and the random states of each process), ``samples.parquet`` (what was
 noted of each sample so far) and ``manifest.json`` with the parameters of the training, its
-progress, and the size and SHA-256 of every file. It is written
-under a hidden name, put on disk file by file, the manifest last, and renamed; so a kill or a full
-disk at any moment leaves the checkpoints that were there before. The newest two are kept.
+progress, and the size and SHA-256 of every file. It is written under a hidden name, put on disk
+file by file, the manifest last, and renamed; so a kill or a full disk at any moment leaves the
+checkpoints that were there before. The newest two are kept.
 
 The model is read back from safetensors; the optimizer, a prepared scheduler and the random states
-with ``torch.load(weights_only=True)``, which runs no code. What was registered with
-``register_for_checkpointing``, and the index of FSDP's sharded form, ``.metadata``, accelerate and
-torch read with plain pickle. A state folder is scratch of one's own runs: never go on from a
-stranger's.
+with ``torch.load(weights_only=True)``, which runs no code. But accelerate and torch read what was
+registered with ``register_for_checkpointing``, and the index of FSDP's sharded form, ``.metadata``,
+with plain pickle. A state folder is scratch of one's own runs: never go on from a stranger's.
 """
 
 from __future__ import annotations
@@ -50,11 +49,11 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 VERSION = 2
-KEPT = 2
+KEPT = 2  # checkpoints
 MANIFEST = "manifest.json"
-SAMPLES = "samples.parquet"
-TIMEOUT = datetime.timedelta(hours=2)
-NAME = re.compile(r"step-\d+")
+NOTED_SAMPLES = "samples.parquet"
+PROCESS_TIMEOUT = datetime.timedelta(hours=2)
+CHECKPOINT_NAME = re.compile(r"step-\d+")
 
 
 class NotWhole(Exception):
@@ -66,7 +65,7 @@ class State:
 
     Used as a context manager, around ``load`` once and ``save`` as often as is due. Under several
     processes every process calls each method; the main process alone locks, renames and removes,
-    and an error of its is raised on all. (With FSDP, ``SHARDED_STATE_DICT`` is the form to use: a
+    and its errors are raised on all. (With FSDP, ``SHARDED_STATE_DICT`` is the form to use: a
     disk that fills up under ``FULL_STATE_DICT`` leaves the other processes waiting in the middle of
     ``save_state``.)
 
@@ -88,7 +87,7 @@ class State:
     def __enter__(self) -> Self:
         # The first to ask makes the process group, for accelerate as a whole. Its timeout has to
         # allow for the main process putting a large checkpoint, or the trained model, on disk.
-        accelerate.PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
+        accelerate.PartialState(cpu=not torch.cuda.is_available(), timeout=PROCESS_TIMEOUT)
         from_main(self.enter)
         return self
 
@@ -149,7 +148,7 @@ class State:
         Raises:
             UserError: if the checkpoint is of other parameters or of another format.
         """
-        self.newest, progress = from_main(lambda: self.find(accelerator))
+        self.newest, progress = from_main(lambda: self.newest_whole(accelerator))
         if self.newest is not None:
             accelerator.load_state(str(self.newest))
         self.saved = time.monotonic()
@@ -157,22 +156,23 @@ class State:
 
     def samples(self) -> pl.DataFrame | None:
         """The samples that were saved with the newest checkpoint; None if none were."""
-        path = self.newest / SAMPLES if self.newest else None
+        path = self.newest / NOTED_SAMPLES if self.newest else None
         return pl.read_parquet(path) if path and path.exists() else None
 
-    def find(
+    def newest_whole(
         self, accelerator: accelerate.Accelerator
-    ) -> tuple[Path, dict[str, Any]] | tuple[None, None]:
+    ) -> tuple[Path | None, dict[str, Any] | None]:
         """The newest whole checkpoint and its progress."""
-        found = checkpoints(self.folder)[::-1]
-        for number, checkpoint in enumerate(found, start=1):
+        newest_first = checkpoints(self.folder)[::-1]
+        for number, checkpoint in enumerate(newest_first, start=1):
             try:
                 manifest = read_manifest(checkpoint)
                 self.check_parameters(manifest, accelerator)
                 check_files(checkpoint, manifest["files"])
             except NotWhole as error:
                 self.broken.add(checkpoint)
-                then = "using the one before it" if number < len(found) else "starting anew"
+                older = number < len(newest_first)
+                then = "using the one before it" if older else "starting anew"
                 log.warning("%s is not whole: %s; %s", checkpoint, error, then)
                 continue
             log.info("going on after step %d, from %s", manifest["progress"]["step"], checkpoint)
@@ -193,11 +193,10 @@ class State:
         """Refuse a checkpoint of another training, with the differences."""
         old = manifest["parameters"] | {"launch": manifest["layout"]}
         new = self.parameters | {"launch": layout(accelerator)}
-        found = differences(old, new)
-        if found:
+        if lines := differences(old, new):
             raise UserError(
                 f"{self.folder}: the state is of a training with other parameters (state → now):\n"
-                + "".join(f"  {line}\n" for line in found)
+                + "".join(f"  {line}\n" for line in lines)
                 + f"Set these back to go on with it, or delete {self.folder} to start anew"
             )
 
@@ -274,7 +273,7 @@ class State:
         temporary: Path,
         target: Path,
         manifest: Mapping[str, Any],
-        samples: pl.DataFrame | None = None,
+        samples: pl.DataFrame | None,
     ) -> str | None:
         """Make a checkpoint of what was written, and remove those that it supersedes.
 
@@ -285,19 +284,20 @@ class State:
             if samples is not None:
                 content = io.BytesIO()  # so that a full disk is an OSError, whatever polars makes
                 samples.write_parquet(content)
-                (temporary / SAMPLES).write_bytes(content.getvalue())
-            files = members(temporary)
+                (temporary / NOTED_SAMPLES).write_bytes(content.getvalue())
+            files = sorted(path for path in temporary.rglob("*") if path.is_file())
             for file in files:
                 settle(file)
             with ThreadPoolExecutor() as pool:
                 digests = list(pool.map(sha256, files))
-            listed = {
+            manifest_files = {
                 str(file.relative_to(temporary)): {"bytes": file.stat().st_size, "sha256": digest}
                 for file, digest in zip(files, digests, strict=True)
             }
-            written = temporary / MANIFEST
-            written.write_text(sealed({**manifest, "files": listed}), encoding="utf-8")
-            settle(written)
+            manifest = {**manifest, "files": manifest_files}
+            seal = {"sha256": manifest_digest(manifest), "manifest": manifest}
+            (temporary / MANIFEST).write_text(json.dumps(seal), encoding="utf-8")
+            settle(temporary / MANIFEST)
             for folder in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
                 sync_folder(folder)
             self.lock.check()
@@ -319,20 +319,20 @@ class State:
 @contextlib.contextmanager
 def quiet(logger: str) -> Iterator[None]:
     """Only errors from a logger, for the time of the block."""
-    found = logging.getLogger(logger)
-    level = found.level
-    found.setLevel(logging.ERROR)
+    noisy = logging.getLogger(logger)
+    level = noisy.level
+    noisy.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        found.setLevel(level)
+        noisy.setLevel(level)
 
 
 # ------------------------------------------------------------------ between processes
 
 
 def from_main(act: Callable[[], Result]) -> Result:
-    """What ``act`` returns on the main process, on every process; an error of its, likewise."""
+    """What ``act`` returns or raises on the main process, on every process."""
     outcome: list[Any] = [None, None]
     if accelerate.PartialState().is_main_process:
         try:
@@ -363,7 +363,7 @@ def layout(accelerator: accelerate.Accelerator) -> str:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a state folder, whole or not, oldest first."""
-    return sorted((p for p in folder.iterdir() if NAME.fullmatch(p.name)), key=step_of)
+    return sorted((p for p in folder.iterdir() if CHECKPOINT_NAME.fullmatch(p.name)), key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -381,10 +381,6 @@ def retire(checkpoint: Path) -> None:
         leaving = hidden(checkpoint, "old")
         checkpoint.rename(leaving)
         remove(leaving)
-
-
-def members(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def sync_folder(folder: Path) -> None:
@@ -407,12 +403,7 @@ def failure_to_write(error: Exception) -> str | None:
     return None
 
 
-def sealed(manifest: Mapping[str, Any]) -> str:
-    """The text of a manifest, with the SHA-256 of its content."""
-    return json.dumps({"sha256": digest_of(manifest), "manifest": manifest})
-
-
-def digest_of(manifest: Mapping[str, Any]) -> str:
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest).encode()).hexdigest()
 
 
@@ -426,7 +417,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     try:
         seal = json.loads((checkpoint / MANIFEST).read_bytes())
         manifest = seal["manifest"]
-        whole = digest_of(manifest) == seal["sha256"]
+        whole = manifest_digest(manifest) == seal["sha256"]
     except FileNotFoundError:
         raise NotWhole(f"{MANIFEST} is missing") from None
     except (ValueError, RecursionError) as error:
@@ -457,9 +448,8 @@ def check_files(checkpoint: Path, files: Mapping[str, Mapping[str, Any]]) -> Non
         if path.stat().st_size != expected["bytes"]:
             raise NotWhole(f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}")
     with ThreadPoolExecutor() as pool:
-        for name, digest in zip(
-            files, pool.map(sha256, map(checkpoint.joinpath, files)), strict=True
-        ):
+        digests = pool.map(sha256, map(checkpoint.joinpath, files))
+        for name, digest in zip(files, digests, strict=True):
             if digest != files[name]["sha256"]:
                 raise NotWhole(f"{name} is not as it was written (SHA-256)")
 

@@ -40,10 +40,10 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
         max_length=settings.max_length,
     )
     if len(built) < frame.height:
-        known = {example.id for example in built}
-        longest = next(sample for sample in frame["id"] if sample not in known)
+        fitting = {example.id for example in built}
+        too_long = next(sample for sample in frame["id"] if sample not in fitting)
         raise UserError(
-            f"{pairs}: the prompt of {longest!r} leaves no room for a response in "
+            f"{pairs}: the prompt of {too_long!r} leaves no room for a response in "
             f"{settings.max_length} tokens; raise --max-length"
         )
     engine = Engine(
@@ -53,17 +53,12 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     rows = []
     with torch.no_grad():
         for example in bar(built, description="weights", unit="pair"):
-            found = engine(lay_out([example], "fgit").to(device()), objective="fgit")
-            paired = example.paired
-            rows.append(
-                {
-                    "id": example.id,
-                    "p_response": found.p_response.item() if paired else None,
-                    "p_variant": found.p_variant.item() if paired else None,
-                    "weight": found.weight.item() if paired else 1.0,
-                    "loss": (found.loss / found.tokens).item(),
-                }
-            )
+            output = engine(lay_out([example], "fgit").to(device()), objective="fgit")
+            figures: tuple[float | None, ...] = (None, None, 1.0)
+            if example.paired:
+                columns = output.p_response, output.p_variant, output.weight
+                figures = tuple(column.item() for column in columns)
+            rows.append((example.id, *figures, (output.loss / output.tokens).item()))
     schema = dict.fromkeys(["p_response", "p_variant", "weight", "loss"], pl.Float64)
-    write_parquet(out, pl.DataFrame(rows, schema={"id": pl.String, **schema}))
+    write_parquet(out, pl.DataFrame(rows, schema={"id": pl.String, **schema}, orient="row"))
     log.info("%d pairs", len(rows))
