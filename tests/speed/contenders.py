@@ -30,7 +30,7 @@ from fgit.common.models import device, load_model, load_tokenizer
 from fgit.config import TrainSettings
 from fgit.train.engine import Engine
 from fgit.train.examples import Example
-from fgit.train.loop import autocast, make_accelerator, make_optimizer, optimizer_step
+from fgit.train.loop import Trainer, autocast, make_accelerator, make_optimizer
 from fgit.train.rows import lay_out, pack
 from tests.reference import two_pass
 
@@ -215,15 +215,11 @@ def run_engine(connection: Connection, job: Job) -> None:
     optimizer: Any = make_optimizer(engine, settings)
     scheduler = get_scheduler("constant", optimizer)
     engine, optimizer = accelerator.prepare(engine, optimizer)
+    trainer = Trainer(accelerator, engine, optimizer, scheduler, settings)
     turns.ready(model)
     for number, batch in enumerate(job.steps, start=1):
         turns.step_begins()
-        entry, _ = optimizer_step(
-            *(accelerator, engine, optimizer, scheduler, batch, settings),
-            step=number,
-            epoch=1,
-            reference={},
-        )
+        entry, _ = trainer.step(batch, step=number, epoch=1, reference={})
         turns.step_ends(entry["loss"])
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fgit import masks as module
 from fgit.annotate import segments
 from fgit.common.errors import UserError
-from fgit.masks import masks, overlap_mask, pair_masks, marked_text, token_masks, whole_offsets
+from fgit.masks import marked_text, masks, overlap_mask, pair_masks, token_masks, whole_offsets
 from tests.reference import plain_masks, plain_segments
 
 LINES = st.lists(

@@ -1,12 +1,12 @@
 import json
 
 import pytest
+import yaml
 
 from fgit.config import TrainSettings
 from fgit.train.model_card import (
     base_name,
-    front_matter,
-    held_out,
+    held_out_table,
     licence_of,
     method_of,
     read_front_matter,
@@ -28,7 +28,8 @@ PROVENANCE = {
 
 def test_front_matter_is_read_as_it_was_written():
     values = {"license": "mit", "tags": ["code", "é: x"]}
-    assert read_front_matter(front_matter(values) + "# Title\n---\n") == values
+    front = yaml.safe_dump(values, allow_unicode=True)
+    assert read_front_matter(f"---\n{front}---\n# Title\n---\n") == values
     for text in ("", "# Title\n", "---\n[unclosed\n---\n", "---\njust text\n---\n"):
         assert read_front_matter(text) == {}
 
@@ -38,7 +39,7 @@ def test_licence(tmp_path):
     assert licence_of("deepseek", "x/y") == {"license": "other", "license_name": "deepseek"}
     assert licence_of(None, "x/y") == {}
     said = {"license": "other", "license_name": "l", "license_link": "LICENSE"}
-    (tmp_path / "README.md").write_text(front_matter(said | {"tags": ["a"]}))
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump(said | {'tags': ['a']})}---\n")
     assert licence_of(None, str(tmp_path)) == said
     assert licence_of("mit", str(tmp_path)) == {"license": "mit"}
 
@@ -81,10 +82,10 @@ def test_the_dataset_is_found_along_the_provenance(tmp_path):
 
 def test_held_out_figures():
     figures = {"nll": 0.5, "p_response": 0.25, "p_variant": None, "prefers_response": None}
-    lines = held_out(figures, figures | {"nll": 0.25}).splitlines()
+    lines = held_out_table(figures, figures | {"nll": 0.25}).splitlines()
     assert lines[2] == "| loss (−log P per response token) | 0.5000 | 0.2500 |"
     assert len(lines) == 4
-    assert held_out({}, {}) == "None were kept out of training."
+    assert held_out_table({}, {}) == "None were kept out of training."
 
 
 def test_scores_take_the_place_of_those_before():

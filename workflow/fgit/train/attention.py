@@ -1,8 +1,8 @@
 """Attention over a packed row: a trunk sees itself, a branch its trunk up to the fork and itself.
 
-Registered with transformers under a name of our own, so that models compute nothing but this
-attention in another way and a library never guesses from positions which tokens belong together.
-Two forms of one mask:
+Registered with transformers under a name of our own, so that nothing but a model's attention is
+computed differently, and no library guesses from positions which tokens belong together. Two forms
+of one mask:
 
 - ``sdpa``: PyTorch's scaled_dot_product_attention, causal for each trunk, and with a boolean mask
   for the branches of a few samples at a time. Little work is spent on pairs of tokens that do not
@@ -184,13 +184,13 @@ def compiled_flex() -> Any:
 
 
 @functools.cache
-def backend(asked: str, heads: int, key_heads: int, head_size: int, dtype: torch.dtype) -> str:
+def backend(setting: str, heads: int, key_heads: int, head_size: int, dtype: torch.dtype) -> str:
     """``flex`` or ``sdpa``: what the settings ask for if this machine can, else sdpa.
 
     FlexAttention is fast only when compiled, on a GPU; a trial of the model's shape shows whether
     it can be.
     """
-    if asked == "sdpa":
+    if setting == "sdpa":
         return "sdpa"
     lacking = "there is no GPU"
     if torch.cuda.is_available():
@@ -207,6 +207,6 @@ def backend(asked: str, heads: int, key_heads: int, head_size: int, dtype: torch
             return "flex"
         except Exception as error:  # whatever a compiler may raise
             lacking = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if processes.is_first() and (asked == "flex" or torch.cuda.is_available()):
+    if processes.is_first() and (setting == "flex" or torch.cuda.is_available()):
         log.warning("FlexAttention cannot be used here (%s); taking sdpa instead", lacking)
     return "sdpa"

@@ -72,7 +72,7 @@ class Engine(torch.nn.Module):
         check_supported(model)
         config = model.config
         usual = config._attn_implementation
-        self.usual_attention = "sdpa" if usual == ATTENTION else usual  # of an engine before this
+        self.usual_attention = "sdpa" if usual == ATTENTION else usual  # from another engine
         model.set_attn_implementation(ATTENTION)
         if config._attn_implementation != ATTENTION:
             raise UserError(

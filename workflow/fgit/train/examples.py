@@ -84,8 +84,8 @@ def build(
     """Put a sample together: marks, the token at the fork for an empty side, the cut.
 
     Returns:
-        The example, None if the prompt leaves no room for a response, and what is to be counted
-        of it: ``cut``, ``no_variant``, ``fork_for_response``, ``fork_for_variant``,
+        The example, None if the prompt leaves no room for a response, and what to count of it:
+        ``cut``, ``no_variant``, ``fork_for_response``, ``fork_for_variant``,
         ``no_difference``, ``marks_cut``, ``prompt_too_long``.
     """
     room = max_length - len(prompt)

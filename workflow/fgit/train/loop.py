@@ -120,67 +120,116 @@ def batches(examples: Sequence[Example], settings: TrainSettings) -> Iterator[li
             yield [examples[i] for i in order[start : start + settings.batch_size]]
 
 
-def own_rows(
-    accelerator: accelerate.Accelerator,
-    samples: Sequence[Example],
-    settings: TrainSettings,
-    objective: str,
-) -> list[list[Example]]:
-    """The rows of this process, as many as of any other; some may be empty."""
-    count = accelerator.num_processes
-    rows = pack(samples, settings.token_budget, objective, count)
-    return rows[accelerator.process_index :: count]
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """A model's engine and its optimizer, as accelerate prepared them for this process."""
 
+    accelerator: accelerate.Accelerator
+    engine: Any
+    optimizer: Any
+    scheduler: Any
+    settings: TrainSettings
 
-def outputs(
-    accelerator: accelerate.Accelerator,
-    engine: Any,
-    examples: Sequence[Example],
-    settings: TrainSettings,
-    objective: str,
-    description: str,
-) -> Iterator[tuple[Row, StepOutput]]:
-    """Each row of this process and what it gives, without gradients."""
-    engine.eval()
-    with torch.no_grad():
-        rows = own_rows(accelerator, examples, settings, objective)
-        for samples in bar(rows, description=description, unit="row"):
-            row = lay_out(samples or examples[:1], objective).to(accelerator.device)
-            with out_of_memory(settings, row), autocast(accelerator.device, settings):
-                output = engine(row, objective=objective)
+    def own_rows(self, samples: Sequence[Example], objective: str) -> list[list[Example]]:
+        """The rows of this process, as many as of any other; some may be empty."""
+        count = self.accelerator.num_processes
+        rows = pack(samples, self.settings.token_budget, objective, count)
+        return rows[self.accelerator.process_index :: count]
+
+    def outputs(
+        self, examples: Sequence[Example], objective: str, description: str
+    ) -> Iterator[tuple[Row, StepOutput]]:
+        """Each row of this process and what it gives, without gradients."""
+        device = self.accelerator.device
+        self.engine.eval()
+        with torch.no_grad():
+            rows = self.own_rows(examples, objective)
+            for samples in bar(rows, description=description, unit="row"):
+                row = lay_out(samples or examples[:1], objective).to(device)
+                with out_of_memory(self.settings, row), autocast(device, self.settings):
+                    output = self.engine(row, objective=objective)
+                if samples:
+                    yield row, output
+        self.engine.train()
+
+    def measure(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """Loss, p̄, p̄' and w on held-out samples, as FGit measures them."""
+        if not examples:
+            return {}
+        sums = Sums(self.accelerator.device)
+        for _, output in self.outputs(examples, "fgit", "held-out"):
+            sums.add(output)
+        return sums.means(self.accelerator, "fgit")
+
+    def reference_margins(self, examples: Sequence[Example]) -> dict[str, float]:
+        """log P(y | x) − log P(y' | x) of the untrained model, by id: DPO's reference."""
+        margins: list[tuple[str, float]] = []
+        for row, output in self.outputs(examples, "dpo", "reference"):
+            margins += zip(row.names, output.margin.tolist(), strict=True)
+        if self.accelerator.use_distributed:
+            margins = accelerate.utils.gather_object(margins)
+        return dict(margins)
+
+    def step(
+        self, batch: Sequence[Example], *, step: int, epoch: int, reference: dict[str, float]
+    ) -> tuple[dict[str, Any], pl.DataFrame]:
+        """Forward and backward over the rows of a step, then one update.
+
+        Returns:
+            The step's figures, and each sample's (:func:`fgit.train.samples.samples_of`).
+        """
+        started = time.perf_counter()
+        accelerator, engine, settings = self.accelerator, self.engine, self.settings
+        objective, device = settings.objective, accelerator.device
+        tokens = sum(len(example.response) for example in batch)
+        per_pair = objective == "dpo" or settings.loss_mean == "samples"
+        # DDP and FSDP2 take the mean of the processes' gradients, where the sum is due.
+        scale = accelerator.num_processes / (len(batch) if per_pair else tokens)
+        sums = Sums(device)
+        values = []
+        parts = self.own_rows(batch, objective)
+        for number, samples in enumerate(parts, start=1):
+            row = lay_out(samples or batch[:1], objective).to(device)
+            start = None
+            if objective == "dpo":
+                start = torch.tensor([reference[name] for name in row.names], device=device)
+            with out_of_memory(settings, row), sync(accelerator, engine, number == len(parts)):
+                with autocast(device, settings):
+                    output = engine(row, reference=start)
+                check_finite(output.loss, row, step)
+                loss = output.loss.sum() * scale
+                # A process without a row of its own still takes part in what all compute together.
+                accelerator.backward(loss if samples else loss * 0.0)
             if samples:
-                yield row, output
-    engine.train()
-
-
-def measure(
-    accelerator: accelerate.Accelerator,
-    engine: Any,
-    examples: Sequence[Example],
-    settings: TrainSettings,
-) -> dict[str, Any]:
-    """Loss, p̄, p̄' and w on held-out samples, as FGit measures them."""
-    if not examples:
-        return {}
-    sums = Sums(accelerator.device)
-    for _, output in outputs(accelerator, engine, examples, settings, "fgit", "held-out"):
-        sums.add(output)
-    return sums.means(accelerator, "fgit")
-
-
-def reference_margins(
-    accelerator: accelerate.Accelerator,
-    engine: Any,
-    examples: Sequence[Example],
-    settings: TrainSettings,
-) -> dict[str, float]:
-    """log P(y | x) − log P(y' | x) of the untrained model, by id: DPO's reference."""
-    margins: list[tuple[str, float]] = []
-    for row, output in outputs(accelerator, engine, examples, settings, "dpo", "reference"):
-        margins += zip(row.names, output.margin.tolist(), strict=True)
-    if accelerator.use_distributed:
-        margins = accelerate.utils.gather_object(margins)
-    return dict(margins)
+                sums.add(output)
+                values.append((row.names, values_of(output)))
+        with out_of_memory(settings):
+            norm = float(accelerator.clip_grad_norm_(engine.parameters(), settings.max_grad_norm))
+        if not math.isfinite(norm):
+            raise UserError(
+                f"the gradient's norm is {norm} in step {step}, though the loss is finite: lower "
+                f"the learning rate, or look at its samples: {', '.join(e.id for e in batch)}"
+            )
+        learning_rate = self.scheduler.get_last_lr()[0]
+        with out_of_memory(settings):
+            self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        entry = sums.means(accelerator, objective)
+        seconds = time.perf_counter() - started
+        fed = sum(length(example, objective) for example in batch)
+        entry |= {
+            "learning_rate": learning_rate,
+            "grad_norm": norm,
+            "seconds": seconds,
+            "tokens_per_second": tokens / seconds,
+            "model_tokens_per_second": fed / seconds,
+        }
+        if peak := peak_flops(device):
+            model = accelerator.unwrap_model(engine).model
+            work = step_flops(model, batch, objective) / seconds
+            entry["mfu"] = work / (peak * accelerator.num_processes)
+        return entry, samples_of(accelerator, batch, values, step=step, epoch=epoch)
 
 
 def train_loop(
@@ -227,12 +276,13 @@ def train_loop(
     )
     with out_of_memory(settings):
         engine, optimizer, scheduler = accelerator.prepare(engine, optimizer, scheduler)
+    trainer = Trainer(accelerator, engine, optimizer, scheduler, settings)
     done = state.load(accelerator) if state else None
     if done is None:
-        before = measure(accelerator, engine, held_out, settings)
+        before = trainer.measure(held_out)
         reference: dict[str, float] = {}
         if settings.objective == "dpo":
-            reference = reference_margins(accelerator, engine, examples, settings)
+            reference = trainer.reference_margins(examples)
         done = {"step": 0, "history": [], "seconds": 0.0, "before": before, "reference": reference}
         if state and reference:
             state.save(accelerator, done)  # a pass over all samples: not to be lost
@@ -240,7 +290,7 @@ def train_loop(
     samples = [pl.DataFrame(schema=SCHEMA)]
     if state and (earlier := state.samples()) is not None:
         samples.append(earlier)
-    # From the last checkpoint's seconds on: what a kill took back is not counted.
+    # The time of steps that a kill took back is not counted.
     started = time.monotonic() - done["seconds"]
     progress = bar(description="train", total=len(examples) * settings.epochs, unit="sample")
     progress.update(sum(entry["samples"] for entry in history))
@@ -249,11 +299,8 @@ def train_loop(
             if step <= done["step"]:
                 continue
             epoch = (step - 1) // per_epoch + 1
-            figures, step_samples = optimizer_step(
-                *(accelerator, engine, optimizer, scheduler, batch, settings),
-                step=step,
-                epoch=epoch,
-                reference=done["reference"],
+            figures, step_samples = trainer.step(
+                batch, step=step, epoch=epoch, reference=done["reference"]
             )
             entry = {"step": step, "epoch": epoch} | figures
             history.append(entry)
@@ -271,7 +318,7 @@ def train_loop(
                     progress.close()
                     raise Stopped(f"step {step} of {steps}")
     progress.close()
-    after = measure(accelerator, engine, held_out, settings)
+    after = trainer.measure(held_out)
     seconds = time.monotonic() - started
     if accelerator.distributed_type == accelerate.DistributedType.FSDP:
         weights = accelerator.get_state_dict(engine)  # gathered on the main process
@@ -281,76 +328,6 @@ def train_loop(
     if adapted is not None:
         model = adapted.merge_and_unload()
     return Trained(model, pl.concat(samples), history, done["before"], after, seconds)
-
-
-def optimizer_step(
-    accelerator: accelerate.Accelerator,
-    engine: Any,
-    optimizer: Any,
-    scheduler: Any,
-    batch: Sequence[Example],
-    settings: TrainSettings,
-    *,
-    step: int,
-    epoch: int,
-    reference: dict[str, float],
-) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Forward and backward over the rows of a step, then one update.
-
-    Returns:
-        The step's figures, and each sample's (:func:`fgit.train.samples.samples_of`).
-    """
-    started = time.perf_counter()
-    objective, device = settings.objective, accelerator.device
-    tokens = sum(len(example.response) for example in batch)
-    per_pair = objective == "dpo" or settings.loss_mean == "samples"
-    # DDP and FSDP2 take the mean of the processes' gradients; the sum is wanted.
-    scale = accelerator.num_processes / (len(batch) if per_pair else tokens)
-    sums = Sums(device)
-    values = []
-    parts = own_rows(accelerator, batch, settings, objective)
-    for number, samples in enumerate(parts, start=1):
-        row = lay_out(samples or batch[:1], objective).to(device)
-        start = None
-        if objective == "dpo":
-            start = torch.tensor([reference[name] for name in row.names], device=device)
-        with out_of_memory(settings, row), sync(accelerator, engine, number == len(parts)):
-            with autocast(device, settings):
-                output = engine(row, reference=start)
-            check_finite(output.loss, row, step)
-            loss = output.loss.sum() * scale
-            # A process without a row of its own still takes part in what all compute together.
-            accelerator.backward(loss if samples else loss * 0.0)
-        if samples:
-            sums.add(output)
-            values.append((row.names, values_of(output)))
-    with out_of_memory(settings):
-        norm = float(accelerator.clip_grad_norm_(engine.parameters(), settings.max_grad_norm))
-    if not math.isfinite(norm):
-        raise UserError(
-            f"the gradient's norm is {norm} in step {step}, though the loss is finite: lower the "
-            f"learning rate, or look at its samples: {', '.join(e.id for e in batch)}"
-        )
-    learning_rate = scheduler.get_last_lr()[0]
-    with out_of_memory(settings):
-        optimizer.step()
-    scheduler.step()
-    optimizer.zero_grad()
-    entry = sums.means(accelerator, objective)
-    seconds = time.perf_counter() - started
-    fed = sum(length(example, objective) for example in batch)
-    entry |= {
-        "learning_rate": learning_rate,
-        "grad_norm": norm,
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "model_tokens_per_second": fed / seconds,
-    }
-    if peak := peak_flops(device):
-        model = accelerator.unwrap_model(engine).model
-        work = step_flops(model, batch, objective) / seconds
-        entry["mfu"] = work / (peak * accelerator.num_processes)
-    return entry, samples_of(accelerator, batch, values, step=step, epoch=epoch)
 
 
 def step_line(entry: dict[str, Any], steps: int) -> str:
@@ -435,7 +412,7 @@ def out_of_memory(settings: TrainSettings, row: Row | None = None) -> Iterator[N
 
 
 def check_lengths(model: Any, examples: Sequence[Example], settings: TrainSettings) -> None:
-    """Refuse a model that looks back less far than a sample is long; name the token budget."""
+    """Refuse a model that looks back less far than a sample is long; warn of long samples."""
     longest = max(len(e.prompt) + max(len(e.response), len(e.variant)) for e in examples)
     window = getattr(model.config, "sliding_window", None)
     if window and window < longest:
@@ -449,10 +426,7 @@ def check_lengths(model: Any, examples: Sequence[Example], settings: TrainSettin
         log.warning(
             "%d of %d samples have more tokens than token_budget (%d; the longest has %d): each "
             "has a row of its own",
-            longer,
-            len(lengths),
-            settings.token_budget,
-            max(lengths),
+            *(longer, len(lengths), settings.token_budget, max(lengths)),
         )
 
 
@@ -475,7 +449,7 @@ def unsharded(
 ) -> tuple[Any, Any | None]:
     """A model of the same kind, on the CPU, with the weights that an engine had, and its adapters.
 
-    A sharded model cannot be turned back, so it is made anew around the weights.
+    A sharded model cannot be turned back, so a new one is built around the weights.
     """
     with accelerate.init_empty_weights(include_buffers=False):
         plain = type(model)(model.config)

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 
 from fgit.common.files import sha256
-from fgit.common.models import LOADED, prompt_text
+from fgit.common.models import LOADED, has_bos, prompt_text
 from fgit.common.provenance import code_version, package_versions, provenance_path, read_provenance
 from fgit.config import TrainSettings
 from fgit.stage_reports import TrainReport
 
-SCORES = "## Scores"
+SCORES_HEADING = "## Scores"
 NOT_EVALUATED = "Not evaluated yet; `fgit export model` adds the scores."
 # Names that the hub takes as a licence; any other is "other", with a name of its own.
 HUB_LICENCES = frozenset(
@@ -61,6 +61,8 @@ def model_card(training: Training, tokenizer: Any) -> str:
     licence = licence_of(training.licence, training.model)
     data = source_of(training.spans)
     tag, title, method = method_of(settings)
+    own = training.template == "own"
+    template = "of its base model" if own else f"`{Path(training.template).name}`"
     # The variants' source is known to the config; a training is told only where the pairs are.
     depends_on = {k: v for k, v in settings.effective.items() if k != "variants"}
     front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
@@ -73,24 +75,25 @@ def model_card(training: Training, tokenizer: Any) -> str:
         f"# {Path(name).name}, fine-tuned: {title}",
         method,
         "## Use",
-        use(tokenizer),
-        f"It was trained in the chat template {template_name(training.template)}, which the "
-        "tokenizer has with it: one user message, and the answer.",
+        usage(tokenizer),
+        f"It was trained in the chat template {template}, which the tokenizer has with it: one "
+        "user message, and the answer.",
         "## Base model",
-        base(training, name, licence),
+        base_model(training, name, licence),
         "## Data",
         data_in_words(training, data),
         "## Training",
         "Every setting that the weights depend on:",
         f"```yaml\n{yaml.safe_dump(depends_on, sort_keys=False)}```",
         "## Held-out samples",
-        held_out(training.report.held_out_before, training.report.held_out_after),
-        SCORES,
+        held_out_table(training.report.held_out_before, training.report.held_out_after),
+        SCORES_HEADING,
         NOT_EVALUATED,
         "## Provenance",
         provenance(),
     ]
-    return front_matter(front) + "\n" + "\n\n".join(sections) + "\n"
+    text = "\n\n".join(sections)
+    return f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n\n{text}\n"
 
 
 def method_of(settings: TrainSettings) -> tuple[str, str, str]:
@@ -122,10 +125,9 @@ def method_of(settings: TrainSettings) -> tuple[str, str, str]:
     )
 
 
-def use(tokenizer: Any) -> str:
+def usage(tokenizer: Any) -> str:
     """Code that loads the model, and asks it as it was trained."""
-    text = prompt_text(tokenizer, "x")
-    has_bos = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    special = not has_bos(tokenizer, prompt_text(tokenizer, "x"))
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
@@ -133,28 +135,18 @@ model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto"
 
 messages = [{{"role": "user", "content": "Write a function that adds two numbers."}}]
 text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-prompt = tokenizer(text, return_tensors="pt", add_special_tokens={not has_bos})
+prompt = tokenizer(text, return_tensors="pt", add_special_tokens={special})
 answer = model.generate(**prompt, max_new_tokens=512, do_sample=False)
 print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
 ```"""
 
 
-def template_name(template: str) -> str:
-    return "of its base model" if template == "own" else f"`{Path(template).name}`"
-
-
-def base(training: Training, name: str, licence: Mapping[str, str]) -> str:
+def base_model(training: Training, name: str, licence: Mapping[str, str]) -> str:
     commit = LOADED.get(training.model, {}).get("commit") or training.revision
     stated = licence.get("license_name") or licence.get("license")
-    return (
-        f"`{name}`"
-        + (f", revision `{commit}`. " if commit else ". ")
-        + (
-            f"Its licence: {stated}."
-            if stated
-            else "Its licence is not known here; look it up before you pass these weights on."
-        )
-    )
+    revision = f", revision `{commit}`" if commit else ""
+    unknown = "Its licence is not known here; look it up before you pass these weights on."
+    return f"`{name}`{revision}. " + (f"Its licence: {stated}." if stated else unknown)
 
 
 def data_in_words(training: Training, data: str | None) -> str:
@@ -170,7 +162,7 @@ def data_in_words(training: Training, data: str | None) -> str:
     )
 
 
-def held_out(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def held_out_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Figures before and after training, as a table."""
     if not before:
         return "None were kept out of training."
@@ -193,26 +185,22 @@ def provenance() -> str:
 # ------------------------------------------------------------------ front matter
 
 
-def front_matter(values: Mapping[str, Any]) -> str:
-    return f"---\n{yaml.safe_dump(dict(values), allow_unicode=True)}---\n"
-
-
 def read_front_matter(text: str) -> dict[str, Any]:
     """The YAML at the beginning of a card; empty if there is none that can be read."""
-    found = re.match(r"---\r?\n(.*?)\r?\n---\r?$", text, re.DOTALL | re.MULTILINE)
+    block = re.match(r"---\r?\n(.*?)\r?\n---\r?$", text, re.DOTALL | re.MULTILINE)
     try:
-        values = yaml.safe_load(found[1]) if found else None
+        values = yaml.safe_load(block[1]) if block else None
     except yaml.YAMLError:
         return {}
     return values if isinstance(values, dict) else {}
 
 
-def licence_of(given: str | None, model: str) -> dict[str, str]:
-    """The keys of a licence: the one that is given, else what the base model's own card says."""
-    if given:
-        if given in HUB_LICENCES:
-            return {"license": given}
-        return {"license": "other", "license_name": given}
+def licence_of(licence: str | None, model: str) -> dict[str, str]:
+    """The keys of a licence; without one, what the base model's own card says."""
+    if licence:
+        if licence in HUB_LICENCES:
+            return {"license": licence}
+        return {"license": "other", "license_name": licence}
     card = Path(model) / "README.md"
     if not card.is_file():
         return {}
@@ -242,10 +230,10 @@ def source_of(spans: Path) -> str | None:
         record = provenance_path(path)
         if not record.is_file():
             return None
-        found = read_provenance(record).inputs.get(name)
-        if found is None:
+        source = read_provenance(record).inputs.get(name)
+        if source is None:
             return None
-        path = Path(found.path)
+        path = Path(source.path)
     return str(path) if HUB_NAME.fullmatch(str(path)) and not path.exists() else None
 
 
@@ -254,9 +242,9 @@ def source_of(spans: Path) -> str | None:
 
 def with_scores(card: str, scores: str) -> str:
     """A card with another text under its heading for scores; at its end if it has no such."""
-    section = f"{SCORES}\n\n{scores.strip()}\n"
-    found = re.search(rf"^{SCORES}\n.*?(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
-    if found is None:
+    section = f"{SCORES_HEADING}\n\n{scores.strip()}\n"
+    old = re.search(rf"^{SCORES_HEADING}\n.*?(?=^## |\Z)", card, re.MULTILINE | re.DOTALL)
+    if old is None:
         return f"{card.rstrip()}\n\n{section}"
-    behind = card[found.end() :]
-    return card[: found.start()] + section + (f"\n{behind}" if behind else "")
+    behind = card[old.end() :]
+    return card[: old.start()] + section + (f"\n{behind}" if behind else "")

@@ -61,12 +61,7 @@ def dynamic_weight(
 def token_weights(marks: Tensor, weight: Tensor, sample: Tensor) -> Tensor:
     """The weight of each token of y: its sample's where it is marked, else 1 (equation 2).
 
-    Args:
-        marks, sample: [tokens].
-        weight: float [samples].
-
-    Returns:
-        float32 [tokens].
+    [tokens], float [samples], [tokens] -> float32 [tokens].
     """
     return torch.where(marks > 0, weight.float()[sample], 1.0)
 

@@ -15,7 +15,7 @@ from fgit.stage_reports import SegmentsReport
 from fgit.train.examples import Example, end_of_turn, masks_of
 from fgit.train.rows import sides
 
-SHOWN = 8  # samples: enough to see what the masks do, and small in a report of many trainings
+SAMPLE_COUNT = 8  # samples: enough to see what the masks do, and small in a report of many trainings
 
 
 def segments_of(
@@ -24,7 +24,7 @@ def segments_of(
     tokenizer: Any,
     samples: pl.DataFrame,
     settings: TrainSettings,
-    count: int = SHOWN,
+    count: int = SAMPLE_COUNT,
 ) -> SegmentsReport:
     """The first paired samples as training saw them.
 
@@ -33,13 +33,13 @@ def segments_of(
         trained_on: their examples, in the order of the frame.
         samples: what was noted of each (:data:`fgit.train.samples.SCHEMA`).
     """
-    chosen = [example for example in trained_on if example.paired][:count]
-    names = [example.id for example in chosen]
+    paired = [example for example in trained_on if example.paired][:count]
+    names = [example.id for example in paired]
     rows = {row["id"]: row for row in frame.filter(pl.col("id").is_in(names)).iter_rows(named=True)}
-    noted: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    wanted = ("epoch", "step", "weight", "p_response", "p_variant")
+    epochs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    columns = ("epoch", "step", "weight", "p_response", "p_variant")
     for row in samples.filter(pl.col("id").is_in(names)).iter_rows(named=True):
-        noted[row["id"]].append({name: row[name] for name in wanted})
+        epochs[row["id"]].append({name: row[name] for name in columns})
     end = end_of_turn(tokenizer)
     return SegmentsReport(
         objective=settings.objective,
@@ -50,9 +50,9 @@ def segments_of(
                 "id": example.id,
                 "instruction": rows[example.id]["instruction"],
                 **sides_of(rows[example.id], example, tokenizer, end, settings.objective),
-                "epochs": noted[example.id],
+                "epochs": epochs[example.id],
             }
-            for example in chosen
+            for example in paired
         ],
     )
 
@@ -65,11 +65,11 @@ def sides_of(
     if objective == "dpo":
         needed = sides(example, objective)
         marks = [needed.response_marks, needed.variant_marks]
-    found = {}
-    known = cast("tuple[TokenMasks, TokenMasks]", masks_of(tokenizer, row))  # it is paired
-    for name, masks, h in zip(SIDES, known, marks, strict=True):
-        found[name] = side_of(row[name], masks, h, tokenizer, tokenizer.decode([end]))
-    return found
+    both = cast("tuple[TokenMasks, TokenMasks]", masks_of(tokenizer, row))  # it is paired
+    return {
+        name: side_of(row[name], masks, h, tokenizer, tokenizer.decode([end]))
+        for name, masks, h in zip(SIDES, both, marks, strict=True)
+    }
 
 
 def side_of(

@@ -72,12 +72,12 @@ def train(
     seed_everything(settings.seed)
     tokenizer = load_tokenizer(model, revision, template)
     require_chat_template(tokenizer, model)
-    kept, held_out = split_held_out(frame, settings.held_out, settings.seed)
+    trained_on, held_out = split_held_out(frame, settings.held_out, settings.seed)
     limits: dict[str, Any] = {
         "granularity": settings.granularity,
         "max_length": settings.max_length,
     }
-    training, counts = examples(kept.iter_rows(named=True), tokenizer, **limits)
+    training, counts = examples(trained_on.iter_rows(named=True), tokenizer, **limits)
     measured, held_out_counts = examples(held_out.iter_rows(named=True), tokenizer, **limits)
     if not training:
         raise UserError(
@@ -102,8 +102,8 @@ def train(
             }
             save(out, trained, tokenizer, parameters, settings, counted, spans, licence)
             write_parquet(out / "samples.parquet", trained.samples)
-            shown = segments_of(kept, training, tokenizer, trained.samples, settings)
-            shown.write(out / SegmentsReport.file)
+            segments = segments_of(trained_on, training, tokenizer, trained.samples, settings)
+            segments.write(out / SegmentsReport.file)
         state.remove()
     return settings
 

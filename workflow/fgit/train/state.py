@@ -88,10 +88,10 @@ class State:
         # The first to ask makes the process group, for accelerate as a whole. Its timeout has to
         # allow for the main process putting a large checkpoint, or the trained model, on disk.
         accelerate.PartialState(cpu=not torch.cuda.is_available(), timeout=PROCESS_TIMEOUT)
-        from_main(self.enter)
+        from_main(self.take_over)
         return self
 
-    def enter(self) -> None:
+    def take_over(self) -> None:
         """Take the lock and clear what killed processes left half-written."""
         self.lock.__enter__()
         self.folder.mkdir(exist_ok=True)
@@ -107,13 +107,14 @@ class State:
 
     def remove(self) -> None:
         """Remove the whole folder; for when the training's results are written."""
-        from_main(self.remove_all)
 
-    def remove_all(self) -> None:
-        self.lock.check()
-        for checkpoint in checkpoints(self.folder):
-            retire(checkpoint)
-        remove(self.folder)
+        def retire_all() -> None:
+            self.lock.check()
+            for checkpoint in checkpoints(self.folder):
+                retire(checkpoint)
+            remove(self.folder)
+
+        from_main(retire_all)
 
     # -------------------------------------------------------------- precision
 
@@ -230,7 +231,7 @@ class State:
         """
         target = self.folder / f"step-{progress['step']:06d}"
         if target == self.newest:
-            return  # of this very moment already
+            return  # saved already
         temporary = from_main(lambda: hidden(target, "tmp"))
         failure = None
         try:
