@@ -15,7 +15,7 @@ from fgit.stage_reports import SegmentsReport
 from fgit.train.examples import Example, end_of_turn, masks_of
 from fgit.train.rows import sides
 
-SAMPLE_COUNT = 8  # samples: enough to see what the masks do, and small in a report of many trainings
+SAMPLE_COUNT = 8  # enough to see what the masks do, and small in a report of many trainings
 
 
 def segments_of(
