@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 Span = tuple[int, int]
 SIDES = ("response", "variant")
 UNITS = ("lines", "characters")
-SPANS = pl.List(pl.List(pl.Int64))
+SPANS_DTYPE = pl.List(pl.List(pl.Int64))
 PART = 500  # samples that are annotated at a time
 
 
@@ -131,7 +131,9 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
     annotated = processes.each(annotate_part, parts_only, threads, samples)
     progress = bar(annotated, description="annotate", total=-(-samples // PART), unit="part")
     counts: Counter[tuple[str, int]] = Counter()
-    with writing_parquet(out, {**first.schema, **dict.fromkeys(SPAN_COLUMNS, SPANS)}) as write:
+    with writing_parquet(
+        out, {**first.schema, **dict.fromkeys(SPAN_COLUMNS, SPANS_DTYPE)}
+    ) as write:
         for part, (spans, part_counts) in zip(whole, progress, strict=True):
             write(part.with_columns(spans))
             counts.update(part_counts)
@@ -168,7 +170,7 @@ def annotate_part(texts: pl.DataFrame) -> tuple[pl.DataFrame, Counter[tuple[str,
             counts.update(numbers.items())
     # By way of JSON, since polars takes nested lists of Python ten times as slowly.
     texts_of_spans = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
-    return texts_of_spans.with_columns(pl.all().str.json_decode(SPANS)), counts
+    return texts_of_spans.with_columns(pl.all().str.json_decode(SPANS_DTYPE)), counts
 
 
 def line_count(text: str, spans: Iterable[Span]) -> int:
@@ -192,14 +194,14 @@ def summary_of(samples: int, counts: Mapping[tuple[str, int], int]) -> AnnotateR
         pairs=numbers["characters"].total(),
         no_difference=numbers["characters"][0],
         **{f"without_marked_{side}": numbers[f"{side}_characters"][0] for side in SIDES},
-        **{name: {side: mean(found[side]) for side in SIDES} for name, found in changed.items()},
+        **{name: {side: average(sides[side]) for side in SIDES} for name, sides in changed.items()},
         distribution={
-            name: {side: bins(found[side]) for side in SIDES} for name, found in changed.items()
+            name: {side: bins(sides[side]) for side in SIDES} for name, sides in changed.items()
         },
     )
 
 
-def mean(numbers: Counter[int]) -> float | None:
+def average(numbers: Counter[int]) -> float | None:
     """The mean of numbers that occur so often; None if there is none."""
     count = numbers.total()
     return sum(number * often for number, often in numbers.items()) / count if count else None

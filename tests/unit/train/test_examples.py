@@ -199,7 +199,7 @@ def as_lists(example):
     return {
         name: value if isinstance(value, str) else (value.dtype, value.tolist())
         for name, value in vars(example).items()
-        if name != "sides"  # is filled as training asks
+        if name != "needs"  # is filled as training asks
     }
 
 

@@ -18,14 +18,7 @@ from torch.nn.functional import pad
 from fgit.common.errors import UserError
 from fgit.common.models import torch_dtype
 from fgit.config import TrainSettings
-from fgit.train.attention import (
-    ATTENTION,
-    FLEX_BLOCK,
-    Visible,
-    backend,
-    block_mask,
-    head_size,
-)
+from fgit.train.attention import ATTENTION, FLEX_BLOCK, Visible, backend, block_mask, head_size
 from fgit.train.examples import Example
 from fgit.train.lm_head import target_logprobs
 from fgit.train.objective import (
@@ -36,7 +29,7 @@ from fgit.train.objective import (
     token_weights,
     weighted_nll,
 )
-from fgit.train.rows import Row, lay_out
+from fgit.train.rows import PackedRow, lay_out
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +85,7 @@ class Engine(torch.nn.Module):
         """Called by accelerate after it has sharded the model."""
         self.model.tie_weights()
 
-    def logprobs(self, row: Row) -> Tensor:
+    def logprobs(self, row: PackedRow) -> Tensor:
         """float32 [R + V], log P of the row's labels."""
         tokens, positions, mask = row.tokens, row.positions, None
         if self.attention == "flex":
@@ -108,7 +101,7 @@ class Engine(torch.nn.Module):
         return target_logprobs(hidden[row.read_at], self.model.get_output_embeddings(), row.labels)
 
     def forward(
-        self, row: Row, objective: str | None = None, reference: Tensor | None = None
+        self, row: PackedRow, objective: str | None = None, reference: Tensor | None = None
     ) -> StepOutput:
         """The objective of each sample of a row.
 

@@ -27,7 +27,7 @@ class Example:
 
     prompt: int64 [p]; response: int64 [n]; variant: int64 [m] (empty: nothing is paired).
     response_marks: int8 [n], h of the correct side; variant_marks: int8 [m].
-    sides: what each objective needs of it, by its name (:func:`fgit.train.rows.sides`).
+    needs: what each objective needs of it, by its name (:func:`fgit.train.rows.needs_of`).
     """
 
     id: str
@@ -36,7 +36,7 @@ class Example:
     response_marks: np.ndarray
     variant: np.ndarray
     variant_marks: np.ndarray
-    sides: dict[str, Any] = dataclasses.field(
+    needs: dict[str, Any] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -72,12 +72,12 @@ def fork(response: np.ndarray, variant: np.ndarray) -> int | None:
 
 
 def build(
-    *,
     id: str,
     prompt: np.ndarray,
-    end: int,
     response: TokenMasks,
     variant: TokenMasks | None,
+    *,
+    end: int,
     granularity: str,
     max_length: int,
 ) -> tuple[Example | None, list[str]]:
@@ -136,7 +136,9 @@ def examples(
     Returns:
         The examples, and how often what :func:`build` counts occurred (``samples`` is how many).
     """
-    end = end_of_turn(tokenizer)
+    build_one = functools.partial(
+        build, end=end_of_turn(tokenizer), granularity=granularity, max_length=max_length
+    )
     built: list[Example] = []
     counts: Counter[str] = Counter()
     rows = iter(rows)
@@ -145,15 +147,7 @@ def examples(
         prompts = prompts_of(tokenizer, [row["instruction"] for row in batch])
         sides = masks_of_rows(tokenizer, batch)
         for row, prompt, (response, variant) in zip(batch, prompts, sides, strict=True):
-            example, counted = build(
-                id=row["id"],
-                prompt=prompt,
-                end=end,
-                response=response,
-                variant=variant,
-                granularity=granularity,
-                max_length=max_length,
-            )
+            example, counted = build_one(row["id"], prompt, response, variant)
             counts.update(counted)
             if example is not None:
                 counts["paired"] += example.paired

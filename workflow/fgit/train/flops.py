@@ -11,7 +11,7 @@ import torch
 
 from fgit.train.attention import head_size
 from fgit.train.examples import Example
-from fgit.train.rows import sides
+from fgit.train.rows import needs_of
 
 # Dense bf16 matrix peak in FLOP/s, by what is in the device's name (the vendor's data sheets).
 PEAKS = {
@@ -61,11 +61,11 @@ def step_flops(model: Any, samples: Sequence[Example], objective: str) -> float:
     width = config.num_attention_heads * head_size(config)
     tokens = read = pairs = 0.0
     for sample in samples:
-        needed = sides(sample, objective)
-        trunk, branch = needed.trunk, len(needed.branch)
+        needs = needs_of(sample, objective)
+        trunk, branch = needs.trunk, len(needs.branch)
         tokens += trunk + branch
-        read += len(sample.response) + np.count_nonzero(needed.variant_marks[needed.fork :])
-        seen = len(sample.prompt) + needed.fork
+        read += len(sample.response) + np.count_nonzero(needs.variant_marks[needs.fork :])
+        seen = len(sample.prompt) + needs.fork
         pairs += trunk * (trunk + 1) / 2 + branch * seen + branch * (branch + 1) / 2
     attention = 12 * width * config.num_hidden_layers * pairs
     return body * tokens + work(head) * read + attention

@@ -27,7 +27,7 @@ from fgit.config import TrainSettings
 from fgit.train.engine import Engine, StepOutput, check_exact
 from fgit.train.examples import Example
 from fgit.train.flops import peak_flops, step_flops
-from fgit.train.rows import Row, lay_out, length, pack
+from fgit.train.rows import PackedRow, lay_out, length, pack
 from fgit.train.samples import SCHEMA, samples_of, values_of
 from fgit.train.state import State, anywhere
 
@@ -138,7 +138,7 @@ class Trainer:
 
     def outputs(
         self, examples: Sequence[Example], objective: str, description: str
-    ) -> Iterator[tuple[Row, StepOutput]]:
+    ) -> Iterator[tuple[PackedRow, StepOutput]]:
         """Each row of this process and what it gives, without gradients."""
         device = self.accelerator.device
         self.engine.eval()
@@ -374,7 +374,7 @@ def sync(
     return accelerator.no_sync(engine)
 
 
-def check_finite(loss: Tensor, row: Row, step: int) -> None:
+def check_finite(loss: Tensor, row: PackedRow, step: int) -> None:
     broken = ~loss.detach().isfinite()
     if broken.any():
         names = ", ".join(itertools.compress(row.names, broken.tolist()))
@@ -385,7 +385,7 @@ def check_finite(loss: Tensor, row: Row, step: int) -> None:
 
 
 @contextlib.contextmanager
-def out_of_memory(settings: TrainSettings, row: Row | None = None) -> Iterator[None]:
+def out_of_memory(settings: TrainSettings, row: PackedRow | None = None) -> Iterator[None]:
     """Say what to do when a row does not fit into memory; without a row, the weights and AdamW."""
     try:
         yield

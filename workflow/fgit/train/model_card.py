@@ -42,7 +42,7 @@ MEASURED = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class CardFacts:
     """What a card tells of a training."""
 
     model: str
@@ -54,7 +54,7 @@ class Training:
     report: TrainReport
 
 
-def model_card(training: Training, tokenizer: Any) -> str:
+def model_card(training: CardFacts, tokenizer: Any) -> str:
     """The card as Markdown, with YAML front matter."""
     settings = training.settings
     name = base_name(training.model)
@@ -79,7 +79,7 @@ def model_card(training: Training, tokenizer: Any) -> str:
         f"It was trained in the chat template {template}, which the tokenizer has with it: one "
         "user message, and the answer.",
         "## Base model",
-        base_model(training, name, licence),
+        about_base_model(training, name, licence),
         "## Data",
         data_in_words(training, data),
         "## Training",
@@ -141,7 +141,7 @@ print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_t
 ```"""
 
 
-def base_model(training: Training, name: str, licence: Mapping[str, str]) -> str:
+def about_base_model(training: CardFacts, name: str, licence: Mapping[str, str]) -> str:
     commit = LOADED.get(training.model, {}).get("commit") or training.revision
     stated = licence.get("license_name") or licence.get("license")
     revision = f", revision `{commit}`" if commit else ""
@@ -149,7 +149,7 @@ def base_model(training: Training, name: str, licence: Mapping[str, str]) -> str
     return f"`{name}`{revision}. " + (f"Its licence: {stated}." if stated else unknown)
 
 
-def data_in_words(training: Training, data: str | None) -> str:
+def data_in_words(training: CardFacts, data: str | None) -> str:
     counts, held_out = training.report.counts, training.report.held_out_counts
     return (
         (f"`{data}`, as " if data else "As ")

@@ -52,7 +52,7 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PackedRow:
     """One row of T tokens with S samples, of which R response and V variant probabilities are read.
 
     names: the samples' ids. groups: where each sample lies; the trunks of a group, then its
@@ -86,7 +86,7 @@ class Row:
     def segments(self) -> tuple[Segment, ...]:
         return tuple(segment for group in self.groups for segment in group)
 
-    def to(self, device: torch.device) -> Row:
+    def to(self, device: torch.device) -> PackedRow:
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in dataclasses.fields(self)
@@ -96,7 +96,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sides:
+class Needs:
     """What an objective needs of a sample: marks of both sides, and what is fed of them."""
 
     response_marks: np.ndarray  # [n], h >= 0
@@ -110,25 +110,25 @@ class Sides:
         return bool(self.response_marks.any() and self.variant_marks.any())
 
 
-NOTHING = np.zeros(0, dtype=np.int64)
+NO_TOKENS = np.zeros(0, dtype=np.int64)
 
 
-def sides(example: Example, objective: str) -> Sides:
+def needs_of(example: Example, objective: str) -> Needs:
     """Marks and branch of a sample for an objective, worked out once and kept with the sample.
 
     For ``dpo`` every token from the fork on is marked: what lies before cancels out.
     """
-    if objective not in example.sides:
-        example.sides[objective] = sides_for(example, objective)
-    return example.sides[objective]
+    if objective not in example.needs:
+        example.needs[objective] = compute_needs(example, objective)
+    return example.needs[objective]
 
 
-def sides_for(example: Example, objective: str) -> Sides:
+def compute_needs(example: Example, objective: str) -> Needs:
     y, v = example.response, example.variant
     marks, variant_marks = example.response_marks, example.variant_marks
     trunk = len(example.prompt) + len(y) - 1
     if objective == "fixed" or (objective == "fgit" and not example.paired):
-        return Sides(marks, NOTHING, len(y), trunk, NOTHING)
+        return Needs(marks, NO_TOKENS, len(y), trunk, NO_TOKENS)
     at = fork(y, v)
     if at is None:
         at = min(len(y), len(v))
@@ -137,13 +137,13 @@ def sides_for(example: Example, objective: str) -> Sides:
     last = int(np.flatnonzero(variant_marks)[-1]) if variant_marks.any() else 0
     # The last token of y is fed only where the variant goes on behind it.
     trunk = max(trunk, len(example.prompt) + at)
-    return Sides(marks, variant_marks, at, trunk, v[at:last])
+    return Needs(marks, variant_marks, at, trunk, v[at:last])
 
 
 def length(example: Example, objective: str) -> int:
     """Tokens of a sample in a row: trunk and branch."""
-    needed = sides(example, objective)
-    return needed.trunk + len(needed.branch)
+    needs = needs_of(example, objective)
+    return needs.trunk + len(needs.branch)
 
 
 def pack(
@@ -182,39 +182,39 @@ def pack(
 GROUP = 512  # tokens of the trunks in a group, unless one sample has more
 
 
-def in_groups(pairs: Sequence[tuple[Example, Sides]]) -> list[list[tuple[Example, Sides]]]:
+def in_groups(pairs: Sequence[tuple[Example, Needs]]) -> list[list[tuple[Example, Needs]]]:
     """Neighbours whose branches stand together; see :func:`fgit.train.attention.by_groups`."""
-    groups: list[list[tuple[Example, Sides]]] = []
+    groups: list[list[tuple[Example, Needs]]] = []
     total = GROUP
-    for example, needed in pairs:
-        if total + needed.trunk > GROUP:
+    for example, needs in pairs:
+        if total + needs.trunk > GROUP:
             groups.append([])
             total = 0
-        groups[-1].append((example, needed))
-        total += needed.trunk
+        groups[-1].append((example, needs))
+        total += needs.trunk
     return groups
 
 
-def lay_out(samples: Sequence[Example], objective: str) -> Row:
+def lay_out(samples: Sequence[Example], objective: str) -> PackedRow:
     """Put samples into one row."""
-    pairs = [(example, sides(example, objective)) for example in samples]
+    pairs = [(example, needs_of(example, objective)) for example in samples]
     tokens: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     groups: list[tuple[Segment, ...]] = []
     start = 0
     for group in in_groups(pairs):
         segments = []
-        branch = start + sum(needed.trunk for _, needed in group)
-        for example, needed in group:
-            end, stop = start + needed.trunk, branch + len(needed.branch)
-            fork = start + len(example.prompt) + needed.fork
+        branch = start + sum(needs.trunk for _, needs in group)
+        for example, needs in group:
+            end, stop = start + needs.trunk, branch + len(needs.branch)
+            fork = start + len(example.prompt) + needs.fork
             segments.append(Segment(start, end, branch, stop, fork))
-            tokens.append(np.concatenate([example.prompt, example.response])[: needed.trunk])
-            positions.append(np.arange(needed.trunk))
+            tokens.append(np.concatenate([example.prompt, example.response])[: needs.trunk])
+            positions.append(np.arange(needs.trunk))
             start, branch = end, stop
-        for (_, needed), segment in zip(group, segments, strict=True):
-            tokens.append(needed.branch)
-            positions.append(np.arange(len(needed.branch)) + segment.fork - segment.start)
+        for (_, needs), segment in zip(group, segments, strict=True):
+            tokens.append(needs.branch)
+            positions.append(np.arange(len(needs.branch)) + segment.fork - segment.start)
         groups.append(tuple(segments))
         start = branch
 
@@ -228,27 +228,27 @@ def lay_out(samples: Sequence[Example], objective: str) -> Row:
     responses = sum(len(example.response) for example in samples)
     before = extra = 0  # of the response tokens, of the variants' own
     placed = itertools.chain.from_iterable(groups)
-    for (example, needed), segment in zip(pairs, placed, strict=True):
+    for (example, needs), segment in zip(pairs, placed, strict=True):
         first = segment.start + len(example.prompt) - 1  # predicts the response's first token
         read_at.append(first + np.arange(len(example.response)))
         labels.append(example.response)
-        marked = np.flatnonzero(needed.variant_marks)
-        shared, own = marked[marked < needed.fork], marked[marked >= needed.fork]
+        marked = np.flatnonzero(needs.variant_marks)
+        shared, own = marked[marked < needs.fork], marked[marked >= needs.fork]
         # The variant's own are read at the fork, then in the branch.
-        in_branch = segment.branch + own - needed.fork - 1
-        own_read_at.append(np.where(own == needed.fork, first + needed.fork, in_branch))
+        in_branch = segment.branch + own - needs.fork - 1
+        own_read_at.append(np.where(own == needs.fork, first + needs.fork, in_branch))
         own_labels.append(example.variant[own])
         variant_at += [before + shared, responses + extra + np.arange(len(own))]
-        variant_marks.append(needed.variant_marks[marked])
+        variant_marks.append(needs.variant_marks[marked])
         before, extra = before + len(example.response), extra + len(own)
 
     def whole(parts: Sequence[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.concatenate([NOTHING, *parts]).astype(np.int64))
+        return torch.from_numpy(np.concatenate([NO_TOKENS, *parts]).astype(np.int64))
 
     def owners(parts: Sequence[np.ndarray]) -> Tensor:
         return whole([np.full(len(part), number) for number, part in enumerate(parts)])
 
-    return Row(
+    return PackedRow(
         names=tuple(example.id for example in samples),
         groups=tuple(groups),
         tokens=whole(tokens).unsqueeze(0),
@@ -256,9 +256,9 @@ def lay_out(samples: Sequence[Example], objective: str) -> Row:
         read_at=whole(read_at + own_read_at),
         labels=whole(labels + own_labels),
         response_sample=owners(labels),
-        response_marks=whole([needed.response_marks for _, needed in pairs]).float(),
+        response_marks=whole([needs.response_marks for _, needs in pairs]).float(),
         variant_at=whole(variant_at),
         variant_sample=owners(variant_marks),
         variant_marks=whole(variant_marks).float(),
-        paired=torch.tensor([needed.paired for _, needed in pairs], dtype=torch.bool),
+        paired=torch.tensor([needs.paired for _, needs in pairs], dtype=torch.bool),
     )

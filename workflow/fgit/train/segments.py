@@ -13,7 +13,7 @@ from fgit.config import TrainSettings
 from fgit.masks import TokenMasks, whole_offsets
 from fgit.stage_reports import SegmentsReport
 from fgit.train.examples import Example, end_of_turn, masks_of
-from fgit.train.rows import sides
+from fgit.train.rows import needs_of
 
 SAMPLE_COUNT = 8  # enough to see what the masks do, and small in a report of many trainings
 
@@ -61,18 +61,16 @@ def sides_of(
     row: Mapping[str, Any], example: Example, tokenizer: Any, end: int, objective: str
 ) -> dict[str, dict[str, Any]]:
     """Both sides of a pair, by name."""
-    marks = [example.response_marks, example.variant_marks]
-    if objective == "dpo":
-        needed = sides(example, objective)
-        marks = [needed.response_marks, needed.variant_marks]
+    needs = needs_of(example, "dpo" if objective == "dpo" else "fgit")
+    marks = needs.response_marks, needs.variant_marks
     both = cast("tuple[TokenMasks, TokenMasks]", masks_of(tokenizer, row))  # it is paired
     return {
-        name: side_of(row[name], masks, h, tokenizer, tokenizer.decode([end]))
+        name: tokens_of_side(row[name], masks, h, tokenizer, tokenizer.decode([end]))
         for name, masks, h in zip(SIDES, both, marks, strict=True)
     }
 
 
-def side_of(
+def tokens_of_side(
     text: str, masks: TokenMasks, marks: np.ndarray, tokenizer: Any, end: str
 ) -> dict[str, Any]:
     """As :class:`fgit.stage_reports.SegmentSide`; ``marks`` are of the tokens that were kept."""

@@ -32,7 +32,7 @@ from fgit.config import TrainSettings
 from fgit.stage_reports import RunParameters, SegmentsReport, Step, TrainReport
 from fgit.train.examples import end_of_turn, examples, marked_share_bins, split_held_out
 from fgit.train.loop import Trained, train_loop
-from fgit.train.model_card import Training, model_card
+from fgit.train.model_card import CardFacts, model_card
 from fgit.train.segments import segments_of
 from fgit.train.state import State
 
@@ -73,10 +73,7 @@ def train(
     tokenizer = load_tokenizer(model, revision, template)
     require_chat_template(tokenizer, model)
     trained_on, held_out = split_held_out(frame, settings.held_out, settings.seed)
-    limits: dict[str, Any] = {
-        "granularity": settings.granularity,
-        "max_length": settings.max_length,
-    }
+    limits = settings.model_dump(include={"granularity", "max_length"})
     training, counts = examples(trained_on.iter_rows(named=True), tokenizer, **limits)
     measured, held_out_counts = examples(held_out.iter_rows(named=True), tokenizer, **limits)
     if not training:
@@ -142,22 +139,17 @@ def save(
             changed_weights=changed,
             relative_update=update,
         )
-        card = Training(model, revision, parameters["template"], licence, settings, spans, report)
-        write_text(folder / "README.md", model_card(card, tokenizer))
+        facts = CardFacts(model, revision, parameters["template"], licence, settings, spans, report)
+        write_text(folder / "README.md", model_card(facts, tokenizer))
     write_text(
         out / RunParameters.file,
         yaml.safe_dump(parameters | {"train": settings.model_dump()}, sort_keys=False),
     )
     write_jsonl(out / Step.file, trained.history)
     report.write(out / TrainReport.file)
-    before, after = report.held_out_before, report.held_out_after
-    if before:
-        log.info(
-            "held-out loss %.4f before, %.4f after; %.0f s",
-            before["nll"],
-            after["nll"],
-            trained.seconds,
-        )
+    if report.held_out_before:
+        losses = report.held_out_before["nll"], report.held_out_after["nll"]
+        log.info("held-out loss %.4f before, %.4f after; %.0f s", *losses, trained.seconds)
 
 
 def weight_changes(saved: Any, model: str, revision: str | None, dtype: str) -> tuple[float, float]:

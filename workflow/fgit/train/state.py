@@ -181,9 +181,7 @@ class State:
                 log.warning(
                     "%s is of %d processes, and these are %d: the result will be the same but for "
                     "rounding",
-                    checkpoint,
-                    manifest["processes"],
-                    accelerator.num_processes,
+                    *(checkpoint, manifest["processes"], accelerator.num_processes),
                 )
             return checkpoint, manifest["progress"]
         return None, None
