@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
 from fgit.common.files import existing, write_json
-from fgit.common.statistics import over_seeds, paired, paired_bootstrap
+from fgit.common.statistics import Floats, over_seeds, paired, paired_bootstrap
 from fgit.scores import Evaluation, Score, metric_of, read_evaluation
 
 log = logging.getLogger(__name__)
@@ -27,9 +26,6 @@ log = logging.getLogger(__name__)
 CONDITIONS = ("sandbox", "settings", "versions")
 NAMED = 5  # task_ids in an error
 GAP = "gap"
-
-Floats = npt.NDArray[np.float64]
-Seeds = Mapping[Path, Evaluation]  # of a side, by folder
 
 
 def compare(a: Sequence[Path], b: Sequence[Path], out: Path) -> None:
@@ -56,27 +52,27 @@ def compare(a: Sequence[Path], b: Sequence[Path], out: Path) -> None:
             the same problems.
     """
     sides = align(read_side("a", a), read_side("b", b))
-    first = next(iter(sides["a"].values()))
+    first = sides["a"][0]
     result = {
-        **{side: [str(folder) for folder in seeds] for side, seeds in sides.items()},
+        **{side: [str(seed.folder) for seed in seeds] for side, seeds in sides.items()},
         "benchmark": first.kind,
         "n": first.outcomes.height,
         "problems_sha256": first.summary.problems_sha256,
         "sandbox": {
-            side: [one.summary.sandbox for one in seeds.values()] for side, seeds in sides.items()
+            side: [seed.summary.sandbox for seed in seeds] for side, seeds in sides.items()
         },
-        "metrics": compare_metrics(*(list(seeds.values()) for seeds in sides.values())),
+        "metrics": compare_metrics(sides["a"], sides["b"]),
     }
     write_json(out, result)
-    print(as_text(result))
+    print(comparison_text(result))
 
 
 # ------------------------------------------------------------------ reading
 
 
-def read_side(side: str, folders: Sequence[Path]) -> dict[Path, Evaluation]:
+def read_side(side: str, folders: Sequence[Path]) -> list[Evaluation]:
     """The score folders of one run, one a seed."""
-    seeds: dict[Path, Evaluation] = {}
+    seeds: list[Evaluation] = []
     for folder in folders:
         for name in ("summary.json", "outcomes.parquet"):
             if not (existing(folder) / name).is_file():
@@ -84,10 +80,10 @@ def read_side(side: str, folders: Sequence[Path]) -> dict[Path, Evaluation]:
                     f"--{side}: {folder} is not a score folder (there is no {name} in it); name a "
                     "folder that fgit score wrote, such as results/NAME/score/RUN/BENCHMARK"
                 )
-        if folder.resolve() in {other.resolve() for other in seeds}:
+        if folder.resolve() in {seed.folder.resolve() for seed in seeds}:
             raise UserError(f"--{side}: {folder} is named twice; each folder is another seed")
-        seeds[folder] = read_evaluation(folder)
-        tasks = seeds[folder].outcomes["task_id"]
+        seeds.append(read_evaluation(folder))
+        tasks = seeds[-1].outcomes["task_id"]
         if twice := tasks.filter(tasks.is_duplicated()).unique(maintain_order=True).to_list():
             raise UserError(
                 f"{folder / 'outcomes.parquet'}: more than one row of {some(twice)}; run the score "
@@ -96,33 +92,29 @@ def read_side(side: str, folders: Sequence[Path]) -> dict[Path, Evaluation]:
     return seeds
 
 
-def align(a: Seeds, b: Seeds) -> dict[str, dict[Path, Evaluation]]:
+def align(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
     """Both sides with their outcomes in one order of the problems.
 
     Raises:
         UserError: naming two folders, if they are not of the same problems.
     """
-    first = next(iter(a.values()))
-    order = first.outcomes.select("task_id")
-    aligned: dict[str, dict[Path, Evaluation]] = {}
-    for side, seeds in {"a": a, "b": b}.items():
-        aligned[side] = {}
-        for other, evaluation in seeds.items():
-            check_same(first, evaluation)
-            outcomes = order.join(
-                evaluation.outcomes, on="task_id", how="left", maintain_order="left"
-            )
-            aligned[side][other] = dataclasses.replace(evaluation, outcomes=outcomes)
-    return aligned
+    order = a[0].outcomes.select("task_id")
+
+    def in_order(seed: Evaluation) -> Evaluation:
+        check_comparable(a[0], seed)
+        outcomes = order.join(seed.outcomes, on="task_id", how="left", maintain_order="left")
+        return dataclasses.replace(seed, outcomes=outcomes)
+
+    return {"a": [in_order(seed) for seed in a], "b": [in_order(seed) for seed in b]}
 
 
-def check_same(first: Evaluation, second: Evaluation) -> None:
+def check_comparable(first: Evaluation, second: Evaluation) -> None:
     """Refuse two score folders that are not of the same problems; warn of other conditions."""
     folder, other = first.folder, second.folder
     both = f"{folder} and {other} cannot be compared"
     if first.kind != second.kind:
         raise UserError(f"{both}: benchmarks of kind {first.kind} and {second.kind}")
-    tasks, others = (set(one.outcomes["task_id"]) for one in (first, second))
+    tasks, others = (set(seed.outcomes["task_id"]) for seed in (first, second))
     if tasks != others:
         differing = [
             f"{len(only)} only in {where} ({some(sorted(only))})"
@@ -138,11 +130,10 @@ def check_same(first: Evaluation, second: Evaluation) -> None:
         )
     if list(first.scores) != list(second.scores):
         raise UserError(f"{both}: only one of them has a score on the plus tests; score it again")
-    mine, theirs = first.summary, second.summary
-    if different := [key for key in CONDITIONS if getattr(mine, key) != getattr(theirs, key)]:
+    a, b = first.summary, second.summary
+    if keys := ", ".join(key for key in CONDITIONS if getattr(a, key) != getattr(b, key)):
         log.warning(
-            "%s and %s were not scored alike: their summary.json differ in %s",
-            *(folder, other, ", ".join(different)),
+            "%s and %s were not scored alike: their summary.json differ in %s", folder, other, keys
         )
 
 
@@ -158,11 +149,11 @@ def compare_metrics(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[st
     metrics: dict[str, Any] = {}
     tasks = a[0].outcomes["task_id"]
     for tests in a[0].scores:
-        mine, theirs = (np.array([one.solved(tests) for one in side]) for side in (a, b))
-        comparison = paired(mine, theirs)
+        solved = [np.array([seed.solved(tests) for seed in side]) for side in (a, b)]
+        comparison = paired(solved[0], solved[1])
         metrics[metric_of(a[0].kind, tests)] = {
-            "a": side_of(mine, [one.scores[tests] for one in a]),
-            "b": side_of(theirs, [one.scores[tests] for one in b]),
+            "a": side_figures(solved[0], [seed.scores[tests] for seed in a]),
+            "b": side_figures(solved[1], [seed.scores[tests] for seed in b]),
             "n": comparison.n,
             "difference": comparison.difference,
             "interval": [comparison.low, comparison.high],
@@ -171,14 +162,14 @@ def compare_metrics(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[st
             "only_b": tasks[comparison.only_b].to_list(),
         }
     if not kind_of(a[0].kind).programs:
-        gaps = [np.array([one.gaps for one in side]) for side in (a, b)]
+        gaps = [np.array([seed.gaps for seed in side]) for side in (a, b)]
         compared = np.isfinite(np.concatenate(gaps)).all(axis=0)
         if compared.any():
-            mine, theirs = (side[:, compared] for side in gaps)
-            difference, low, high = paired_bootstrap(mine.mean(axis=0), theirs.mean(axis=0))
+            gaps = [side[:, compared] for side in gaps]
+            difference, low, high = paired_bootstrap(*(side.mean(axis=0) for side in gaps))
             metrics[GAP] = {
-                "a": side_of(mine),
-                "b": side_of(theirs),
+                "a": side_figures(gaps[0]),
+                "b": side_figures(gaps[1]),
                 "n": int(compared.sum()),
                 "difference": difference,
                 "interval": [low, high],
@@ -186,7 +177,7 @@ def compare_metrics(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[st
     return metrics
 
 
-def side_of(values: Floats, scores: Sequence[Score] = ()) -> dict[str, Any]:
+def side_figures(values: Floats, scores: Sequence[Score] = ()) -> dict[str, Any]:
     """One side of a metric.
 
     Args:
@@ -206,13 +197,13 @@ def side_of(values: Floats, scores: Sequence[Score] = ()) -> dict[str, Any]:
 # ------------------------------------------------------------------ printing
 
 
-def as_text(result: Mapping[str, Any]) -> str:
+def comparison_text(result: Mapping[str, Any]) -> str:
     """The result for reading: a table of the metrics, and the problems that one side solves."""
     lines = [f"{side}: {' '.join(result[side])}" for side in ("a", "b")]
     digest = result["problems_sha256"][:8]
     lines += [f"{result['benchmark']}: {result['n']} problems, sha256 {digest}…", ""]
     heading = ["", "a", "b", "a - b", "only a", "only b", "p"]
-    rows = [heading, *(row_of(name, metric) for name, metric in result["metrics"].items())]
+    rows = [heading, *(metric_row(name, metric) for name, metric in result["metrics"].items())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(heading))]
     lines += [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
@@ -238,21 +229,21 @@ def as_text(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def row_of(name: str, metric: Mapping[str, Any]) -> list[str]:
+def metric_row(name: str, metric: Mapping[str, Any]) -> list[str]:
     """A line of the table."""
     scale, digits = (1, 4) if name == GAP else (100, 1)
 
-    def shown(value: float, sign: str = "") -> str:
+    def number(value: float, sign: str = "") -> str:
         return f"{scale * value:{sign}.{digits}f}"
 
     def between(interval: Sequence[float], sign: str = "") -> str:
-        return f"({shown(interval[0], sign)} to {shown(interval[1], sign)})"
+        return f"({number(interval[0], sign)} to {number(interval[1], sign)})"
 
     sides = []
     for side in (metric["a"], metric["b"]):
-        deviation = "" if side["deviation"] is None else f" ± {shown(side['deviation'])}"
-        sides.append(f"{shown(side['mean'])}{deviation} {between(side['interval'])}")
-    difference = f"{shown(metric['difference'], '+')} {between(metric['interval'], '+')}"
+        deviation = "" if side["deviation"] is None else f" ± {number(side['deviation'])}"
+        sides.append(f"{number(side['mean'])}{deviation} {between(side['interval'])}")
+    difference = f"{number(metric['difference'], '+')} {between(metric['interval'], '+')}"
     if name == GAP:
         return [f"{name} (n = {metric['n']})", *sides, difference, "", "", ""]
     counts = [str(len(metric[f"only_{side}"])) for side in ("a", "b")]

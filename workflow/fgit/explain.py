@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,15 @@ from typing import Any
 from fgit.common.errors import UserError
 from fgit.common.files import existing
 from fgit.common.provenance import code_text, hardware_text
-from fgit.lineage import CHANGED, File, Lineage, Step
-from fgit.steps import CANONICAL
+from fgit.lineage import CHANGED, File, Lineage, RecordedStep
+from fgit.steps import CANONICAL_RUN
+
+Chains = Mapping[str, list[RecordedStep]]  # by benchmark
+FACTS: dict[str, Callable[[RecordedStep], dict[str, str]]] = {  # what many steps have alike
+    "code": lambda step: {"": code_text(step.code)},
+    "packages": lambda step: step.packages,
+    "hardware": lambda step: {"": hardware_text(step.hardware)},
+}
 
 
 def explain(
@@ -22,21 +29,21 @@ def explain(
     """Print the chains of a run's numbers, one for each benchmark.
 
     Raises:
-        UserError: if the run or benchmark is unknown (naming those that are known), or, after
+        UserError: if there is no such run or benchmark (naming those that there are), or, after
             printing, if files changed since the next step read them.
     """
-    known = known_runs(existing(results))
-    if run not in known:
+    runs = benchmarks_by_run(existing(results))
+    if run not in runs:
         raise UserError(
             f"{results}: no run {run!r} in it; "
-            + (f"it has: {', '.join(known)}" if known else "nothing was trained or evaluated yet")
+            + (f"it has: {', '.join(runs)}" if runs else "nothing was trained or evaluated yet")
         )
-    asked = known[run] if benchmark is None else [benchmark]
-    if benchmark is not None and benchmark not in known[run]:
-        names = ", ".join(known[run]) or "none yet"
+    benchmarks = runs[run] if benchmark is None else [benchmark]
+    if benchmark is not None and benchmark not in runs[run]:
+        names = ", ".join(runs[run]) or "none yet"
         raise UserError(f"{results}: {run} was not evaluated on {benchmark!r}, but on: {names}")
     lineage = Lineage(results, hashes)
-    chains = {name: lineage.behind(run, name) for name in asked or [""]}
+    chains = {name: lineage.behind(run, name) for name in benchmarks or [""]}
     identities = {name: lineage.identity(run, name) for name in chains}
     print(to_json(run, chains, identities) if as_json else to_text(run, chains, identities))
     if changed := changed_files(chains):
@@ -46,31 +53,30 @@ def explain(
         )
 
 
-def known_runs(results: Path) -> dict[str, list[str]]:
+def benchmarks_by_run(results: Path) -> dict[str, list[str]]:
     """The benchmarks on which each run was evaluated, by the run's name."""
-    found: dict[str, set[str]] = {}
+    runs: dict[str, set[str]] = defaultdict(set)
     for pattern in ("score/**/summary.json", "evaluate/**/samples.jsonl"):
         for file in results.glob(pattern):
             *run, benchmark = file.relative_to(results).parts[1:-1]
-            if run and run != [CANONICAL]:
-                found.setdefault("/".join(run), set()).add(benchmark)
+            if run and run != [CANONICAL_RUN]:
+                runs["/".join(run)].add(benchmark)
     for file in results.glob("train/**/run.yaml"):
-        found.setdefault("/".join(file.relative_to(results).parts[1:-1]), set())
-    return {run: sorted(benchmarks) for run, benchmarks in sorted(found.items())}
+        runs.setdefault("/".join(file.relative_to(results).parts[1:-1]), set())
+    return {run: sorted(benchmarks) for run, benchmarks in sorted(runs.items())}
 
 
-def changed_files(chains: Mapping[str, list[Step]]) -> list[str]:
-    found = {
-        file.path: None
+def changed_files(chains: Chains) -> list[str]:
+    files = (
+        file
         for steps in chains.values()
         for step in steps
         for file in (*step.inputs, *step.outputs)
-        if file.state == CHANGED
-    }
-    return list(found)
+    )
+    return list(dict.fromkeys(file.path for file in files if file.state == CHANGED))
 
 
-def to_json(run: str, chains: Mapping[str, list[Step]], identities: Mapping[str, str]) -> str:
+def to_json(run: str, chains: Chains, identities: Mapping[str, str]) -> str:
     values = {
         "run": run,
         "benchmarks": {
@@ -85,71 +91,65 @@ def to_json(run: str, chains: Mapping[str, list[Step]], identities: Mapping[str,
     return json.dumps(values, indent=2, ensure_ascii=False)
 
 
-def to_text(run: str, chains: Mapping[str, list[Step]], identities: Mapping[str, str]) -> str:
+def to_text(run: str, chains: Chains, identities: Mapping[str, str]) -> str:
     """The chains as trees: under each step what it read, and under that the step that wrote it.
 
     Code, packages and hardware are named once where most steps share them, and with the steps that
     differ.
     """
     distinct = {step.name: step for steps in chains.values() for step in steps}
-    known = [step for step in distinct.values() if step.provenance]
-    facts: dict[str, Callable[[Step], dict[str, str]]] = {
-        "code": lambda step: {"": code_text(step.code)},
-        "packages": lambda step: step.packages,
-        "hardware": lambda step: {"": hardware_text(step.hardware)},
-    }
-    usual = {kind: most_common(of(step) for step in known) for kind, of in facts.items()}
+    recorded = [step for step in distinct.values() if step.provenance]
+    usual = {kind: most_common(map(of, recorded)) for kind, of in FACTS.items()}
     lines = [run]
     for kind, values in usual.items():
         if values:
-            lines.append(f"  {kind + ':':10}{joined(values)}")
-    told: set[str] = set()
+            lines.append(f"  {kind + ':':10}{text_of(values)}")
+    printed: set[str] = set()
     for benchmark, steps in chains.items():
         provenance = f"  provenance {identities[benchmark]}" if identities[benchmark] else ""
         lines += ["", f"{benchmark or '(not evaluated yet)'}{provenance}"]
-        lines += tree({step.name: step for step in steps}, steps[-1], facts, usual, told)
+        lines += step_lines(distinct, steps[-1], usual, printed)
     return "\n".join(lines)
 
 
-def tree(
-    steps: Mapping[str, Step],
-    step: Step,
-    facts: Mapping[str, Callable[[Step], dict[str, str]]],
+def step_lines(
+    steps: Mapping[str, RecordedStep],
+    step: RecordedStep,
     usual: Mapping[str, dict[str, str]],
-    told: set[str],
+    printed: set[str],
 ) -> list[str]:
-    """A step's lines; a step that was told before is only named."""
-    if step.name in told:
+    """A step's lines; a step that was printed before is only named."""
+    if step.name in printed:
         return [f"{step.stage}: see above"]
-    told.add(step.name)
+    printed.add(step.name)
     if step.provenance is None:
         return [f"{step.stage}: no provenance; nothing is known of how this was made"]
     job = f", SLURM job {step.slurm_job}" if step.slurm_job else ""
     lines = [f"{step.stage} · {step.started} · {step.seconds:.1f} s{job}"]
-    for kind, of in facts.items():
+    for kind, of in FACTS.items():
         own = {name: v for name, v in of(step).items() if usual[kind].get(name) != v}
         if own:
-            lines.append(f"│ {kind}: {joined(own)}")
+            lines.append(f"│ {kind}: {text_of(own)}")
     for kind, values in {"settings": step.settings, "flags": step.arguments}.items():
-        if text := joined(values):
+        if text := text_of(values):
             lines.append(f"│ {kind}: {text}")
-    lines += [f"│ hub: {name} {joined(about)}" for name, about in step.models.items()]
+    lines += [f"│ hub: {name} {text_of(about)}" for name, about in step.models.items()]
     lines += [f"│ wrote {file_text(file)}" for file in step.outputs]
     for number, file in enumerate(step.inputs, start=1):
         last = number == len(step.inputs)
         lines.append(f"{'└' if last else '├'}─ {file.name}: {file_text(file)}")
         if file.step is not None:
-            below = tree(steps, steps[file.step], facts, usual, told)
+            below = step_lines(steps, steps[file.step], usual, printed)
             lines += [f"{' ' if last else '│'}  {line}" for line in below]
     return lines
 
 
-def most_common(found: Iterable[dict[str, str]]) -> dict[str, str]:
+def most_common(facts: Iterable[dict[str, str]]) -> dict[str, str]:
     """The most frequent value of each name (of two, the first seen)."""
-    counts: dict[str, Counter[str]] = {}
-    for values in found:
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for values in facts:
         for name, value in values.items():
-            counts.setdefault(name, Counter())[value] += 1
+            counts[name][value] += 1
     return {name: counter.most_common(1)[0][0] for name, counter in counts.items()}
 
 
@@ -158,10 +158,10 @@ def file_text(file: File) -> str:
     return " ".join(part for part in parts if part not in ("", "()"))
 
 
-def joined(values: Mapping[str, Any]) -> str:
+def text_of(values: Mapping[str, Any]) -> str:
     """Names and values, but for those that are not set."""
-    given = {name: value for name, value in values.items() if value is not None}
-    return ", ".join(f"{name} {value_text(value)}".strip() for name, value in given.items())
+    pairs = [(name, value) for name, value in values.items() if value is not None]
+    return ", ".join(f"{name} {value_text(value)}".strip() for name, value in pairs)
 
 
 def value_text(value: Any) -> str:

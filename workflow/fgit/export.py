@@ -50,8 +50,7 @@ def export_pairs(
     missing = {"id", "instruction", *SIDES, *SPAN_COLUMNS} - set(frame.columns)
     if missing:
         raise UserError(
-            f"{spans}: no column {', '.join(sorted(missing))}; it should be what fgit annotate "
-            "wrote"
+            f"{spans}: no column {', '.join(sorted(missing))}; name a file that fgit annotate wrote"
         )
     if not out.name.endswith((".jsonl", ".jsonl.gz")):
         raise UserError(f"{out}: pairs are written as JSONL; name it so (.jsonl, .jsonl.gz)")
@@ -90,13 +89,13 @@ def tokens_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, list[int]]:
     from fgit.train.examples import end_of_turn, masks_of
 
     end = end_of_turn(tokenizer)
-    found = {"prompt_ids": chat_ids(tokenizer, row["instruction"])}
+    lists = {"prompt_ids": chat_ids(tokenizer, row["instruction"])}
     for side, masks in zip(SIDES, masks_of(tokenizer, row), strict=True):
         if masks is not None:
-            found[f"{side}_ids"] = [*masks.tokens.tolist(), end]
+            lists[f"{side}_ids"] = [*masks.tokens.tolist(), end]
             for granularity in GRANULARITIES:
-                found[f"{side}_{granularity}"] = [*masks.of(granularity).tolist(), 0]
-    return found
+                lists[f"{side}_{granularity}"] = [*masks.of(granularity).tolist(), 0]
+    return lists
 
 
 # ------------------------------------------------------------------ a model
@@ -118,10 +117,10 @@ def export_model(results: Path, run: str, out: Path) -> None:
         raise UserError(f"{out}: is there already, and is left as it is; name a new folder")
     trained = results / folder_of("train", run=run)
     if not (trained / "run.yaml").is_file():
-        known = trained_runs(results)
+        runs = trained_runs(results)
         raise UserError(
             f"{run}: no such trained run in {results}; "
-            + (f"there are: {', '.join(known)}" if known else "nothing was trained there yet")
+            + (f"there are: {', '.join(runs)}" if runs else "nothing was trained there yet")
         )
     model = trained / "model"
     if not (model / "config.json").is_file():
@@ -129,14 +128,13 @@ def export_model(results: Path, run: str, out: Path) -> None:
             f"{model}: the weights of {run} are not there; with keep_models the config says whose "
             "weights stay. Name its method there, and run the workflow again"
         )
-    scores = score_table(results, run)
     card = model / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {run}\n"
     with replacing(out) as folder:
         for file in sorted(path for path in model.rglob("*") if path.is_file()):
             if file != card and not file.name.startswith(".") and file.name != "provenance.json":
                 link(file, folder / file.relative_to(model))
-        write_text(folder / "README.md", with_scores(text, scores))
+        write_text(folder / "README.md", with_scores(text, score_table(results, run)))
     log.info("%s: weights, tokenizer and card of %s", out, run)
 
 
@@ -167,13 +165,12 @@ def link(source: Path, target: Path) -> None:
 
 def score_table(results: Path, run: str) -> str:
     """Every score of a run, its base model's beside it, as Markdown."""
-    names = scored(results, run)
-    if not names:
+    folders = [p.parent for p in results.glob(output_of("score", run=run, benchmark="*"))]
+    if not folders:
         return f"Not evaluated yet: there is no {results.name}/score/{run}."
     config = results / "config.yaml"
-    said = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
-    benchmarks = (said or {}).get("benchmarks") or {}
-    base = f"{run.split('/')[0]}/base"
+    sections = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    benchmarks = (sections or {}).get("benchmarks") or {}
     lineage = Lineage(results)
     lines = [
         "pass@1 in percent, greedy, with its 95 % interval, and of how many problems.",
@@ -181,32 +178,25 @@ def score_table(results: Path, run: str) -> str:
         "| benchmark | this model | base model | problems | provenance |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name in names:
-        place = results / folder_of("score", run=run, benchmark=name)
-        ours = read_summary(place)
-        theirs = None
-        if name in scored(results, base):
-            theirs = read_summary(results / folder_of("score", run=base, benchmark=name))
-            if theirs.problems_sha256 != ours.problems_sha256:
-                theirs = None
-        problems = release(place, ours, benchmarks.get(name) or {})
+    for folder in sorted(folders):
+        name, summary = folder.name, read_summary(folder)
+        base = results / folder_of("score", run=f"{run.split('/')[0]}/base", benchmark=name)
+        base_summary = read_summary(base) if (base / "summary.json").exists() else None
+        if base_summary and base_summary.problems_sha256 != summary.problems_sha256:
+            base_summary = None
+        problems = problems_text(folder, summary, benchmarks.get(name) or {})
         for tests, label in zip(TESTS, (name, f"{name}+"), strict=True):
-            if tests not in ours.of(ours.n):
+            if tests not in summary.of(summary.n):
                 continue
             cells = [
-                label if kind_of(ours.benchmark).programs else f"{name} (preference)",
-                score_text(ours, tests),
-                score_text(theirs, tests) if theirs else "–",
+                label if kind_of(summary.benchmark).programs else f"{name} (preference)",
+                score_text(summary, tests),
+                score_text(base_summary, tests) if base_summary else "–",
                 problems,
                 lineage.identity(run, name) or "–",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def scored(results: Path, run: str) -> list[str]:
-    """The benchmarks on which a run is scored."""
-    return sorted(p.parent.name for p in results.glob(output_of("score", run=run, benchmark="*")))
 
 
 def score_text(summary: ScoreSummary, tests: str) -> str:
@@ -217,7 +207,7 @@ def score_text(summary: ScoreSummary, tests: str) -> str:
     return f"{score.percent:.1f} ({low:.1f} to {high:.1f}) of {score.n}"
 
 
-def release(folder: Path, summary: ScoreSummary, benchmark: Mapping[str, Any]) -> str:
+def problems_text(folder: Path, summary: ScoreSummary, benchmark: Mapping[str, Any]) -> str:
     """Which problems: as the config names them, and their digest.
 
     Raises:

@@ -19,6 +19,8 @@ from fgit.common.provenance import LARGE, Record, digest, known_digest, read_pro
 from fgit.scores import read_summary
 from fgit.steps import STAGES, folder_of, output_of
 
+COPIED = {"stage", "settings", "arguments", "models", "code", "hardware"}  # from a Record
+COPIED |= {"started", "seconds", "slurm_job"}
 FOLDERS = {*STAGES} - {"gather", "audit", "report"}  # of what a number rests on
 WEIGHTS = {".safetensors", ".gguf", ".bin", ".pt"}
 CHANGED, GONE, NOT_CHECKED = "changed since", "gone", "not checked"
@@ -40,11 +42,11 @@ class File:
     path: str  # relative to the results folder where it lies there, else as the step had it
     sha256: str | None
     state: str
-    step: str | None  # name of the Step that wrote it, for an input that a step wrote
+    step: str | None  # name of the step that wrote it, for an input that a step wrote
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class RecordedStep:
     """One stage's work, as its provenance file tells it. Without one, only stage and name."""
 
     stage: str  # score, evaluate, train, ...
@@ -83,13 +85,13 @@ class Lineage:
     def __init__(self, results: Path, hashes: bool | None = None) -> None:
         self.results = results
         self.hashes = hashes
-        self.steps: dict[str, Step] = {}
+        self.steps: dict[str, RecordedStep] = {}
         self.begun: set[str] = set()
         self.identities: dict[str, str] = {}  # of steps, in full
         self.records: dict[Path, Record] = {}
         self.digests: dict[Path, str] = {}  # of files and folders as they are now
 
-    def behind(self, run: str, benchmark: str) -> list[Step]:
+    def behind(self, run: str, benchmark: str) -> list[RecordedStep]:
         """The steps behind a run's number on a benchmark, each before those that read it.
 
         The last is *score*; where that is not there yet, *evaluate* or *train*; empty where there
@@ -107,7 +109,7 @@ class Lineage:
                 return self.ending_in(self.follow(place))
         return []
 
-    def behind_score(self, run: str, benchmark: str) -> list[Step]:
+    def behind_score(self, run: str, benchmark: str) -> list[RecordedStep]:
         """The same of a score alone; empty where it has no provenance."""
         steps = self.ending_in(self.follow(folder_of("score", run=run, benchmark=benchmark)))
         return steps if steps and steps[-1].provenance is not None else []
@@ -129,9 +131,9 @@ class Lineage:
                 self.identities[step.name] = identity_of(step, self.identities)
         return self.identities[steps[-1].name][:12] if steps else ""
 
-    def ending_in(self, last: str | None) -> list[Step]:
+    def ending_in(self, last: str | None) -> list[RecordedStep]:
         """A step with all that it rests on, each before those that read it."""
-        steps: dict[str, Step] = {}
+        steps: dict[str, RecordedStep] = {}
 
         def visit(name: str) -> None:
             for file in self.steps[name].inputs:
@@ -153,7 +155,7 @@ class Lineage:
         path = self.producer(place)
         if path is None:
             if place not in self.steps:
-                self.steps[place] = unknown(place, self.results)
+                self.steps[place] = without_provenance(place, self.results)
             return place
         name = written_by(path, self.results)
         if name in self.steps:
@@ -163,60 +165,41 @@ class Lineage:
         self.begun.add(name)
         record = self.record(path)
         root = root_of(record, name)
-        inputs = []
-        for flag, read in record.inputs.items():
-            at = within(root, read.path)
-            step = self.follow(at) if at else None
-            made = self.made(step, at) if step and at else None
-            inputs.append(self.file(record, flag, read.path, at, read.sha256, step, made))
-        outputs = [
-            self.file(record, "", output, within(root, output), sha256, None, None)
-            for output, sha256 in record.outputs.items()
+        inputs = [
+            self.file(record, root, read.path, read.sha256, flag)
+            for flag, read in record.inputs.items()
         ]
-        self.steps[name] = Step(
-            stage=record.stage,
+        outputs = [self.file(record, root, *output) for output in record.outputs.items()]
+        self.steps[name] = RecordedStep(
             name=name,
             provenance=path.relative_to(self.results).as_posix(),
-            settings=record.settings,
-            arguments=record.arguments,
             seed=record.settings.get("seed"),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
-            models=record.models,
-            code=record.code,
             packages=record.packages | worker_packages(record, path.parent),
-            hardware=record.hardware,
-            started=record.started,
-            seconds=record.seconds,
-            slurm_job=record.slurm_job,
+            **record.model_dump(include=COPIED),
         )
         return name
 
-    def made(self, step: str, at: str) -> str | None:
-        """The digest that a step recorded of what it wrote at a place."""
-        return next((out.sha256 for out in self.steps[step].outputs if out.path == at), None)
-
     def file(
-        self,
-        record: Record,
-        flag: str,
-        path: str,
-        at: str | None,
-        sha256: str | None,
-        step: str | None,
-        made: str | None,
+        self, record: Record, root: str | None, path: str, sha256: str | None, flag: str = ""
     ) -> File:
-        on_disk = self.results / at if at else Path(record.directory or "", path)
+        """A file or folder that a step read with a flag, or, without one, wrote."""
+        place = within(root, path)
+        step = self.follow(place) if flag and place else None
+        outputs = self.steps[step].outputs if step else ()
+        written = next((out.sha256 for out in outputs if out.path == place), None)
+        on_disk = self.results / place if place else Path(record.directory or "", path)
         state = ""
         if sha256 is not None and self.hashes is not None:
-            # Folders' digests were others in the first layout.
-            comparable = record.layout > 1 or on_disk.is_file()
-            state = self.state_of(on_disk, sha256) if comparable else NOT_CHECKED
-            if state in (GONE, NOT_CHECKED) and comparable and made not in (None, sha256):
-                state = CHANGED
-            if not on_disk.exists() and state == NOT_CHECKED:
-                state = GONE
-        return File(flag, at or path, sha256, state, step)
+            # The digests of the first layout's folders cannot be compared.
+            if record.layout <= 1 and not on_disk.is_file():
+                state = NOT_CHECKED if on_disk.exists() else GONE
+            else:
+                state = self.state_of(on_disk, sha256)
+                if state in (GONE, NOT_CHECKED) and written not in (None, sha256):
+                    state = CHANGED
+        return File(flag, place or path, sha256, state, step)
 
     def state_of(self, path: Path, sha256: str) -> str:
         """How a file or folder stands against the digest that a step recorded."""
@@ -280,9 +263,9 @@ def within(root: str | None, path: str) -> str | None:
     return place if PurePosixPath(place).parts[:1] and place.split("/")[0] in FOLDERS else None
 
 
-def unknown(place: str, results: Path) -> Step:
+def without_provenance(place: str, results: Path) -> RecordedStep:
     state = "" if (results / place).exists() else GONE
-    return Step(place.split("/")[0], place, outputs=(File("", place, None, state, None),))
+    return RecordedStep(place.split("/")[0], place, outputs=(File("", place, None, state, None),))
 
 
 def worker_packages(record: Record, folder: Path) -> dict[str, str]:
@@ -307,24 +290,25 @@ def unread(weights: Path) -> bool:
 # ------------------------------------------------------------------ what steps say
 
 
-def precisions(steps: Iterable[Step]) -> dict[str, str]:
+def precisions(steps: Iterable[RecordedStep]) -> dict[str, str]:
     """What the teacher, the training and the evaluation were computed in: fp32 or bf16, by stage.
 
     Where the teacher's shards differ, both, joined by ``and``.
     """
-    found: dict[str, dict[str, None]] = {}
+    names: dict[str, set[str]] = {}
     for step in steps:
         name = step.settings.get(COMPUTING.get(step.stage, ""))
         if name in SHORT:
-            found.setdefault(step.stage, {})[SHORT[name]] = None
-    return {stage: " and ".join(sorted(names)) for stage, names in found.items()}
+            names.setdefault(step.stage, set()).add(SHORT[name])
+    return {stage: " and ".join(sorted(short)) for stage, short in names.items()}
 
 
-def identity_of(step: Step, before: Mapping[str, str]) -> str:
+def identity_of(step: RecordedStep, identities: Mapping[str, str]) -> str:
+    """The identity in full; ``identities``: of the steps that it read from."""
     inputs = {
         file.name: [
             None if file.step and file.step.startswith("score/") else file.sha256,
-            before[file.step] if file.step else None,
+            identities[file.step] if file.step else None,
             file.path if file.sha256 is None and file.step is None else None,  # on the hub
         ]
         for file in step.inputs

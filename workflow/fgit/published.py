@@ -9,11 +9,9 @@ from pathlib import Path
 
 from fgit.common.errors import UserError
 from fgit.common.files import existing, resolve
-from fgit.config import PUBLISHED, Config, Row
+from fgit.config import PUBLISHED, Config
 
-COLUMNS = ("table", "model", "dataset", "method", "column", "value")
-
-AVERAGE = "average"  # the column of a printed average, of tables that have one
+CSV_COLUMNS = ("table", "model", "dataset", "method", "column", "value")
 
 Key = tuple[str, str | None, str]  # of a row of a table: model, dataset, method
 Published = dict[tuple[str, Key, str], float]  # by table, row and column, in percent
@@ -22,9 +20,9 @@ Published = dict[tuple[str, Key, str], float]  # by table, row and column, in pe
 def read_published(config: Config) -> Published:
     """What the config's file of published numbers says; empty if the config names none.
 
-    The file is CSV with the columns :data:`COLUMNS`: the config's names, an empty dataset for rows
-    that have none, and the value in percent as it is printed. Of tables with an average, a printed
-    one may be there too (column ``average``); the tables show the mean of the printed columns.
+    The file is CSV with the columns :data:`CSV_COLUMNS`: the config's names, an empty dataset for
+    rows that have none, and the value in percent as it is printed. Of tables with an average, a
+    printed one may be there too (column ``average``); the tables show the mean of the columns.
 
     Raises:
         UserError: naming file, row and value, if the file cannot be read, if a number belongs to no
@@ -34,28 +32,28 @@ def read_published(config: Config) -> Published:
     if config.published is None:
         return {}
     path = existing(resolve(config.published))
-    found: Published = {}
+    values: Published = {}
     rows: dict[tuple[str, Key, str], int] = {}
-    for number, values in read_rows(path):
-        cell, value = read_row(config, f"{path}, row {number}", values)
+    for number, texts in read_rows(path):
+        cell, value = read_row(config, f"{path}, row {number}", texts)
         if cell in rows:
-            where, key, column = cell
+            name, key, column = cell
             raise UserError(
-                f"{path}, row {number}: a second number for {column} of {called(key)} in {where}; "
+                f"{path}, row {number}: a second number for {column} of {key_text(key)} in {name}; "
                 f"the first is in row {rows[cell]}; remove one of the two"
             )
         rows[cell] = number
-        found[cell] = value
+        values[cell] = value
     for name, table in config.tables.items():
         for row in table.rows:
-            quoted = any((name, row.key, column) in found for column in table.columns)
+            quoted = any((name, row.key, column) in values for column in table.columns)
             if row.method == PUBLISHED and not quoted:
                 raise UserError(
                     f"{path}: no number for the row {row.name!r} of {name}, which is only quoted; "
                     f"add rows that begin with {name},{row.model},,{PUBLISHED}, or remove the row "
                     "from the config's table"
                 )
-    return found
+    return values
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -65,18 +63,18 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
     reader = csv.DictReader(lines)
-    if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+    if missing := [name for name in CSV_COLUMNS if name not in (reader.fieldnames or ())]:
         raise UserError(
             f"{path}, row 1: no column {', '.join(missing)}; the first row names the columns: "
-            f"{','.join(COLUMNS)}"
+            f"{','.join(CSV_COLUMNS)}"
         )
     for row in reader:
-        if missing := [name for name in COLUMNS if row[name] is None]:
+        if missing := [name for name in CSV_COLUMNS if row[name] is None]:
             raise UserError(
                 f"{path}, row {reader.line_num}: nothing for {', '.join(missing)}; give a value "
-                f"for each of {','.join(COLUMNS)}"
+                f"for each of {','.join(CSV_COLUMNS)}"
             )
-        yield reader.line_num, {name: row[name].strip() for name in COLUMNS}
+        yield reader.line_num, {name: row[name].strip() for name in CSV_COLUMNS}
 
 
 def read_row(config: Config, where: str, row: dict[str, str]) -> tuple[tuple[str, Key, str], float]:
@@ -86,16 +84,15 @@ def read_row(config: Config, where: str, row: dict[str, str]) -> tuple[tuple[str
         raise UserError(f"{where}: no table is called {name!r}; known: {', '.join(config.tables)}")
     table = config.tables[name]
     key = (row["model"], row["dataset"] or None, row["method"])
-    if key not in {other.key for other in table.rows}:
+    keys = [other.key for other in table.rows]
+    if key not in keys:
         raise UserError(
-            f"{where}: {name} has no row {called(key)}; it has: {known(table.rows)}; mend the row, "
-            "or add it to the config's table"
+            f"{where}: {name} has no row {key_text(key)}; it has: {'; '.join(map(key_text, keys))};"
+            " correct the row, or add it to the config's table"
         )
-    known_columns = [*table.columns, *(["average"] if table.average else [])]
-    if column not in known_columns:
-        raise UserError(
-            f"{where}: {name} has no column {column!r}; it has: {', '.join(known_columns)}"
-        )
+    columns = [*table.columns, *(["average"] if table.average else [])]
+    if column not in columns:
+        raise UserError(f"{where}: {name} has no column {column!r}; it has: {', '.join(columns)}")
     try:
         value = float(text)
     except ValueError:
@@ -105,9 +102,5 @@ def read_row(config: Config, where: str, row: dict[str, str]) -> tuple[tuple[str
     return (name, key, column), value
 
 
-def called(key: Key) -> str:
+def key_text(key: Key) -> str:
     return " / ".join(part for part in key if part is not None)
-
-
-def known(rows: list[Row]) -> str:
-    return "; ".join(called(row.key) for row in rows)

@@ -56,23 +56,20 @@ def runs_of(config: Config, row: Row) -> list[Run]:
 
 def all_runs(config: Config) -> dict[str, Run]:
     """Every run by name, each once, in the order in which the tables ask for them."""
-    found: dict[str, Run] = {}
-    for table in config.tables.values():
-        for row in table.rows:
-            found |= {run.name: run for run in runs_of(config, row)}
-    return found
+    rows = (row for table in config.tables.values() for row in table.rows)
+    return {run.name: run for row in rows for run in runs_of(config, row)}
 
 
 def evaluations(config: Config, tables: Iterable[str]) -> list[tuple[str, str]]:
     """The (run, benchmark) pairs that tables show, each once."""
-    found: dict[tuple[str, str], None] = {}
-    for name in tables:
-        table = config.tables[name]
-        for row in table.rows:
-            for run in runs_of(config, row):
-                for column in table.columns:
-                    found[run.name, column.removesuffix("+")] = None
-    return list(found)
+    pairs = (
+        (run.name, column.removesuffix("+"))
+        for table in map(config.tables.__getitem__, tables)
+        for row in table.rows
+        for run in runs_of(config, row)
+        for column in table.columns
+    )
+    return list(dict.fromkeys(pairs))
 
 
 def train_settings(config: Config, run: Run) -> TrainSettings:
@@ -80,16 +77,11 @@ def train_settings(config: Config, run: Run) -> TrainSettings:
     return config.resolve(run.method).model_copy(update={"seed": run.seed})
 
 
-def sheets_of(config: Config, runs: Iterable[Run]) -> list[str]:
+def sheets_of(config: Config) -> list[str]:
     """The datasets of which two readers get a sheet: those that are trained on with a teacher."""
-    if not config.audit.sheet:
-        return []
-    found = {
-        run.dataset: None
-        for run in runs
-        if run.dataset is not None and train_settings(config, run).variants == "generate"
-    }
-    return list(found)
+    trained = [run for run in all_runs(config).values() if run.dataset and config.audit.sheet]
+    by_teacher = [run for run in trained if train_settings(config, run).variants == "generate"]
+    return list(dict.fromkeys(str(run.dataset) for run in by_teacher))
 
 
 def pilot_of(config: Config) -> Config:
@@ -99,8 +91,8 @@ def pilot_of(config: Config) -> Config:
     """
     samples, problems = config.pilot.samples, config.pilot.problems
 
-    def at_most(limit: int, given: int | None) -> int:
-        return limit if given is None else min(limit, given)
+    def at_most(bound: int, limit: int | None) -> int:
+        return bound if limit is None else min(bound, limit)
 
     note = f"Pilot: at most {samples} samples a dataset and {problems} problems a benchmark."
     return config.model_copy(
@@ -124,7 +116,7 @@ def pilot_of(config: Config) -> Config:
 
 
 def shard_count(config: Config, dataset: str) -> int:
-    """How many jobs share the making of a dataset's variants; given ones are read by one."""
+    """How many jobs write a dataset's variants; one reads those that the config names."""
     return 1 if config.datasets[dataset].variants else config.generate.shards
 
 
@@ -164,12 +156,12 @@ def launcher(launch: Launch) -> str:
 
 
 def is_fetched_model(path: str) -> bool:
-    """Whether a model has to be turned into a folder first (GGUF)."""
+    """Whether a model has to be converted to a folder first (GGUF)."""
     return path.endswith(".gguf")
 
 
 def teacher_as_model(config: Config) -> str | None:
-    """The model of the config that is the teacher, too, where it is turned into a folder."""
+    """The model of the config that is the teacher, too, where it is converted to a folder."""
     path = config.generate.teacher
     names = (name for name, model in config.models.items() if model.path == path)
     return next(names, None) if is_fetched_model(path) else None
@@ -254,13 +246,10 @@ def use_this_checkout() -> None:
     not its environment is activated; and other environments (vLLM's, conda's) need not have this
     package installed.
     """
-    package = str(Path(fgit.__file__).parents[1])
-    for variable, folder in {
-        "PATH": str(Path(sys.executable).parent),
-        "PYTHONPATH": package,
-    }.items():
+    folders = {"PATH": Path(sys.executable).parent, "PYTHONPATH": Path(fgit.__file__).parents[1]}
+    for variable, folder in folders.items():
         before = os.environ.get(variable, "").split(os.pathsep)
-        os.environ[variable] = os.pathsep.join([folder, *(f for f in before if f)])
+        os.environ[variable] = os.pathsep.join([str(folder), *filter(None, before)])
 
 
 def use_hub(config: Config) -> None:

@@ -63,23 +63,26 @@ def audit(part: str, *names: str) -> Rule:
     return Rule("audit", inside(folder, *names), f"{folder}.{part}", f"{{benchmark}}, {part}")
 
 
-CANONICAL = "canonical"  # in place of a run: the canonical solutions of a benchmark
-PROBLEMS = "fetch/benchmarks/{benchmark}"
-FIRST = "first-{limit}"
+CANONICAL_RUN = "canonical"  # in place of a run: the canonical solutions of a benchmark
+FETCHED = "fetch/benchmarks/{benchmark}"
+HEAD = "first-{limit}"
 CLEAN = ("records.parquet", "report.json", "matches.parquet")
 SHARD = "{shard}-of-{shards}"
-VARIANTS = ("variants.parquet", "report.json")
+GATHERED = ("variants.parquet", "report.json")
 TRAINED = ("metrics.json", "model", "steps.jsonl", "samples.parquet", "segments.json", "run.yaml")
-SAMPLES = ("samples.jsonl", "samples_one_bos.jsonl")
+SOLUTIONS = ("samples.jsonl", "samples_one_bos.jsonl")
 SCORE = ("summary.json", "outcomes.parquet")
 TABLE = inside("tables", "{table}.csv", "{table}.md", "{table}.tex", "{table}.html")
 FIGURE = (*TABLE, *inside("tables", "{table}.svg", "{table}.png"))
 REPORT = ("report.html", "results.parquet", *inside("tables", "funnel.md", "funnel.csv"))
 RULES = {  # in the order of the stages
     "fetch_model": Rule("fetch", ("fetch/models/{model}",), "fetch/models/{model}"),
-    "fetch_benchmark": Rule("fetch", (f"{PROBLEMS}.jsonl",), PROBLEMS),
+    "fetch_benchmark": Rule("fetch", (f"{FETCHED}.jsonl",), FETCHED),
     "fetch_first": Rule(
-        "fetch", (f"{PROBLEMS}.{FIRST}.jsonl",), f"{PROBLEMS}.{FIRST}", f"{{benchmark}}, {FIRST}"
+        "fetch",
+        (f"{FETCHED}.{HEAD}.jsonl",),
+        f"{FETCHED}.{HEAD}",
+        f"{{benchmark}}, {HEAD}",
     ),
     "decontaminate": Rule("decontaminate", inside("decontaminate/{dataset}", *CLEAN)),
     "generate": Rule(
@@ -88,19 +91,19 @@ RULES = {  # in the order of the stages
         f"generate/{{dataset}}/{SHARD}",
         "{dataset}, shard {shard} of {shards}",
     ),
-    "gather": Rule("gather", inside("generate/{dataset}", *VARIANTS), "gather/{dataset}"),
-    "mutate": Rule("mutate", inside("mutate/{dataset}", *VARIANTS)),
+    "gather": Rule("gather", inside("generate/{dataset}", *GATHERED), "gather/{dataset}"),
+    "mutate": Rule("mutate", inside("mutate/{dataset}", *GATHERED)),
     "verify": on_pairs("verify", "verified"),
     "select": on_pairs("select", "pairs"),
     "annotate": on_pairs("annotate", "spans"),
     "train": Rule("train", inside("train/{run}", *TRAINED)),
     "train_temporary": Rule("train", inside("train/{run}", *TRAINED)),
     "train_pilot": Rule("train", inside("train/{run}", *TRAINED)),
-    "evaluate": Rule("evaluate", inside("evaluate/{run}/{benchmark}", *SAMPLES)),
+    "evaluate": Rule("evaluate", inside("evaluate/{run}/{benchmark}", *SOLUTIONS)),
     "ground_truth": Rule(
         "score",
-        inside(f"score/{CANONICAL}/{{benchmark}}", *SCORE, "times.parquet"),
-        title=f"{CANONICAL}, {{benchmark}}",
+        inside(f"score/{CANONICAL_RUN}/{{benchmark}}", *SCORE, "times.parquet"),
+        title=f"{CANONICAL_RUN}, {{benchmark}}",
     ),
     "score": Rule("score", inside("score/{run}/{benchmark}", *SCORE)),
     "audit_records": audit("records", "records.parquet"),
@@ -138,9 +141,9 @@ def folder_of(rule: str, **wildcards: str) -> str:
 
 def whole_problems(config: Config, benchmark: str, results: str = "") -> str:
     """All problems of a benchmark: the file of the config, or the one that fetch writes."""
-    given = config.benchmarks[benchmark].problems
+    problems = config.benchmarks[benchmark].problems
     fetched = results + output_of("fetch_benchmark", benchmark=benchmark)
-    return fetched if is_fetched_benchmark(given) else given
+    return fetched if is_fetched_benchmark(problems) else problems
 
 
 def asked_problems(config: Config, benchmark: str, results: str = "") -> str:
@@ -177,10 +180,11 @@ def own_samples(config: Config, run: Run, benchmark: str) -> str | None:
 
 def scored_files(config: Config, run: Run, benchmark: str, results: str = "") -> dict[str, str]:
     """What is scored, besides the problems, by the name of the rule's input."""
-    if (whole := config.benchmarks[benchmark].part_of) is not None:
-        return {"whole": results + output_of("score", run=run.name, benchmark=whole)}
+    entry = config.benchmarks[benchmark]
+    if entry.part_of is not None:
+        return {"whole": results + output_of("score", run=run.name, benchmark=entry.part_of)}
     files = {}
-    if kind_of(config.benchmarks[benchmark].kind).ground_truth:
+    if kind_of(entry.kind).ground_truth:
         # Its environment must first be shown to be the right one.
         files["ground_truth"] = results + output_of("ground_truth", benchmark=benchmark)
     if own := own_samples(config, run, benchmark):
@@ -205,7 +209,7 @@ def teacher_environment(config: Config) -> Environment:
 def score_environments(config: Config, benchmark: str) -> tuple[Environment, ...]:
     entry = config.benchmarks[benchmark]
     programs = kind_of(entry.kind).environment
-    # Of a part of a larger benchmark, nothing is run.
+    # The programs of a part were run with those of its whole.
     return ("main",) if programs == "main" or entry.part_of is not None else ("main", programs)
 
 
@@ -242,8 +246,8 @@ class Step:
 
     @property
     def job(self) -> str:
-        pattern = RULES[self.rule].job.format(**self.wildcards)
-        return pattern or self.outputs[0].rpartition("/")[0]
+        job = RULES[self.rule].job.format(**self.wildcards)
+        return job or self.outputs[0].rpartition("/")[0]
 
     @property
     def log(self) -> str:
@@ -263,14 +267,13 @@ def step(
     environments: tuple[Environment, ...] = ("main",),
     hub: tuple[str, ...] = (),
 ) -> Step:
-    """A step of a rule with these wildcards."""
     return Step(rule, of, tuple(inputs), outputs_of(rule, **of), environments, hub)
 
 
 def steps_of(
     config: Config, tables: Iterable[str] | None = None, *, pilot: bool = False
 ) -> list[Step]:
-    """What there is to do, each step once, and after those that it reads from.
+    """What there is to do: each step once, after the steps that it reads from.
 
     Args:
         tables: keys of tables; None is everything that ``snakemake all`` asks for.
@@ -278,7 +281,7 @@ def steps_of(
     """
     names = list(config.tables if tables is None else tables)
     audited = config.audit.benchmarks if tables is None else []
-    sheets = sheets_of(config, all_runs(config).values()) if tables is None else []
+    sheets = sheets_of(config) if tables is None else []
     steps = [*steps_to(config, evaluations(config, names), audited, pilot=pilot)]
     for benchmark in audited:
         steps += audit_steps(config, benchmark)
@@ -310,17 +313,17 @@ def steps_to(
     *,
     pilot: bool = False,
 ) -> Iterator[Step]:
-    """The way to scores, each a run and a benchmark, and to what an audit of benchmarks reads."""
+    """The steps to scores, each a run and a benchmark, and to what an audit of benchmarks reads."""
     runs, scores = all_runs(config), list(scores)
-    asked = dict.fromkeys((run, config.benchmarks[name].part_of or name) for run, name in scores)
-    written = [(run, name) for run, name in asked if not own_samples(config, runs[run], name)]
+    wholes = dict.fromkeys((run, config.benchmarks[name].part_of or name) for run, name in scores)
+    evaluated = [(run, name) for run, name in wholes if not own_samples(config, runs[run], name)]
     trained = [run for run in dict.fromkeys(run for run, _ in scores) if runs[run].dataset]
     sources = dict.fromkeys(
         (str(runs[run].dataset), train_settings(config, runs[run]).variants) for run in trained
     )
     datasets = dict.fromkeys(dataset for dataset, _ in sources)
 
-    models = dict.fromkeys(runs[run].model for run, _ in written)
+    models = dict.fromkeys(runs[run].model for run, _ in evaluated)
     teacher = teacher_as_model(config)
     written_by_teacher = (
         source == "generate" and not config.datasets[dataset].variants
@@ -331,10 +334,10 @@ def steps_to(
     for model in models:
         if is_fetched_model(config.models[model].path):
             yield step("fetch_model", {"model": model})
-    shown = dict.fromkeys([*(name for _, name in [*scores, *asked]), *audited])
+    benchmarks = dict.fromkeys([*(name for _, name in [*scores, *wholes]), *audited])
     against = config.decontaminate.against if datasets else []
-    for name in dict.fromkeys([*shown, *against]):
-        yield from fetch_steps(config, name, first=name in shown)
+    for name in dict.fromkeys([*benchmarks, *against]):
+        yield from fetch_steps(config, name, limited=name in benchmarks)
 
     for dataset in datasets:
         data = config.datasets[dataset].path
@@ -345,24 +348,24 @@ def steps_to(
         yield from variants_steps(config, dataset, source)
     for run in trained:
         yield train_step(config, runs[run], pilot)
-    for run, name in written:
+    for run, name in evaluated:
         yield evaluate_step(config, runs[run], name)
-    for name in dict.fromkeys(name for _, name in asked):
+    for name in dict.fromkeys(name for _, name in wholes):
         if kind_of(config.benchmarks[name].kind).ground_truth:
             environments, problems = score_environments(config, name), asked_problems(config, name)
             yield step("ground_truth", {"benchmark": name}, [problems], environments=environments)
-    for run, name in dict.fromkeys([*asked, *scores]):
+    for run, name in dict.fromkeys([*wholes, *scores]):
         inputs = [asked_problems(config, name), *scored_files(config, runs[run], name).values()]
         environments = score_environments(config, name)
         yield step("score", {"run": run, "benchmark": name}, inputs, environments=environments)
 
 
-def fetch_steps(config: Config, benchmark: str, first: bool) -> Iterator[Step]:
-    """Fetching a benchmark's problems; and the ``first`` of them, if no more are asked."""
+def fetch_steps(config: Config, benchmark: str, limited: bool) -> Iterator[Step]:
+    """Fetching a benchmark's problems; and, if ``limited``, the first of them alone."""
     entry, of = config.benchmarks[benchmark], {"benchmark": benchmark}
     if is_fetched_benchmark(entry.problems):
         yield step("fetch_benchmark", of, hub=(f"benchmarks.{benchmark}",))
-    if first and entry.limit is not None:
+    if limited and entry.limit is not None:
         whole = whole_problems(config, benchmark)
         yield step("fetch_first", of | {"limit": str(entry.limit)}, [whole])
 
@@ -370,31 +373,26 @@ def fetch_steps(config: Config, benchmark: str, first: bool) -> Iterator[Step]:
 def variants_steps(config: Config, dataset: str, source: str) -> Iterator[Step]:
     """From a dataset's clean samples to the annotated pairs of one source of variants."""
     records = output_of("decontaminate", dataset=dataset)
-    if source == "mutate":
-        yield (made := step("mutate", {"dataset": dataset}, [records]))
-    else:
-        parts = [*generate_steps(config, dataset, records)]
-        yield from parts
-        inputs = [records, *(file for part in parts for file in part.outputs)]
-        yield (made := step("gather", {"dataset": dataset}, inputs))
+    inputs = [records]
+    if source == "generate":
+        count, answers = shard_count(config, dataset), config.datasets[dataset].variants
+        for number in range(1, count + 1):
+            of = {"dataset": dataset, "shard": str(number), "shards": str(count)}
+            if answers:  # written before: they are read as the teacher's are
+                shard = step("generate", of, [records, answers])
+            else:
+                shard = teacher_step(config, "generate", of, records)
+            yield shard
+            inputs += shard.outputs
+    rule = "gather" if source == "generate" else "mutate"
+    yield (variants := step(rule, {"dataset": dataset}, inputs))
     of = {"dataset": dataset, "source": source}
-    inputs = [records, made.outputs[0]]
+    inputs = [records, variants.outputs[0]]
     if config.select.verified_variants:
         yield step("verify", of, inputs)
         inputs = [*inputs, output_of("verify", **of)]
     yield step("select", of, inputs, hub=("select",))
     yield step("annotate", of, [output_of("select", **of)])
-
-
-def generate_steps(config: Config, dataset: str, records: str) -> Iterator[Step]:
-    """The teacher's answers, shard by shard; given ones are read likewise."""
-    given, count = config.datasets[dataset].variants, shard_count(config, dataset)
-    for number in range(1, count + 1):
-        of = {"dataset": dataset, "shard": str(number), "shards": str(count)}
-        if given:
-            yield step("generate", of, [records, given])
-        else:
-            yield teacher_step(config, "generate", of, records)
 
 
 def teacher_step(config: Config, rule: str, of: Mapping[str, str], records: str) -> Step:
@@ -408,7 +406,6 @@ def teacher_step(config: Config, rule: str, of: Mapping[str, str], records: str)
 
 
 def train_step(config: Config, run: Run, pilot: bool) -> Step:
-    """A training. Its weights may be removed once all is evaluated; its figures stay."""
     source = train_settings(config, run).variants
     spans = output_of("annotate", dataset=str(run.dataset), source=source)
     rule = "train" if keeps_model(config, run) else "train_temporary"
@@ -436,5 +433,5 @@ def audit_steps(config: Config, benchmark: str) -> Iterator[Step]:
     """The teacher's variants of canonical solutions, and their tests (section III-B1)."""
     problems, of = asked_problems(config, benchmark), {"benchmark": benchmark}
     yield step("audit_records", of, [problems])
-    yield (made := teacher_step(config, "audit_generate", of, output_of("audit_records", **of)))
-    yield step("audit_variants", of, [problems, made.outputs[0]], hub=("select",))
+    yield (answers := teacher_step(config, "audit_generate", of, output_of("audit_records", **of)))
+    yield step("audit_variants", of, [problems, answers.outputs[0]], hub=("select",))

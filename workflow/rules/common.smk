@@ -173,7 +173,7 @@ def scores(w, tables):
 def readers(w):
     """What fgit audit kappa wrote of the sheets: no rule makes it, so it is there or it is not."""
     sheets = f"{w.results}/audit/sheets"
-    found = [f"{sheets}/{d}/kappa.json" for d in sheets_of(CONFIG, RUNS.values())]
+    found = [f"{sheets}/{d}/kappa.json" for d in sheets_of(CONFIG)]
     return [path for path in found if Path(path).exists()]
 
 

@@ -104,7 +104,7 @@ rule report:
         ),
         sheets=expand(
             "{{results}}/audit/sheets/{dataset}/sheet.json",
-            dataset=sheets_of(CONFIG, RUNS.values()),
+            dataset=sheets_of(CONFIG),
         ),
         readers=readers,
     output:

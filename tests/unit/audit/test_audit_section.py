@@ -39,7 +39,7 @@ def test_the_config_of_the_audit():
 
 
 def test_sheets_are_of_datasets_with_a_teacher():
-    from fgit.runs import all_runs, sheets_of
+    from fgit.runs import sheets_of
 
     def table(*methods):
         rows = [{"model": "m", "method": "base"}]
@@ -52,7 +52,7 @@ def test_sheets_are_of_datasets_with_a_teacher():
         (["fgit"], 0, []),
     ]:
         made = config(tables=table(*methods), audit={"sheet": count})
-        assert sheets_of(made, all_runs(made).values()) == expected
+        assert sheets_of(made) == expected
 
 
 def test_the_section_of_the_report(tmp_path, audited, agree):

@@ -18,7 +18,7 @@ from fgit.common.errors import UserError
 from fgit.config import Estimate, PlanSettings, parse_config, read_config
 from fgit.plan.costs import Job, Plan, billions_in, count_rows, plan_of
 from fgit.plan.measured import measured_settings
-from fgit.plan.text import aligned, as_yaml, show
+from fgit.plan.text import aligned, as_text, as_yaml
 from fgit.runs import all_runs, pilot_of, to_yaml
 from fgit.scores import write_summary
 from fgit.steps import STAGES, steps_of
@@ -467,13 +467,13 @@ def test_columns_are_aligned():
 
 
 def test_the_table_says_what_it_rests_on(tmp_path):
-    text = show(plan_of(small(), tmp_path))
+    text = as_text(plan_of(small(), tmp_path))
     total = next(line for line in text.splitlines() if line.startswith("total"))
     assert total.endswith("partly measured")
     train = next(line for line in text.splitlines() if line.startswith("train "))
     assert train.endswith("assumed")
     assert re.search(r"^  sample_tokens +500 +assumed +n$", text, flags=re.M)
-    assert "mutate_per_second" not in show(plan_of(small(), tmp_path, ["one"]))
+    assert "mutate_per_second" not in as_text(plan_of(small(), tmp_path, ["one"]))
 
 
 def test_the_verb(tmp_path, capsys, monkeypatch):

@@ -18,7 +18,7 @@ from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import problem_rows
 from fgit.cluster import hub
 from fgit.common.errors import UserError
-from fgit.common.files import existing, open_binary, read_objects, resolve
+from fgit.common.files import existing, raw_rows, resolve
 from fgit.config import Benchmark, Config, Estimate, PlanSettings
 from fgit.gather import part
 from fgit.runs import Run, all_runs, is_fetched_benchmark, is_file, train_settings
@@ -28,7 +28,7 @@ REFERENCE = 6.7  # billions of parameters for which the rates of the config's pl
 CHECKPOINT_BYTES = 3 * 12  # of a parameter: two checkpoints are kept, a third is being written
 SAVED_BYTES = {"bfloat16": 2, "float32": 4}
 EMBEDDER_BILLIONS = 0.125
-UNITS = {  # what a stage's items are
+ITEMS = {  # what a stage's items are
     "fetch": "files and models",
     "decontaminate": "samples",
     "generate": "answers",
@@ -50,7 +50,7 @@ class Job:
 
     Attributes:
         count: 1, or 0 for what happens without a job of its own (downloads).
-        items: samples, requests, programs: what UNITS says.
+        items: samples, requests, programs: what :data:`ITEMS` says.
         tokens: that go through a model in training, or that a model writes.
         gpu_hours: GPUs times hours; cpu_hours: cores times hours; hours: from start to end.
         kept: bytes that stay; passing: bytes that are there for a time only, beside those.
@@ -101,11 +101,8 @@ class Plan:
 
     @property
     def stages(self) -> list[Sum]:
-        return [
-            self.sum_of(stage, [job for job in self.jobs if job.stage == stage])
-            for stage in STAGES
-            if any(job.stage == stage for job in self.jobs)
-        ]
+        jobs = {stage: [job for job in self.jobs if job.stage == stage] for stage in STAGES}
+        return [self.sum_of(stage, members) for stage, members in jobs.items() if members]
 
     @property
     def total(self) -> Sum:
@@ -115,6 +112,7 @@ class Plan:
         to_do = [job for job in jobs if not job.done]
         passing = sorted((job.passing for job in to_do), reverse=True)
         kept = sum(job.kept for job in to_do)
+        bases = {getattr(self.settings, name).basis for job in to_do for name in job.uses}
         return Sum(
             name,
             jobs=sum(job.count for job in jobs),
@@ -126,23 +124,13 @@ class Plan:
             longest=max((job.hours for job in to_do), default=0),
             kept=kept,
             peak=kept + sum(passing[: self.settings.trainings_at_once]),
-            basis=self.basis(to_do),
+            basis="partly measured" if len(bases) > 1 else "".join(bases),
         )
 
     def used(self) -> dict[str, Estimate]:
         """The figures that the hours of what is to do follow from."""
         names = {name for job in self.jobs if not job.done for name in job.uses}
-        return {
-            name: getattr(self.settings, name)
-            for name in PlanSettings.model_fields
-            if name in names
-        }
-
-    def basis(self, jobs: Iterable[Job]) -> str:
-        found = {getattr(self.settings, name).basis for job in jobs for name in job.uses}
-        if len(found) == 2:
-            return "partly measured"
-        return found.pop() if found else ""
+        return {n: getattr(self.settings, n) for n in PlanSettings.model_fields if n in names}
 
 
 # ------------------------------------------------------------------ sizes
@@ -166,13 +154,13 @@ def row_count(config: Config, dataset: str) -> int:
 
 
 def sample_count(config: Config, dataset: str) -> int:
-    """Samples that are used; what decontamination removes is not foreseen."""
+    """Samples that are used, as if decontamination removed none."""
     rows, limit = row_count(config, dataset), config.datasets[dataset].limit
     return rows if limit is None else min(rows, limit)
 
 
 def problem_count(config: Config, benchmark: str, results: Path) -> int:
-    """Problems that are asked.
+    """Problems of a benchmark that runs are asked.
 
     Raises:
         UserError: naming the key, for a release that is neither here nor in ``plan.problems``.
@@ -195,22 +183,17 @@ def problem_count(config: Config, benchmark: str, results: Path) -> int:
 
 def count_rows(path: Path) -> int:
     """Rows of a records file, not checked any further."""
-    existing(path)
-    name = path.name.removesuffix(".gz")
-    if name.endswith(".parquet"):
-        return int(pl.scan_parquet(path).select(pl.len()).collect().item())
-    if name.endswith(".jsonl"):
-        with open_binary(path) as file:
-            return sum(1 for line in file if line.strip())
-    return sum(1 for _ in read_objects(path))
+    if path.suffix == ".parquet":
+        return int(pl.scan_parquet(existing(path)).select(pl.len()).collect().item())
+    return sum(1 for _ in raw_rows(path))
 
 
 def billions_in(path: str) -> float | None:
     """Billions of parameters as the last part of a name says them: ``…-6.7B``, ``…_135M``."""
-    found = re.findall(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])", Path(path).name)
-    if not found:
+    sizes = re.findall(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BbMm])(?![A-Za-z0-9])", Path(path).name)
+    if not sizes:
         return None
-    number, unit = found[-1]
+    number, unit = sizes[-1]
     return float(number) * (1 if unit in "Bb" else 1e-3)
 
 
@@ -221,13 +204,13 @@ def parameters_of(config: Config, model: str) -> float:
         UserError: naming the key, if neither the config nor the model's name says it.
     """
     path = config.models[model].path
-    found = config.plan.parameters.get(model) or billions_in(path)
-    if found is None:
+    billions = config.plan.parameters.get(model) or billions_in(path)
+    if billions is None:
         raise UserError(
             f"models.{model}: how many parameters {path} has is not known; set "
             f"plan.parameters.{model} to their number in billions"
         )
-    return found
+    return billions
 
 
 def program_rate(benchmark: Benchmark) -> str:
@@ -266,8 +249,7 @@ class Costs:
     runs: Mapping[str, Run]
 
     def job(self, step: Step) -> Job:
-        work: dict[str, Any] = getattr(self, step.stage)(step)
-        return Job(step.stage, step.name, self.is_done(step), **work)
+        return Job(step.stage, step.name, self.is_done(step), **getattr(self, step.stage)(step))
 
     def is_done(self, step: Step) -> bool:
         done = self.is_there(step.outputs[0])
@@ -294,15 +276,17 @@ class Costs:
             return {"hours": hours, "cpu_hours": hours * plan.cores}
         return {"hours": hours, "gpu_hours": hours * gpus}
 
-    def on_cores(self, core_seconds: float) -> dict[str, Any]:
-        hours = core_seconds / 3600
-        return {"hours": hours / self.config.plan.cores, "cpu_hours": hours}
+    def on_cores(self, items: int, figure: str, seconds: float) -> dict[str, Any]:
+        """Items worked on without a model: core-seconds, and the figure that they follow from."""
+        hours = seconds / 3600
+        cores = self.config.plan.cores
+        return {"items": items, "hours": hours / cores, "cpu_hours": hours, "uses": (figure,)}
 
     def at_rate(self, stage: str, samples: int, kept: int) -> dict[str, Any]:
         """A stage without a model; ``kept``: the samples or variants that it writes."""
         figure = f"{stage}_per_second"
-        hours = self.on_cores(samples / getattr(self.config.plan, figure).value)
-        return {"items": samples, "kept": self.kilobytes(kept), "uses": (figure,), **hours}
+        seconds = samples / getattr(self.config.plan, figure).value
+        return self.on_cores(samples, figure, seconds) | {"kept": self.kilobytes(kept)}
 
     def samples(self, step: Step) -> int:
         return sample_count(self.config, step.wildcards["dataset"])
@@ -316,8 +300,7 @@ class Costs:
         """Bytes of a file of so many samples or variants, not compressed."""
         return samples * self.config.plan.sample_kilobytes.value * 1e3
 
-    def askings(self, run: Run) -> float:
-        """How often a run is asked each problem."""
+    def requests_per_problem(self, run: Run) -> float:
         chat = self.config.models[run.model].mode == "chat"
         return self.config.plan.askings.value if chat else 1
 
@@ -333,9 +316,8 @@ class Costs:
         return work | hours | {"uses": uses}
 
     def programs(self, benchmark: str, programs: int) -> dict[str, Any]:
-        name = program_rate(self.config.benchmarks[benchmark])
-        seconds = programs * getattr(self.config.plan, name).value
-        return {"items": programs, "uses": (name,), **self.on_cores(seconds)}
+        figure = program_rate(self.config.benchmarks[benchmark])
+        return self.on_cores(programs, figure, programs * getattr(self.config.plan, figure).value)
 
     # -------------------------------------------------------------- the stages
 
@@ -370,8 +352,8 @@ class Costs:
         dataset, shard, shards = step.wildcards.values()
         rows = part(self.samples(step), int(shard), int(shards))
         requests = (rows.stop - rows.start) * self.config.generate.variants
-        given = self.config.datasets[dataset].variants is not None
-        work = {"items": requests} if given else self.answering(requests)
+        written_before = self.config.datasets[dataset].variants is not None
+        work = {"items": requests} if written_before else self.answering(requests)
         return work | {"kept": self.kilobytes(requests)}
 
     def gather(self, step: Step) -> dict[str, Any]:
@@ -383,9 +365,8 @@ class Costs:
         return self.at_rate("mutate", samples, kept=samples * self.config.mutate.variants)
 
     def verify(self, step: Step) -> dict[str, Any]:
-        programs = self.texts(step)
-        work = self.on_cores(programs * self.config.plan.program_seconds.value)
-        return {"items": programs, "uses": ("program_seconds",), **work}
+        programs, figure = self.texts(step), "program_seconds"
+        return self.on_cores(programs, figure, programs * self.config.plan.program_seconds.value)
 
     def select(self, step: Step) -> dict[str, Any]:
         texts = self.texts(step)
@@ -440,7 +421,7 @@ class Costs:
             seconds /= 3 * plan.training_tokens_per_second.value
             uses = ["sample_tokens", "training_tokens_per_second", "start_seconds"]
         else:
-            items = round(problems * self.askings(run))
+            items = round(problems * self.requests_per_problem(run))
             tokens = items * plan.solution_tokens.value
             seconds = tokens * billions / REFERENCE / plan.evaluation_tokens_per_second.value
             uses = ["solution_tokens", "evaluation_tokens_per_second", "start_seconds"]
@@ -462,8 +443,8 @@ class Costs:
         programs = float(problem_count(self.config, benchmark, self.results))
         if step.rule == "score":
             run = self.runs[step.wildcards["run"]]
-            own = own_samples(self.config, run, benchmark)
-            programs *= 1 if own else self.askings(run)
+            if not own_samples(self.config, run, benchmark):
+                programs *= self.requests_per_problem(run)
         return self.programs(benchmark, round(programs))
 
     def audit(self, step: Step) -> dict[str, Any]:
@@ -473,8 +454,9 @@ class Costs:
         benchmark = step.wildcards["benchmark"]
         problems = problem_count(self.config, benchmark, self.results)
         answers = problems * self.config.generate.variants
-        asked = step.rule == "audit_generate"
-        return self.answering(answers) if asked else self.programs(benchmark, answers)
+        if step.rule == "audit_generate":
+            return self.answering(answers)
+        return self.programs(benchmark, answers)
 
     def report(self, step: Step) -> dict[str, Any]:
         return {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fgit.benchmarks.kinds import kind_of
@@ -57,55 +57,54 @@ def measured_settings(config: Config, folder: Path) -> PlanSettings:
 Measured = Mapping[str, tuple[float, str]]
 
 
-def written(steps: Iterable[Step], folder: Path, stage: str, name: str) -> list[tuple[Step, Path]]:
+def files_of(steps: Iterable[Step], folder: Path, stage: str, name: str) -> list[tuple[Step, Path]]:
     """The files of this name that a stage's steps wrote, as far as they are there."""
     files = [(s, (folder / s.outputs[0]).with_name(name)) for s in steps if s.stage == stage]
     return [(step, file) for step, file in files if file.exists()]
 
 
-def measured_training(config: Config, done: Sequence[Step], folder: Path) -> Measured:
+def measured_training(config: Config, steps: Iterable[Step], folder: Path) -> Measured:
     """Rates of trainings from steps.jsonl; a training's first step, which compiles, is left out.
 
     Steps of versions that did not log ``model_tokens_per_second`` are passed by.
     """
-    runs = all_runs(config)
-    gpus = config.launch.gpus
-    fed: dict[str, float] = defaultdict(float)
+    runs, gpus = all_runs(config), config.launch.gpus
+    tokens: dict[str, float] = defaultdict(float)  # by objective, as the samples
     samples: dict[str, int] = defaultdict(int)
     work = seconds = 0.0
-    trainings, rests = 0, []
-    for training, file in written(done, folder, "train", "steps.jsonl"):
+    trainings, starts = 0, []
+    for training, file in files_of(steps, folder, "train", "steps.jsonl"):
         run = runs[training.wildcards["run"]]
-        steps = [row for _, row in read_objects(file) if isinstance(row, dict)]
-        if not all("model_tokens_per_second" in step for step in steps):
+        rows = [row for _, row in read_objects(file) if isinstance(row, dict)]
+        if not all("model_tokens_per_second" in row for row in rows):
             continue
         trainings += 1
-        settings = train_settings(config, run)
-        for number, step in enumerate(steps):
-            tokens = step["model_tokens_per_second"] * step["seconds"]
-            fed[settings.objective] += tokens
-            samples[settings.objective] += step["samples"]
-            if number > 0 or len(steps) == 1:
-                work += tokens * parameters_of(config, run.model) / REFERENCE
-                seconds += step["seconds"]
+        objective = train_settings(config, run).objective
+        for number, row in enumerate(rows):
+            fed = row["model_tokens_per_second"] * row["seconds"]
+            tokens[objective] += fed
+            samples[objective] += row["samples"]
+            if number > 0 or len(rows) == 1:
+                work += fed * parameters_of(config, run.model) / REFERENCE
+                seconds += row["seconds"]
         # DPO's pass over all samples before the first step is work, and no start.
-        whole = wall_seconds(folder / training.times)
-        if whole is not None and settings.objective != "dpo":
-            rests.append(whole - sum(step["seconds"] for step in steps))
-    found: dict[str, tuple[float, str]] = {}
+        whole = job_seconds(folder / training.times)
+        if whole is not None and objective != "dpo":
+            starts.append(whole - sum(row["seconds"] for row in rows))
+    figures: dict[str, tuple[float, str]] = {}
     if seconds:
-        note = f"{trainings} trainings"
-        found["training_tokens_per_second"] = work / seconds / gpus, f"{note}, {gpus} at a time"
-    if rests:
-        found["start_seconds"] = statistics.fmean(rests), f"what {len(rests)} trainings took more"
-    means = {objective: fed[objective] / samples[objective] for objective in fed}
+        note = f"{trainings} trainings, {gpus} at a time"
+        figures["training_tokens_per_second"] = work / seconds / gpus, note
+    if starts:
+        note = f"what {len(starts)} trainings took more"
+        figures["start_seconds"] = statistics.fmean(starts), note
+    means = {objective: tokens[objective] / samples[objective] for objective in tokens}
     if sft := means.get("fixed"):
-        found["sample_tokens"] = sft, f"{samples['fixed']} samples trained on"
-        for objective in ("fgit", "dpo"):
-            if objective in means:
-                note = f"{samples[objective]} samples trained on"
-                found[f"{objective}_tokens"] = means[objective] / sft, note
-    return found
+        figures["sample_tokens"] = sft, f"{samples['fixed']} samples trained on"
+        for name in [name for name in ("fgit", "dpo") if name in means]:
+            note = f"{samples[name]} samples trained on"
+            figures[f"{name}_tokens"] = means[name] / sft, note
+    return figures
 
 
 def measured_teacher(
@@ -114,7 +113,7 @@ def measured_teacher(
     """The teacher's rate, if it was the one that is planned for, and the length of its answers."""
     tokens = seconds = answers = 0.0
     planned_for = {config.generate.teacher, *teacher_files(config, f"{folder}/")}
-    for _, file in written(steps, folder, "gather", "report.json"):
+    for _, file in files_of(steps, folder, "gather", "report.json"):
         report = read_json(file)
         if report.get("teacher") in planned_for and report.get("tokens"):
             tokens += report["tokens"]
@@ -123,10 +122,10 @@ def measured_teacher(
             seconds += report["seconds"] * gpus
     if not tokens:
         return {}
-    found = {"answer_tokens": (tokens / answers, f"{answers:.0f} answers")}
+    figures = {"answer_tokens": (tokens / answers, f"{answers:.0f} answers")}
     if seconds and source.generate.backend == config.generate.backend != "openai":
-        found["teacher_tokens_per_second"] = tokens / seconds, f"{answers:.0f} answers"
-    return found
+        figures["teacher_tokens_per_second"] = tokens / seconds, f"{answers:.0f} answers"
+    return figures
 
 
 def measured_evaluation(config: Config, steps: Iterable[Step], folder: Path) -> Measured:
@@ -138,39 +137,38 @@ def measured_evaluation(config: Config, steps: Iterable[Step], folder: Path) -> 
     runs = all_runs(config)
     points: list[tuple[float, float]] = []
     tokens = solutions = chat_solutions = chat_problems = 0.0
-    for step, file in written(steps, folder, "evaluate", "samples.jsonl"):
+    for step, file in files_of(steps, folder, "evaluate", "samples.jsonl"):
         model = runs[step.wildcards["run"]].model
         if not kind_of(config.benchmarks[step.wildcards["benchmark"]].kind).programs:
             continue
-        rows = lengths(file)
-        again = lengths(file.with_name("samples_one_bos.jsonl"))
-        wrote = sum(rows) + sum(again)
-        tokens += wrote
-        solutions += len(rows) + len(again)
+        first = lengths(file)
+        both = first + lengths(file.with_name("samples_one_bos.jsonl"))
+        tokens += sum(both)
+        solutions += len(both)
         if config.models[model].mode == "chat":
-            chat_problems += len(rows)
-            chat_solutions += len(rows) + len(again)
-        seconds = wall_seconds(folder / step.times)
+            chat_problems += len(first)
+            chat_solutions += len(both)
+        seconds = job_seconds(folder / step.times)
         if seconds is not None:
-            points.append((wrote * parameters_of(config, model) / REFERENCE, seconds))
+            points.append((sum(both) * parameters_of(config, model) / REFERENCE, seconds))
     if not solutions:
         return {}
-    found = {"solution_tokens": (tokens / solutions, f"{solutions:.0f} solutions")}
+    figures = {"solution_tokens": (tokens / solutions, f"{solutions:.0f} solutions")}
     if chat_problems:
-        found["askings"] = chat_solutions / chat_problems, f"{chat_problems:.0f} problems"
+        figures["askings"] = chat_solutions / chat_problems, f"{chat_problems:.0f} problems"
     if len({work for work, _ in points}) > 2:
         line = statistics.linear_regression(*zip(*points, strict=True))
         if line.slope > 0 and line.intercept >= 0:
             note = f"{len(points)} jobs, without loading"
-            found["evaluation_tokens_per_second"] = 1 / line.slope, note
-    return found
+            figures["evaluation_tokens_per_second"] = 1 / line.slope, note
+    return figures
 
 
 def measured_scoring(config: Config, steps: Iterable[Step], folder: Path) -> Measured:
     """Core-seconds of a program, from the scores."""
-    spent: dict[str, float] = defaultdict(float)
+    core_seconds: dict[str, float] = defaultdict(float)
     programs: dict[str, int] = defaultdict(int)
-    for step, file in written(steps, folder, "score", "summary.json"):
+    for step, file in files_of(steps, folder, "score", "summary.json"):
         benchmark = config.benchmarks[step.wildcards["benchmark"]]
         summary = read_summary(file.parent)
         if (
@@ -180,27 +178,31 @@ def measured_scoring(config: Config, steps: Iterable[Step], folder: Path) -> Mea
             or summary.threads is None
         ):
             continue
-        evaluated = outputs_of("evaluate", **step.wildcards) if step.rule == "score" else ()
-        again = [tokens for place in evaluated[1:] for tokens in lengths(folder / place)]
         rate = program_rate(benchmark)
-        spent[rate] += summary.seconds * summary.threads
-        programs[rate] += summary.n + len(again)
-    return {name: (spent[name] / programs[name], f"{programs[name]} programs") for name in spent}
+        core_seconds[rate] += summary.seconds * summary.threads
+        programs[rate] += summary.n
+        if step.rule == "score":
+            _, one_bos = outputs_of("evaluate", **step.wildcards)
+            programs[rate] += len(lengths(folder / one_bos))
+    return {
+        rate: (seconds / programs[rate], f"{programs[rate]} programs")
+        for rate, seconds in core_seconds.items()
+    }
 
 
-def measured_data(steps: Sequence[Step], folder: Path) -> Measured:
+def measured_data(steps: Iterable[Step], folder: Path) -> Measured:
     """Rates of the stages without a model, from jobs that took a minute: less is mostly start."""
-    found: dict[str, tuple[float, str]] = {}
+    figures: dict[str, tuple[float, str]] = {}
     for stage in ("decontaminate", "mutate", "annotate"):
         samples = core_seconds = 0.0
-        for step, file in written(steps, folder, stage, "report.json"):
-            seconds = wall_seconds(folder / step.times, "cpu_time")
+        for step, file in files_of(steps, folder, stage, "report.json"):
+            seconds = job_seconds(folder / step.times, "cpu_time")
             if seconds is not None and seconds >= 60:
                 samples += read_json(file)["samples"]
                 core_seconds += seconds
         if core_seconds:
-            found[f"{stage}_per_second"] = samples / core_seconds, f"{samples:.0f} samples"
-    return found
+            figures[f"{stage}_per_second"] = samples / core_seconds, f"{samples:.0f} samples"
+    return figures
 
 
 def lengths(file: Path) -> list[int]:
@@ -211,13 +213,11 @@ def lengths(file: Path) -> list[int]:
     return [row["tokens"] for row in rows if isinstance(row, dict) and "tokens" in row]
 
 
-def wall_seconds(file: Path, column: str = "s") -> float | None:
+def job_seconds(file: Path, column: str = "s") -> float | None:
     """Seconds of a job, as Snakemake measured them; None where it did not."""
-    if not file.exists():
-        return None
-    with open(file, encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t"))
     try:
-        return float(rows[-1][column])
-    except (IndexError, KeyError, ValueError):
+        with open(file, encoding="utf-8", newline="") as lines:
+            *_, last = csv.DictReader(lines, delimiter="\t")
+        return float(last[column])
+    except (FileNotFoundError, KeyError, ValueError):  # not there, no such column, no row
         return None

@@ -10,16 +10,16 @@ from typing import Any
 import yaml
 
 from fgit.config import PlanSettings
-from fgit.plan.costs import UNITS, Plan, Sum
+from fgit.plan.costs import ITEMS, Plan, Sum
 
 HEADINGS = ["stage", "jobs", "done", "items", "", "tokens", "GPU-h", "core-h", "longest h"]
 HEADINGS += ["disk kept", "at peak", "hours are"]
 
 
-def show(plan: Plan) -> str:
+def as_text(plan: Plan) -> str:
     """The plan as an aligned table, with the figures that it rests on below."""
-    rows = [cells(line) for line in [*plan.stages, plan.total]]
-    lines = aligned([HEADINGS, *rows], left={0, 4, len(HEADINGS) - 1})
+    rows = [HEADINGS, *map(cells, [*plan.stages, plan.total])]
+    lines = aligned(rows, left={0, 4, len(HEADINGS) - 1})
     rule = "-" * max(len(line) for line in lines)
     text = [lines[0], rule, *lines[1:-1], rule, lines[-1], ""]
     text += [
@@ -30,47 +30,35 @@ def show(plan: Plan) -> str:
         "",
         "The hours rest on (key plan of the config):",
     ]
-    used = [
+    figures = [
         [name, f"{estimate.value:,g}", estimate.basis, estimate.note]
         for name, estimate in plan.used().items()
     ]
-    text += [f"  {line}" for line in aligned(used, left={0, 2, 3})] or ["  nothing"]
+    text += [f"  {line}" for line in aligned(figures, left={0, 2, 3})] or ["  nothing"]
     return "\n".join(text) + "\n"
 
 
 def cells(line: Sum) -> list[str]:
-    unit = UNITS.get(line.name, "")
-    return [
-        line.name,
-        f"{line.jobs:,}",
-        f"{line.done:,}",
-        f"{line.items:,}" if unit and line.items else "",
-        unit if line.items else "",
-        millions(line.tokens),
-        number(line.gpu_hours),
-        number(line.cpu_hours),
-        number(line.longest),
-        gigabytes(line.kept),
-        gigabytes(line.peak),
-        line.basis,
-    ]
+    unit = ITEMS.get(line.name, "") if line.items else ""
+    items = f"{line.items:,}" if unit else ""
+    figures = {
+        millions: [line.tokens],
+        hours: [line.gpu_hours, line.cpu_hours, line.longest],
+        gigabytes: [line.kept, line.peak],
+    }
+    texts = [form(value) if value else "" for form, values in figures.items() for value in values]
+    return [line.name, f"{line.jobs:,}", f"{line.done:,}", items, unit, *texts, line.basis]
 
 
 def millions(tokens: float) -> str:
-    if not tokens:
-        return ""
     return f"{tokens / 1e6:,.1f} M" if tokens >= 1e6 else f"{tokens / 1e3:,.1f} k"
 
 
-def number(value: float) -> str:
-    if not value:
-        return ""
+def hours(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 0.05 else "<0.1"
 
 
 def gigabytes(value: float) -> str:
-    if not value:
-        return ""
     return f"{value / 1e9:,.0f} GB" if value >= 1e9 else f"{max(value / 1e6, 1):,.0f} MB"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fgit.common.provenance import code_text, hardware_text
-from fgit.lineage import File, Lineage, Step
+from fgit.lineage import File, Lineage, RecordedStep
 
 DIGITS = 12  # of a digest; the whole ones stand in the provenance files
 Texts = list[tuple[str, str]]  # what it is, and its value
@@ -36,7 +36,7 @@ class Chains:
                 "steps": [self.place_of(step) for step in steps],
             }
 
-    def place_of(self, step: Step) -> int:
+    def place_of(self, step: RecordedStep) -> int:
         key = (step.stage, step.name)
         if key not in self.places:
             self.places[key] = len(self.steps)
@@ -77,14 +77,14 @@ def key_of(run: str, benchmark: str) -> str:
     return f"{run} {benchmark}"
 
 
-def when(step: Step) -> str:
+def when(step: RecordedStep) -> str:
     if step.provenance is None:
         return "no provenance file"
     seconds = "" if step.seconds is None else f"{step.seconds:.0f} s"
     return ", ".join(part for part in (step.started, seconds) if part)
 
 
-def own_texts(step: Step) -> Texts:
+def own_texts(step: RecordedStep) -> Texts:
     """What is a step's own."""
     texts = [
         ("provenance", step.provenance),
@@ -96,7 +96,7 @@ def own_texts(step: Step) -> Texts:
     return [(name, text) for name, text in texts if text]
 
 
-def shared_texts(step: Step) -> Texts:
+def shared_texts(step: RecordedStep) -> Texts:
     """What many steps have alike."""
     return [
         ("settings", joined(step.settings | step.arguments)),

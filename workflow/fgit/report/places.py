@@ -8,7 +8,7 @@ from pathlib import Path
 from fgit.common.errors import UserError
 from fgit.common.files import existing
 from fgit.config import Config, read_config
-from fgit.runs import all_runs, evaluations, sheets_of
+from fgit.runs import evaluations, sheets_of
 
 PARTIAL = "partial"  # the folder of what is written while something is missing
 
@@ -40,10 +40,7 @@ def report_folder(config: Config, results: Path) -> Path:
     needed = [
         *(numbers_path(results, table) for table in config.tables),
         *(audit / name / "audit.json" for name in config.audit.benchmarks),
-        *(
-            audit / "sheets" / dataset / "sheet.json"
-            for dataset in sheets_of(config, all_runs(config).values())
-        ),
+        *(audit / "sheets" / dataset / "sheet.json" for dataset in sheets_of(config)),
     ]
     whole = all_scored(config, results, config.tables) and all(path.exists() for path in needed)
     return results if whole else results / PARTIAL
