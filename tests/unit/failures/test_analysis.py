@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 from fgit.common.statistics import wilson
 from fgit.failures import analysis as module
 from fgit.failures.analysis import (
-    CANONICAL,
+    BLANK,
+    CANONICAL_SOURCE,
     CHANGED,
-    EMPTY,
-    SAME,
-    SCHEMA,
+    EQUAL,
+    FAILURE_SCHEMA,
     UNKNOWN,
     UNPARSABLE,
-    Programs,
+    RunPrograms,
     acting_lines,
     analyse,
     any_places,
     changed_lines,
     changes,
-    known_passing,
+    distinct_passing,
+    failure_figures,
     nearest,
     solved_only_by,
-    summary,
 )
 
 STATEMENTS = ["a = 1", "b = 2", "c = a + b", "print(c)", "if a:\n    b = 3"]
@@ -174,7 +174,7 @@ def test_a_megabyte_is_compared_in_seconds(count):
 def test_the_nearest_is_by_lines_then_places_and_keeps_its_source():
     wrong = "a = 1\nb = 2\nc = 3\nd = 4\n"
     passing = {
-        CANONICAL: "x = 0\n" * 9,
+        CANONICAL_SOURCE: "x = 0\n" * 9,
         "apart": "A = 1\nb = 2\nc = 3\nD = 4\n",
         "together": "a = 1\nB = 2\nC = 3\nd = 4\n",
         "further": "A = 1\nB = 2\nC = 3\nd = 4\n",
@@ -201,24 +201,26 @@ def test_analysis_has_a_row_for_each_failure():
         "empty": "  \n# nothing\n",
         "alone": add("a - b"),
     }
-    right = {CANONICAL: add("a + b")}
+    right = {CANONICAL_SOURCE: add("a + b")}
     found = analyse(failing, {task: right for task in failing if task != "alone"})
-    assert dict(found.schema) == SCHEMA
+    assert dict(found.schema) == FAILURE_SCHEMA
     assert found["task_id"].to_list() == list(failing)
-    assert found["status"].to_list() == [CHANGED, UNPARSABLE, SAME, EMPTY, UNKNOWN]
+    assert found["status"].to_list() == [CHANGED, UNPARSABLE, EQUAL, BLANK, UNKNOWN]
     assert found["lines"].to_list() == [1, 1, 0, None, None]
     assert found["places"].to_list() == [1, 1, 0, None, None]
     assert found["kept"].to_list() == [pytest.approx(2 / 3)] * 2 + [1.0, None, None]
-    assert found["nearest_source"].to_list() == [CANONICAL] * 3 + [None] * 2
-    assert found["nearest_code"][0] == right[CANONICAL]
+    assert found["nearest_source"].to_list() == [CANONICAL_SOURCE] * 3 + [None] * 2
+    assert found["nearest_code"][0] == right[CANONICAL_SOURCE]
 
 
 def test_the_summary_counts_each_case_where_it_belongs():
     anew = "".join(f"x{number} = 1\n" for number in range(9))
     failing = {"1": add("a - b"), "2": "", "3": add("a + b"), "4": anew, "5": "x = 1\n"}
-    found = summary(analyse(failing, {task: {CANONICAL: add("a + b")} for task in "1234"}))
+    found = failure_figures(
+        analyse(failing, {task: {CANONICAL_SOURCE: add("a + b")} for task in "1234"})
+    )
     assert found["failures"] == 5
-    assert found["statuses"] == {CHANGED: 2, UNPARSABLE: 0, SAME: 1, EMPTY: 1, UNKNOWN: 1}
+    assert found["statuses"] == {CHANGED: 2, UNPARSABLE: 0, EQUAL: 1, BLANK: 1, UNKNOWN: 1}
     # The rewritten program is one place, and not largely correct; the same one needs no change.
     assert (found["few_places"]["n"], found["few_places"]["of"]) == (2, 4)
     assert (found["few_places_largely_correct"]["n"], found["few_lines"]["n"]) == (1, 1)
@@ -227,26 +229,26 @@ def test_the_summary_counts_each_case_where_it_belongs():
 
 
 def test_the_summary_of_no_failures_has_no_share():
-    found = summary(analyse({}, {}))
+    found = failure_figures(analyse({}, {}))
     assert found["failures"] == 0
     assert found["few_lines"] == {"n": 0, "of": 0, "share": None, "interval": None}
 
 
 def test_passing_programs_are_kept_once_under_their_first_source():
     runs = {
-        "one": Programs({"t": "# mine\n" + add("a + b"), "u": add("b + a")}, {}),
-        "two": Programs({"t": add("b + a")}, {"u": ""}),
+        "one": RunPrograms({"t": "# mine\n" + add("a + b"), "u": add("b + a")}, {}),
+        "two": RunPrograms({"t": add("b + a")}, {"u": ""}),
     }
-    found = known_passing({"t": add("a + b")}, runs)
+    found = distinct_passing({"t": add("a + b")}, runs)
     assert {task: list(sources) for task, sources in found.items()} == {
-        "t": [CANONICAL, "two"],
+        "t": [CANONICAL_SOURCE, "two"],
         "u": ["one"],
     }
 
 
 def test_what_one_run_solves_and_another_does_not():
-    solver = Programs({"1": add("b + a"), "2": add("a + b")}, {"3": "x"})
-    other = Programs({"2": add("a + b")}, {"1": "# no\n" + add("a - b", "plus"), "3": "y"})
+    solver = RunPrograms({"1": add("b + a"), "2": add("a + b")}, {"3": "x"})
+    other = RunPrograms({"2": add("a + b")}, {"1": "# no\n" + add("a - b", "plus"), "3": "y"})
     nearest_known = analyse(other.failing, {"1": {"third": add("a + b", "plus")}})
     row = solved_only_by(solver, other, nearest_known).row(0, named=True)
     assert row == {
@@ -271,11 +273,11 @@ def test_thirty_runs_take_seconds():
             body[run % 12] += f" + {run}"
             code = "def f(a):\n" + "\n".join(body) + "\n    return x1\n"
             (passing if (run + number) % 3 else failing)[f"t/{number}"] = code
-        programs[str(run)] = Programs(passing, failing)
+        programs[str(run)] = RunPrograms(passing, failing)
     for cached in (module.acting_lines, module.text_lines, module.changed_lines):
         cached.cache_clear()
     started = time.monotonic()
-    passing = known_passing({}, programs)
+    passing = distinct_passing({}, programs)
     frames = {run: analyse(mine.failing, passing) for run, mine in programs.items()}
     for run in programs:
         solved_only_by(programs[run], programs["0"], frames["0"])
@@ -295,12 +297,12 @@ def test_humanevalpack_bugs_are_small(shared_data):
     rows = read_rows(shared_data / "pairs" / "humanevalpack-python.jsonl.gz")
     buggy = {row["task_id"]: row["declaration"] + row["buggy_solution"] for row in rows}
     right = {row["task_id"]: row["declaration"] + row["canonical_solution"] for row in rows}
-    found = analyse(buggy, {task: {CANONICAL: code} for task, code in right.items()})
+    found = analyse(buggy, {task: {CANONICAL_SOURCE: code} for task, code in right.items()})
     assert found["status"].unique().to_list() == [CHANGED]
     raw = sum(Levenshtein.distance(buggy[t].split("\n"), right[t].split("\n")) == 1 for t in buggy)
     assert raw == 138  # one line differs as the files stand
     assert int((found["lines"] == 1).sum()) == 140
-    assert summary(found)["few_lines"]["n"] == 163
+    assert failure_figures(found)["few_lines"]["n"] == 163
     with_docstrings = {row["task_id"]: row["prompt"] + row["canonical_solution"] for row in rows}
     for task, code in with_docstrings.items():
         if acting_lines(code) == acting_lines(right[task]):
@@ -317,7 +319,7 @@ def test_starcoder2_failures_beside_the_canonical_solutions(shared_data):
     }
     problems = read_rows(shared_data / "evalplus" / "HumanEvalPlus-v0.1.9.jsonl.gz")
     canonical = {row["task_id"]: row["prompt"] + row["canonical_solution"] for row in problems}
-    found = summary(analyse(failing, known_passing(canonical, {})))
+    found = failure_figures(analyse(failing, distinct_passing(canonical, {})))
     assert found["failures"] == 60
     assert found["statuses"][CHANGED] == 60
     assert found["few_lines"]["n"] == 12

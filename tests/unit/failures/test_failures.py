@@ -8,7 +8,14 @@ import pytest
 from fgit.common.errors import UserError
 from fgit.common.files import sha256, write_json, write_jsonl, write_parquet
 from fgit.config import parse_config
-from fgit.failures.analysis import CANONICAL, CHANGED, EMPTY, SCHEMA, OneSided, Programs
+from fgit.failures.analysis import (
+    BLANK,
+    CANONICAL_SOURCE,
+    CHANGED,
+    FAILURE_SCHEMA,
+    OneSided,
+    RunPrograms,
+)
 from fgit.failures.stage import failures
 from fgit.report.evaluations import read_evaluations
 from fgit.report.failures import (
@@ -91,7 +98,7 @@ def test_a_canonical_solution_that_failed_there_is_no_passing_program(tmp_path, 
     }
     assert found == {
         ("fgit", "HumanEval/2"): "sft",
-        ("fgit", "HumanEval/3"): CANONICAL,
+        ("fgit", "HumanEval/3"): CANONICAL_SOURCE,
         ("sft", "HumanEval/0"): "fgit",
         ("sft", "HumanEval/1"): None,  # empty
     }
@@ -107,10 +114,15 @@ def test_a_canonical_solution_that_failed_there_is_no_passing_program(tmp_path, 
 def test_the_command_writes_rows_figures_and_a_page(tmp_path, problems, scores):
     text = failures(scores, "humaneval", problems, tmp_path / "out")
     rows = pl.read_parquet(tmp_path / "out" / "failures.parquet")
-    assert dict(rows.schema) == {"run": pl.String} | SCHEMA
+    assert dict(rows.schema) == {"run": pl.String} | FAILURE_SCHEMA
     assert rows["run"].to_list() == ["fgit", "fgit", "sft", "sft"]
-    assert rows["status"].to_list() == [CHANGED, CHANGED, CHANGED, EMPTY]
-    assert rows["nearest_source"].to_list() == [CANONICAL, CANONICAL, CANONICAL, None]
+    assert rows["status"].to_list() == [CHANGED, CHANGED, CHANGED, BLANK]
+    assert rows["nearest_source"].to_list() == [
+        CANONICAL_SOURCE,
+        CANONICAL_SOURCE,
+        CANONICAL_SOURCE,
+        None,
+    ]
     found = json.loads((tmp_path / "out" / "summary.json").read_text("utf-8"))
     assert (found["tests"], found["problems_sha256"]) == ("plus", sha256(problems))
     assert found["runs"]["sft"]["few_lines"]["n"] == 1
@@ -157,7 +169,7 @@ def refused(*names, **values):
 def test_what_does_not_fit_is_named(tmp_path, problems, scores):
     asked = {"runs": scores, "kind": "humaneval", "problems": problems, "out": tmp_path / "out"}
     refused("pairs", **asked | {"kind": "pairs"})
-    refused("canonical", **asked | {"runs": {CANONICAL: scores["sft"]}})
+    refused("canonical", **asked | {"runs": {CANONICAL_SOURCE: scores["sft"]}})
     refused(tmp_path / "none", **asked | {"runs": {"x": tmp_path / "none"}})
     other = tmp_path / "other.jsonl"
     write_jsonl(other, [problem(number) for number in range(3)])
@@ -283,5 +295,5 @@ def test_the_section_shows_a_bounded_number_of_problems(tmp_path, problems):
 
 
 def view_of(problems):
-    nothing = Programs({}, {})
+    nothing = RunPrograms({}, {})
     return OneSided("a", "b", (nothing, nothing), pl.DataFrame({"task_id": ["t"] * problems}))

@@ -24,7 +24,7 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import Levenshtein
@@ -32,7 +32,7 @@ import polars as pl
 
 from fgit.common.statistics import wilson
 
-FEW = 3  # the paper's bound, of places and of lines
+BOUND = 3  # the paper's bound, of places and of lines
 LARGELY = 0.5  # the share of its lines that a largely correct program keeps
 # Beyond this many pairs of lines the search for the fewest places would take seconds.
 MAX_CELLS = 250_000
@@ -40,12 +40,12 @@ CACHED = 1 << 17  # texts, about a thousand characters each
 
 CHANGED = "changed"
 UNPARSABLE = "unparsable"  # the failing program is no Python; compared as text
-SAME = "same"  # differs from a passing program in nothing that acts: its verdict has other reasons
-EMPTY = "empty"  # no program, or comments only
+EQUAL = "same"  # differs from a passing program in nothing that acts: its verdict has other reasons
+BLANK = "empty"  # no program, or comments only
 UNKNOWN = "unknown"  # no passing program is known
-STATUSES = (CHANGED, UNPARSABLE, SAME, EMPTY, UNKNOWN)
-CANONICAL = "canonical solution"  # the source of a passing program that no run wrote
-SCHEMA: dict[str, type[pl.DataType]] = {
+STATUSES = (CHANGED, UNPARSABLE, EQUAL, BLANK, UNKNOWN)
+CANONICAL_SOURCE = "canonical solution"  # the source of a passing program that no run wrote
+FAILURE_SCHEMA: dict[str, type[pl.DataType]] = {
     "task_id": pl.String,
     "status": pl.String,
     "places": pl.Int64,
@@ -156,11 +156,8 @@ def changed_lines(before: tuple[str, ...], after: tuple[str, ...]) -> Changes:
     start = common(before, after)
     end = common(before[start:][::-1], after[start:][::-1])
     inner = before[start : len(before) - end], after[start : len(after) - end]
-    if len(inner[0]) * len(inner[1]) <= MAX_CELLS:
-        found = fewest_places(*inner)
-    else:
-        found = any_places(*inner)
-    blocks = tuple((start + a, start + b, start + c, start + d) for a, b, c, d in found)
+    search = fewest_places if len(inner[0]) * len(inner[1]) <= MAX_CELLS else any_places
+    blocks = tuple((start + a, start + b, start + c, start + d) for a, b, c, d in search(*inner))
     lines = sum(max(b - a, d - c) for a, b, c, d in blocks)
     return Changes(len(blocks), lines, blocks, before, after)
 
@@ -182,51 +179,43 @@ def fewest_places(before: Sequence[str], after: Sequence[str]) -> list[Block]:
     line = len(before) + len(after) + 2  # more than there can be places
     never = line * line
     width = len(after) + 1
-    stays = [[0] + [never] * len(after)]
-    changes = [[never, *(line * j + 1 for j in range(1, width))]]
+    staying = [[0] + [never] * len(after)]
+    changing = [[never, *(line * j + 1 for j in range(1, width))]]
     for i, mine in enumerate(before, start=1):
-        stays_above, changes_above = stays[-1], changes[-1]
-        stays_row, changes_row = [never], [line * i + 1]
+        staying_above, changing_above = staying[-1], changing[-1]
+        staying_row, changing_row = [never], [line * i + 1]
         # What a further change costs from each of the three prefixes that are one line shorter.
-        diagonal = min(changes_above[0], stays_above[0] + 1)
-        left = changes_row[0]
+        diagonal = min(changing_above[0], staying_above[0] + 1)
+        left = changing_row[0]
         for j, other in enumerate(after):
-            above = min(changes_above[j + 1], stays_above[j + 1] + 1)
+            above = min(changing_above[j + 1], staying_above[j + 1] + 1)
             change = min(diagonal, above, left) + line
-            stay = min(stays_above[j], changes_above[j]) if mine == other else never
-            stays_row.append(stay)
-            changes_row.append(change)
+            stay = min(staying_above[j], changing_above[j]) if mine == other else never
+            staying_row.append(stay)
+            changing_row.append(change)
             diagonal, left = above, min(change, stay + 1)
-        stays.append(stays_row)
-        changes.append(changes_row)
-    return trace(stays, changes, line)
+        staying.append(staying_row)
+        changing.append(changing_row)
+    return trace(staying, changing, line)
 
 
-def steps(i: int, j: int) -> Iterator[tuple[int, int]]:
-    """The prefixes from which one changed line leads to (i, j)."""
-    if i and j:
-        yield i - 1, j - 1
-    if i:
-        yield i - 1, j
-    if j:
-        yield i, j - 1
-
-
-def trace(stays: list[list[int]], changes: list[list[int]], line: int) -> list[Block]:
+def trace(staying: list[list[int]], changing: list[list[int]], line: int) -> list[Block]:
     """The blocks of the best edit, read backwards from the full tables."""
-    i, j = len(stays) - 1, len(stays[0]) - 1
+    i, j = len(staying) - 1, len(staying[0]) - 1
     blocks: list[Block] = []
     while i or j:
-        if stays[i][j] < changes[i][j]:
+        if staying[i][j] < changing[i][j]:
             i, j = i - 1, j - 1
             continue
         end = i, j
         inside = True
         while inside:
-            cost = changes[i][j] - line
-            starts = [(a, b) for a, b in steps(i, j) if stays[a][b] + 1 == cost]
+            cost = changing[i][j] - line
+            shorter = [(i - 1, j - 1), (i - 1, j), (i, j - 1)]  # by one line
+            shorter = [(a, b) for a, b in shorter if a >= 0 and b >= 0]
+            starts = [(a, b) for a, b in shorter if staying[a][b] + 1 == cost]
             inside = not starts
-            i, j = (starts or [(a, b) for a, b in steps(i, j) if changes[a][b] == cost])[0]
+            i, j = (starts or [(a, b) for a, b in shorter if changing[a][b] == cost])[0]
         blocks.append((i, end[0], j, end[1]))
     return blocks[::-1]
 
@@ -234,12 +223,11 @@ def trace(stays: list[list[int]], changes: list[list[int]], line: int) -> list[B
 def any_places(before: Sequence[str], after: Sequence[str]) -> list[Block]:
     """The blocks of an edit with the fewest lines, whatever their number."""
     blocks: list[Block] = []
-    for operation, i, j in Levenshtein.editops(before, after):
-        end = i + (operation != "insert"), j + (operation != "delete")
-        if blocks and (blocks[-1][1], blocks[-1][3]) == (i, j):
-            blocks[-1] = (blocks[-1][0], end[0], blocks[-1][2], end[1])
-        else:
-            blocks.append((i, end[0], j, end[1]))
+    operations = Levenshtein.opcodes(before, after)
+    for equal, group in itertools.groupby(operations, lambda operation: operation[0] == "equal"):
+        if not equal:
+            (_, a, b, c, d), *rest = group
+            blocks.append((a, rest[-1][2], c, rest[-1][4]) if rest else (a, b, c, d))
     return blocks
 
 
@@ -264,8 +252,8 @@ def nearest(wrong: str, passing: Mapping[str, str]) -> tuple[str, Changes] | Non
             seen.add(after)
             distances[source] = Levenshtein.distance(before, after, score_cutoff=least)
             least = distances[source] if least is None else min(least, distances[source])
-    found = [(s, changes(wrong, passing[s])) for s, lines in distances.items() if lines == least]
-    return min(found, key=lambda pair: pair[1].places, default=None)
+    edits = [(s, changes(wrong, passing[s])) for s, lines in distances.items() if lines == least]
+    return min(edits, key=lambda pair: pair[1].places, default=None)
 
 
 def analyse(failing: Mapping[str, str], passing: Mapping[str, Mapping[str, str]]) -> pl.DataFrame:
@@ -276,38 +264,25 @@ def analyse(failing: Mapping[str, str], passing: Mapping[str, Mapping[str, str]]
         passing: by task_id, the passing programs by where they come from.
 
     Returns:
-        A row for each failing program, in their order, with the columns of :data:`SCHEMA`: status
-        (one of :data:`STATUSES`); places, lines and kept (a fraction); the nearest passing
-        program's source and its code as it was written. Places, lines and kept are null where
-        there is no program or nothing to compare it with.
+        A row for each failing program, in their order, with the columns of
+        :data:`FAILURE_SCHEMA`: status (one of :data:`STATUSES`); places, lines and kept (a
+        fraction); the nearest passing program's source and its code as it was written. Places,
+        lines and kept are null where there is no program or nothing to compare it with.
     """
     rows = []
     for task_id, wrong in failing.items():
-        row: dict[str, Any] = {"task_id": task_id, "status": status_of(wrong)}
-        found = nearest(wrong, passing.get(task_id, {})) if row["status"] != EMPTY else None
-        if found is not None:
-            source, edit = found
+        row: dict[str, Any] = {"task_id": task_id, "status": UNKNOWN}
+        lines = acting_lines(wrong)
+        if lines == ():
+            row["status"] = BLANK
+        elif (match := nearest(wrong, passing.get(task_id, {}))) is not None:
+            source, edit = match
+            status = UNPARSABLE if lines is None else CHANGED
+            row["status"] = status if edit.lines else EQUAL
             row |= {"places": edit.places, "lines": edit.lines, "kept": edit.kept}
             row |= {"nearest_source": source, "nearest_code": passing[task_id][source]}
-            if edit.lines == 0:
-                row["status"] = SAME
-        elif row["status"] != EMPTY:
-            row["status"] = UNKNOWN
         rows.append(row)
-    return pl.DataFrame(rows, schema=SCHEMA)
-
-
-def status_of(wrong: str) -> str:
-    """What a failing program is, before it is compared."""
-    lines = acting_lines(wrong)
-    if lines is None:
-        return UNPARSABLE
-    return CHANGED if lines else EMPTY
-
-
-def few(lines: int) -> bool:
-    """Whether so many lines, or places, are few: some, and three or fewer."""
-    return 0 < lines <= FEW
+    return pl.DataFrame(rows, schema=FAILURE_SCHEMA)
 
 
 def share_of(part: int, whole: int) -> dict[str, Any]:
@@ -320,27 +295,25 @@ def share_of(part: int, whole: int) -> dict[str, Any]:
     }
 
 
-def summary(found: pl.DataFrame) -> dict[str, Any]:
-    """What :func:`analyse` found, in figures.
+def failure_figures(failures: pl.DataFrame) -> dict[str, Any]:
+    """The rows of :func:`analyse` in figures.
 
     Shares are of the failures for which a passing program is known. An empty program, and one that
     is the same as a passing one, takes no few changes: they count in the whole, not in the part.
     """
-    known = found.filter(pl.col("status") != UNKNOWN)
-    changed = known.filter(pl.col("status").is_in([CHANGED, UNPARSABLE]))
-    few_places = changed.filter(pl.col("places") <= FEW)
+    whole = failures.filter(pl.col("status") != UNKNOWN).height
+    changed = failures.filter(pl.col("status").is_in([CHANGED, UNPARSABLE]))
+    few_places = changed.filter(pl.col("places") <= BOUND)
+    largely_correct = few_places.filter(pl.col("kept") >= LARGELY)
+    few_lines = changed.filter(pl.col("lines") <= BOUND)
     return {
-        "failures": found.height,
-        "statuses": {status: int((found["status"] == status).sum()) for status in STATUSES},
-        "few_places": share_of(few_places.height, known.height),
-        "few_places_largely_correct": share_of(
-            few_places.filter(pl.col("kept") >= LARGELY).height, known.height
-        ),
-        "few_lines": share_of(changed.filter(pl.col("lines") <= FEW).height, known.height),
+        "failures": failures.height,
+        "statuses": {status: int((failures["status"] == status).sum()) for status in STATUSES},
+        "few_places": share_of(few_places.height, whole),
+        "few_places_largely_correct": share_of(largely_correct.height, whole),
+        "few_lines": share_of(few_lines.height, whole),
         "distribution": {
-            name: {
-                str(value): count for value, count in sorted(changed[name].value_counts().rows())
-            }
+            name: {str(value): n for value, n in sorted(changed[name].value_counts().rows())}
             for name in ("places", "lines")
         },
     }
@@ -350,73 +323,62 @@ def summary(found: pl.DataFrame) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Programs:
+class RunPrograms:
     """A run's programs for a benchmark, by task_id: those that pass, and those that do not."""
 
     passing: Mapping[str, str]
     failing: Mapping[str, str]
 
     @classmethod
-    def of(cls, outcomes: pl.DataFrame, tests: str) -> Programs:
+    def of(cls, outcomes: pl.DataFrame, tests: str) -> RunPrograms:
         """From a score's outcomes; ``tests`` is ``base``, or ``plus`` (base and plus tests)."""
-        passing: dict[str, str] = {}
-        failing: dict[str, str] = {}
-        rows = outcomes.select("task_id", f"{tests}_pass", "solution").iter_rows()
-        for task_id, passed, solution in rows:
-            (passing if passed else failing)[task_id] = solution or ""
-        return cls(passing, failing)
+        columns = ["task_id", f"{tests}_pass", pl.col("solution").fill_null("")]
+        rows = outcomes.select(columns).rows()
+        return cls(
+            passing={task_id: solution for task_id, passed, solution in rows if passed},
+            failing={task_id: solution for task_id, passed, solution in rows if not passed},
+        )
 
 
-def known_passing(
-    canonical: Mapping[str, str], runs: Mapping[str, Programs]
+def distinct_passing(
+    canonical: Mapping[str, str], runs: Mapping[str, RunPrograms]
 ) -> dict[str, dict[str, str]]:
     """The passing programs of each problem by where they come from, each once.
 
     Of programs that differ in nothing that acts, the first is kept: the canonical solution before
     the runs', and those in their order.
     """
-    found: dict[str, dict[tuple[str, ...], tuple[str, str]]] = {}
-    for source, programs in [(CANONICAL, canonical), *((n, r.passing) for n, r in runs.items())]:
+    problems: dict[str, dict[tuple[str, ...], tuple[str, str]]] = {}
+    sources = {CANONICAL_SOURCE: canonical} | {name: run.passing for name, run in runs.items()}
+    for source, programs in sources.items():
         for task_id, code in programs.items():
             form = acting_lines(code) or text_lines(code)
-            found.setdefault(task_id, {}).setdefault(form, (source, code))
-    return {task_id: dict(forms.values()) for task_id, forms in found.items()}
+            problems.setdefault(task_id, {}).setdefault(form, (source, code))
+    return {task_id: dict(forms.values()) for task_id, forms in problems.items()}
 
 
-def solved_only_by(solver: Programs, other: Programs, other_nearest: pl.DataFrame) -> pl.DataFrame:
+def solved_only_by(
+    solver: RunPrograms, other: RunPrograms, other_nearest: pl.DataFrame
+) -> pl.DataFrame:
     """The problems that one run solves and another does not, and how far the other was off.
 
     Args:
-        other_nearest: what :func:`analyse` says of the other run's failures.
+        other_nearest: the rows of :func:`analyse` for the other run's failures.
 
     Returns:
-        A row a problem: task_id, status, places, lines and kept as of :data:`SCHEMA`, against the
-        solver's own program; nearest_places, nearest_lines and nearest_source against the nearest
-        known one.
+        A row a problem: task_id, status, places, lines and kept as of :data:`FAILURE_SCHEMA`,
+        against the solver's own program; nearest_places, nearest_lines and nearest_source against
+        the nearest program of all.
     """
     both = [task_id for task_id in other.failing if task_id in solver.passing]
     own = analyse(
         {task_id: other.failing[task_id] for task_id in both},
-        {task_id: {CANONICAL: solver.passing[task_id]} for task_id in both},
+        {task_id: {CANONICAL_SOURCE: solver.passing[task_id]} for task_id in both},
     ).drop("nearest_source", "nearest_code")
     least = other_nearest.select(
-        "task_id",
-        nearest_places="places",
-        nearest_lines="lines",
-        nearest_source="nearest_source",
+        "task_id", "nearest_source", nearest_places="places", nearest_lines="lines"
     )
     return own.join(least, on="task_id", how="left", maintain_order="left")
-
-
-def gap_summary(found: pl.DataFrame) -> dict[str, Any]:
-    """What :func:`solved_only_by` found: how many problems, and the shares of few lines."""
-    return {
-        "problems": found.height,
-        "few_lines": share_of(sum(map(few, found["lines"].drop_nulls())), found.height),
-        "few_lines_nearest": share_of(
-            sum(map(few, found["nearest_lines"].drop_nulls())), found.height
-        ),
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -425,19 +387,16 @@ class OneSided:
 
     solver: str
     other: str
-    programs: tuple[Programs, Programs]
+    programs: tuple[RunPrograms, RunPrograms]
     problems: pl.DataFrame  # of solved_only_by
-
-    @classmethod
-    def of(
-        cls,
-        solver: str,
-        other: str,
-        programs: tuple[Programs, Programs],
-        other_nearest: pl.DataFrame,
-    ) -> OneSided:
-        return cls(solver, other, programs, solved_only_by(*programs, other_nearest))
 
     @property
     def figures(self) -> dict[str, Any]:
-        return gap_summary(self.problems)
+        """How many problems, and for how many of them few changed lines are enough."""
+        n = self.problems.height
+        few = self.problems.select(pl.col("lines", "nearest_lines").is_between(1, BOUND).sum())
+        return {
+            "problems": n,
+            "few_lines": share_of(few["lines"].item(), n),
+            "few_lines_nearest": share_of(few["nearest_lines"].item(), n),
+        }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import polars as pl
@@ -15,12 +15,13 @@ from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import BenchmarkKind
 from fgit.failures.analysis import (
-    CANONICAL,
+    CANONICAL_SOURCE,
     OneSided,
-    Programs,
+    RunPrograms,
     analyse,
-    known_passing,
-    summary,
+    distinct_passing,
+    failure_figures,
+    solved_only_by,
 )
 from fgit.report.failures import as_markdown, standalone
 from fgit.scores import AGAIN, read_outcomes, read_summary
@@ -37,13 +38,13 @@ def failures(
 ) -> str:
     """Analyse the failures of scored runs on one benchmark.
 
-    The passing programs known are the canonical solutions, without those that failed where a run
-    was scored, and what the runs solved. Writes in the folder ``out``:
+    The passing programs are the canonical solutions, without those that failed where a run was
+    scored, and what the runs solved. Writes in the folder ``out``:
 
-    * ``failures.parquet``: ``run``, then the columns of :data:`fgit.failures.analysis.SCHEMA`; a
-      row for each failure;
-    * ``summary.json``: :func:`fgit.failures.analysis.summary` of each run, and
-      :func:`fgit.failures.analysis.gap_summary` of each ordered pair;
+    * ``failures.parquet``: ``run``, then the columns of
+      :data:`fgit.failures.analysis.FAILURE_SCHEMA`; a row for each failure;
+    * ``summary.json``: :func:`fgit.failures.analysis.failure_figures` of each run, and
+      :class:`fgit.failures.analysis.OneSided` figures of each ordered pair;
     * ``failures.html``: the figures, and each pair's programs side by side.
 
     Args:
@@ -57,36 +58,40 @@ def failures(
         UserError: naming folder, file or problem, if a score cannot be read, has no such tests, or
             was scored on other problems.
     """
-    if (asked := kind_of(kind).programs) is None:
+    if (kind_programs := kind_of(kind).programs) is None:
         raise UserError(f"kind {kind} has no programs that could fail; name a benchmark with tests")
-    if CANONICAL in runs:
-        raise UserError(f"no run can be called {CANONICAL!r}; choose another name")
+    if CANONICAL_SOURCE in runs:
+        raise UserError(f"no run can be called {CANONICAL_SOURCE!r}; choose another name")
     problems = files.resolve(os.fspath(problems))
     by_id = read_problems(kind, problems, sha256)
     digest = problems_digest(problems)
     broken = {task for folder in runs.values() for task in broken_in(folder, problems, digest)}
     frames = {name: outcomes_of(folder, kind, by_id) for name, folder in runs.items()}
-    tests = tests or default_tests(frames.values())
-    if lacking := [n for n, frame in frames.items() if frame[f"{tests}_pass"].null_count()]:
-        raise UserError(f"{runs[lacking[0]]}: it has no {tests} tests; use --tests base")
-    programs = {name: Programs.of(frame, tests) for name, frame in frames.items()}
+    without_plus = [name for name, frame in frames.items() if frame["plus_pass"].null_count()]
+    tests = tests or ("base" if without_plus else "plus")
+    if tests == "plus" and without_plus:
+        raise UserError(f"{runs[without_plus[0]]}: it has no plus tests; use --tests base")
+    programs = {name: RunPrograms.of(frame, tests) for name, frame in frames.items()}
     canonical = {
-        task_id: asked.canonical(problem)
+        task_id: kind_programs.canonical(problem)
         for task_id, problem in by_id.items()
         if task_id not in broken
     }
-    passing = known_passing(canonical, programs)
+    passing = distinct_passing(canonical, programs)
     distances = {name: analyse(run.failing, passing) for name, run in programs.items()}
     gaps = [
-        OneSided.of(solver, other, (programs[solver], programs[other]), distances[other])
+        OneSided(solver, other, sides, solved_only_by(*sides, distances[other]))
         for solver, other in itertools.permutations(programs, 2)
+        for sides in [(programs[solver], programs[other])]
     ]
     figures = {
         "benchmark": kind,
         "tests": tests,
         "problems": str(problems),
         "problems_sha256": digest,
-        "runs": {name: {"folder": str(runs[name])} | summary(distances[name]) for name in runs},
+        "runs": {
+            name: {"folder": str(runs[name])} | failure_figures(f) for name, f in distances.items()
+        },
         "pairs": [{"solved_by": gap.solver, "not_by": gap.other} | gap.figures for gap in gaps],
     }
     rows = [frame.select(pl.lit(name).alias("run"), pl.all()) for name, frame in distances.items()]
@@ -129,8 +134,3 @@ def outcomes_of(folder: Path, kind: BenchmarkKind, tasks: Collection[str]) -> pl
                 "name the file of the benchmark that was scored"
             )
     return frame
-
-
-def default_tests(frames: Iterable[pl.DataFrame]) -> str:
-    """``plus`` if every score has plus tests, else ``base``."""
-    return "base" if any(frame["plus_pass"].null_count() for frame in frames) else "plus"

@@ -17,17 +17,18 @@ from fgit.benchmarks.kinds import kind_of, programs_of
 from fgit.benchmarks.problems import problems_digest, read_problems
 from fgit.config import Config
 from fgit.failures.analysis import (
-    EMPTY,
-    FEW,
-    SAME,
+    BLANK,
+    BOUND,
+    EQUAL,
     UNKNOWN,
     UNPARSABLE,
     OneSided,
-    Programs,
+    RunPrograms,
     analyse,
     changes,
-    known_passing,
-    summary,
+    distinct_passing,
+    failure_figures,
+    solved_only_by,
 )
 from fgit.report.evaluations import Evaluations
 from fgit.report.formats import grid
@@ -82,13 +83,14 @@ def benchmark_item(
     """One benchmark's figures; ``gaps`` has, for each pair of runs compared, both directions."""
     tests = "plus" if all("plus" in e.scores for e in mine.values()) else "base"
     canonical, without = canonical_programs(config.benchmarks[benchmark].kind, mine)
-    programs = {run: Programs.of(e.outcomes, tests) for run, e in mine.items()}
-    passing = known_passing(canonical, programs)
+    programs = {run: RunPrograms.of(e.outcomes, tests) for run, e in mine.items()}
+    passing = distinct_passing(canonical, programs)
     frames = {run: analyse(p.failing, passing) for run, p in programs.items()}
     pairs = [
         [
-            OneSided.of(names[a], names[b], (programs[a], programs[b]), frames[b])
+            OneSided(names[a], names[b], sides, solved_only_by(*sides, frames[b]))
             for a, b in ((run, other), (other, run))
+            for sides in [(programs[a], programs[b])]
         ]
         for run, other in compared(config, list(mine))
     ]
@@ -96,7 +98,7 @@ def benchmark_item(
         "benchmark": benchmark,
         "tests": tests,
         "without_canonical": without,
-        "runs": [run_row(names[run], summary(frame)) for run, frame in frames.items()],
+        "runs": [run_row(names[run], failure_figures(frame)) for run, frame in frames.items()],
         "pairs": [[gap_row(gap.solver, gap.other, gap.figures) for gap in pair] for pair in pairs],
         "gaps": pairs,
     }
@@ -182,7 +184,7 @@ def as_markdown(figures: Mapping[str, Any]) -> str:
         for row in (run_row(name, figure) for name, figure in figures["runs"].items())
     ]
     text = grid(
-        ["run", "failures", f"≤ {FEW} places, largely correct", f"≤ {FEW} lines", "among them"],
+        ["run", "failures", f"≤ {BOUND} places, largely correct", f"≤ {BOUND} lines", "among them"],
         runs,
         1,
     )
@@ -190,7 +192,7 @@ def as_markdown(figures: Mapping[str, Any]) -> str:
     if not pairs:
         return text
     return f"{text}\n\n" + grid(
-        ["solved by", "not by", "problems", f"≤ {FEW} lines to its program", "to the nearest"],
+        ["solved by", "not by", "problems", f"≤ {BOUND} lines to its program", "to the nearest"],
         [
             [
                 p["solver"],
@@ -211,8 +213,8 @@ def run_row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     """A run's figures as the tables show them."""
     names = {
         UNPARSABLE: "not Python",
-        SAME: "same as a passing one",
-        EMPTY: "empty",
+        EQUAL: "same as a passing one",
+        BLANK: "empty",
         UNKNOWN: "no passing program known",
     }
     statuses = figures["statuses"]
@@ -276,9 +278,9 @@ def view(gap: OneSided, most: int) -> dict[str, Any]:
 
 def distance_text(row: Mapping[str, Any]) -> str:
     """How far apart the two programs are, in words."""
-    if row["status"] == EMPTY:
+    if row["status"] == BLANK:
         return "an empty answer"
-    if row["status"] == SAME:
+    if row["status"] == EQUAL:
         return "nothing that acts differs: the verdict has other reasons"
     parts = [f"{counted(row['lines'], 'line')} in {counted(row['places'], 'place')}"]
     if row["status"] == UNPARSABLE:
