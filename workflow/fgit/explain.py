@@ -15,7 +15,7 @@ from fgit.common.provenance import code_text, hardware_text
 from fgit.lineage import CHANGED, File, Lineage, RecordedStep
 from fgit.steps import CANONICAL_RUN
 
-Chains = Mapping[str, list[RecordedStep]]  # by benchmark
+ByBenchmark = Mapping[str, list[RecordedStep]]  # the steps behind each number
 FACTS: dict[str, Callable[[RecordedStep], dict[str, str]]] = {  # what many steps have alike
     "code": lambda step: {"": code_text(step.code)},
     "packages": lambda step: step.packages,
@@ -66,7 +66,7 @@ def benchmarks_by_run(results: Path) -> dict[str, list[str]]:
     return {run: sorted(benchmarks) for run, benchmarks in sorted(runs.items())}
 
 
-def changed_files(chains: Chains) -> list[str]:
+def changed_files(chains: ByBenchmark) -> list[str]:
     files = (
         file
         for steps in chains.values()
@@ -76,7 +76,7 @@ def changed_files(chains: Chains) -> list[str]:
     return list(dict.fromkeys(file.path for file in files if file.state == CHANGED))
 
 
-def to_json(run: str, chains: Chains, identities: Mapping[str, str]) -> str:
+def to_json(run: str, chains: ByBenchmark, identities: Mapping[str, str]) -> str:
     values = {
         "run": run,
         "benchmarks": {
@@ -91,7 +91,7 @@ def to_json(run: str, chains: Chains, identities: Mapping[str, str]) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False)
 
 
-def to_text(run: str, chains: Chains, identities: Mapping[str, str]) -> str:
+def to_text(run: str, chains: ByBenchmark, identities: Mapping[str, str]) -> str:
     """The chains as trees: under each step what it read, and under that the step that wrote it.
 
     Code, packages and hardware are named once where most steps share them, and with the steps that

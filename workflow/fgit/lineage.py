@@ -8,10 +8,11 @@ moved, too. Anything else (data, benchmarks, models on the hub) is where a chain
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -88,7 +89,7 @@ class Lineage:
         self.steps: dict[str, RecordedStep] = {}
         self.begun: set[str] = set()
         self.identities: dict[str, str] = {}  # of steps, in full
-        self.records: dict[Path, Record] = {}
+        self.record = functools.cache(read_provenance)
         self.digests: dict[Path, str] = {}  # of files and folders as they are now
 
     def behind(self, run: str, benchmark: str) -> list[RecordedStep]:
@@ -154,8 +155,8 @@ class Lineage:
             return None
         path = self.producer(place)
         if path is None:
-            if place not in self.steps:
-                self.steps[place] = without_provenance(place, self.results)
+            state = "" if (self.results / place).exists() else GONE
+            self.steps.setdefault(place, without_provenance(place, state))
             return place
         name = written_by(path, self.results)
         if name in self.steps:
@@ -206,7 +207,7 @@ class Lineage:
         if path not in self.digests:
             if not path.exists():
                 self.digests[path] = GONE
-            elif not self.hashes and any(map(unread, weights_in(path))):
+            elif not self.hashes and has_unread_weights(path):
                 self.digests[path] = NOT_CHECKED
             else:
                 self.digests[path] = digest(path, again=bool(self.hashes))
@@ -228,12 +229,6 @@ class Lineage:
             if (path := self.results / parent / "provenance.json").is_file():
                 return path
         return None
-
-    def record(self, path: Path) -> Record:
-        """A provenance file, read once."""
-        if path not in self.records:
-            self.records[path] = read_provenance(path)
-        return self.records[path]
 
 
 def written_by(file: Path, results: Path) -> str:
@@ -263,8 +258,7 @@ def within(root: str | None, path: str) -> str | None:
     return place if PurePosixPath(place).parts[:1] and place.split("/")[0] in FOLDERS else None
 
 
-def without_provenance(place: str, results: Path) -> RecordedStep:
-    state = "" if (results / place).exists() else GONE
+def without_provenance(place: str, state: str) -> RecordedStep:
     return RecordedStep(place.split("/")[0], place, outputs=(File("", place, None, state, None),))
 
 
@@ -276,15 +270,11 @@ def worker_packages(record: Record, folder: Path) -> dict[str, str]:
     return {name: version for name, version in versions.items() if name != "fgit"}
 
 
-def weights_in(path: Path) -> Iterator[Path]:
-    for member in [path] if path.is_file() else path.rglob("*"):
-        if member.suffix in WEIGHTS and member.is_file():
-            yield member
-
-
-def unread(weights: Path) -> bool:
-    """Whether a digest would take reading a large file."""
-    return weights.stat().st_size >= LARGE and known_digest(weights) is None
+def has_unread_weights(path: Path) -> bool:
+    """Whether a digest would take reading a large file of weights."""
+    members = [path] if path.is_file() else path.rglob("*")
+    weights = (file for file in members if file.suffix in WEIGHTS and file.is_file())
+    return any(file.stat().st_size >= LARGE and known_digest(file) is None for file in weights)
 
 
 # ------------------------------------------------------------------ what steps say

@@ -229,9 +229,7 @@ def computed_in(folder, monkeypatch, by_run):
         train, dtype = by_run.get(run, ("bf16", "bfloat16"))
         made = {"train": {"precision": train}, "evaluate": {"dtype": dtype}}
         return [
-            dataclasses.replace(
-                without_provenance(f"{stage}/{run}", lineage.results), settings=settings
-            )
+            dataclasses.replace(without_provenance(f"{stage}/{run}", ""), settings=settings)
             for stage, settings in made.items()
             if stage == "evaluate" or run.count("/") == 3
         ]
@@ -257,7 +255,7 @@ def test_a_stage_in_both_precisions_is_said(made, monkeypatch):
         shards = {"1": "bfloat16", "2": "float32"}
         return [
             dataclasses.replace(
-                without_provenance(f"generate/{shard}", lineage.results), settings={"dtype": dtype}
+                without_provenance(f"generate/{shard}", ""), settings={"dtype": dtype}
             )
             for shard, dtype in shards.items()
         ]

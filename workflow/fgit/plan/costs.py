@@ -28,6 +28,7 @@ REFERENCE = 6.7  # billions of parameters for which the rates of the config's pl
 CHECKPOINT_BYTES = 3 * 12  # of a parameter: two checkpoints are kept, a third is being written
 SAVED_BYTES = {"bfloat16": 2, "float32": 4}
 EMBEDDER_BILLIONS = 0.125
+ADDITIVE = ("items", "tokens", "gpu_hours", "cpu_hours", "kept")  # over a stage's jobs
 ITEMS = {  # what a stage's items are
     "fetch": "files and models",
     "decontaminate": "samples",
@@ -111,20 +112,16 @@ class Plan:
     def sum_of(self, name: str, jobs: Sequence[Job]) -> Sum:
         to_do = [job for job in jobs if not job.done]
         passing = sorted((job.passing for job in to_do), reverse=True)
-        kept = sum(job.kept for job in to_do)
+        sums = {figure: sum(getattr(job, figure) for job in to_do) for figure in ADDITIVE}
         bases = {getattr(self.settings, name).basis for job in to_do for name in job.uses}
         return Sum(
             name,
             jobs=sum(job.count for job in jobs),
             done=sum(job.count for job in jobs if job.done),
-            items=sum(job.items for job in to_do),
-            tokens=sum(job.tokens for job in to_do),
-            gpu_hours=sum(job.gpu_hours for job in to_do),
-            cpu_hours=sum(job.cpu_hours for job in to_do),
             longest=max((job.hours for job in to_do), default=0),
-            kept=kept,
-            peak=kept + sum(passing[: self.settings.trainings_at_once]),
+            peak=sums["kept"] + sum(passing[: self.settings.trainings_at_once]),
             basis="partly measured" if len(bases) > 1 else "".join(bases),
+            **sums,
         )
 
     def used(self) -> dict[str, Estimate]:
@@ -282,11 +279,11 @@ class Costs:
         cores = self.config.plan.cores
         return {"items": items, "hours": hours / cores, "cpu_hours": hours, "uses": (figure,)}
 
-    def at_rate(self, stage: str, samples: int, kept: int) -> dict[str, Any]:
-        """A stage without a model; ``kept``: the samples or variants that it writes."""
+    def at_rate(self, stage: str, samples: int, written: int) -> dict[str, Any]:
+        """A stage without a model; ``written``: the samples or variants that it writes."""
         figure = f"{stage}_per_second"
         seconds = samples / getattr(self.config.plan, figure).value
-        return self.on_cores(samples, figure, seconds) | {"kept": self.kilobytes(kept)}
+        return self.on_cores(samples, figure, seconds) | {"kept": self.size_of(written)}
 
     def samples(self, step: Step) -> int:
         return sample_count(self.config, step.wildcards["dataset"])
@@ -296,7 +293,7 @@ class Costs:
         source = getattr(self.config, step.wildcards["source"])
         return self.samples(step) * (1 + int(source.variants))
 
-    def kilobytes(self, samples: float) -> float:
+    def size_of(self, samples: float) -> float:
         """Bytes of a file of so many samples or variants, not compressed."""
         return samples * self.config.plan.sample_kilobytes.value * 1e3
 
@@ -335,7 +332,7 @@ class Costs:
         elif section == "select":
             size = 4e9 * EMBEDDER_BILLIONS
         else:
-            size = self.kilobytes(row_count(self.config, name))
+            size = self.size_of(row_count(self.config, name))
         cached = f"{repository.kind}s--{repository.name.replace('/', '--')}"
         done = (Path(HF_HUB_CACHE) / cached / "snapshots").is_dir()
         return Job("fetch", repository.name, done, count=0, items=1, kept=size)
@@ -346,7 +343,7 @@ class Costs:
 
     def decontaminate(self, step: Step) -> dict[str, Any]:
         rows = row_count(self.config, step.wildcards["dataset"])  # whatever the limit
-        return self.at_rate("decontaminate", rows, kept=self.samples(step))
+        return self.at_rate("decontaminate", rows, written=self.samples(step))
 
     def generate(self, step: Step) -> dict[str, Any]:
         dataset, shard, shards = step.wildcards.values()
@@ -354,15 +351,15 @@ class Costs:
         requests = (rows.stop - rows.start) * self.config.generate.variants
         written_before = self.config.datasets[dataset].variants is not None
         work = {"items": requests} if written_before else self.answering(requests)
-        return work | {"kept": self.kilobytes(requests)}
+        return work | {"kept": self.size_of(requests)}
 
     def gather(self, step: Step) -> dict[str, Any]:
         answers = self.samples(step) * self.config.generate.variants
-        return {"items": answers, "kept": self.kilobytes(answers)}
+        return {"items": answers, "kept": self.size_of(answers)}
 
     def mutate(self, step: Step) -> dict[str, Any]:
         samples = self.samples(step)
-        return self.at_rate("mutate", samples, kept=samples * self.config.mutate.variants)
+        return self.at_rate("mutate", samples, written=samples * self.config.mutate.variants)
 
     def verify(self, step: Step) -> dict[str, Any]:
         programs, figure = self.texts(step), "program_seconds"
@@ -372,13 +369,13 @@ class Costs:
         texts = self.texts(step)
         return {
             "items": texts,
-            "kept": self.kilobytes(2 * self.samples(step)),
+            "kept": self.size_of(2 * self.samples(step)),
             "uses": ("texts_per_second", "start_seconds"),
             **self.on_models(1, texts / self.config.plan.texts_per_second.value),
         }
 
     def annotate(self, step: Step) -> dict[str, Any]:
-        return self.at_rate("annotate", self.samples(step), kept=2 * self.samples(step))
+        return self.at_rate("annotate", self.samples(step), written=2 * self.samples(step))
 
     def train(self, step: Step) -> dict[str, Any]:
         """A training; adapters (lora_rank) are counted as if all weights were trained.
@@ -387,7 +384,7 @@ class Costs:
         begun by then, so that there are two models of them at a time.
         """
         config, plan = self.config, self.config.plan
-        run, kept = self.runs[step.wildcards["run"]], step.rule == "train"
+        run, stays = self.runs[step.wildcards["run"]], step.rule == "train"
         settings, billions = train_settings(config, run), parameters_of(config, run.model)
         samples = sample_count(config, str(run.dataset))
         tokens = samples * settings.epochs * plan.sample_tokens.value
@@ -403,8 +400,8 @@ class Costs:
         return {
             "items": samples * settings.epochs,
             "tokens": tokens,
-            "kept": weights if kept else 0,
-            "passing": CHECKPOINT_BYTES * billions * 1e9 + (0 if kept else 2 * weights),
+            "kept": weights if stays else 0,
+            "passing": CHECKPOINT_BYTES * billions * 1e9 + (0 if stays else 2 * weights),
             "uses": tuple(uses),
             **self.on_models(config.launch.gpus, work / rate),
         }
@@ -429,13 +426,13 @@ class Costs:
         return {
             "items": items,
             "tokens": tokens,
-            "kept": self.kilobytes(2 * items),
+            "kept": self.size_of(2 * items),
             "uses": tuple(uses),
             **self.on_models(1, seconds),
         }
 
     def score(self, step: Step) -> dict[str, Any]:
-        """Of a part of a larger benchmark, and of pairs, nothing runs."""
+        """Programs run, but not for a part of a larger benchmark, nor for pairs."""
         benchmark = step.wildcards["benchmark"]
         entry = self.config.benchmarks[benchmark]
         if entry.part_of is not None or not kind_of(entry.kind).programs:

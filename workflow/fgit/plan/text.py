@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,5 +86,5 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 def as_yaml(settings: PlanSettings) -> str:
     """The settings as the config's section, without what is the default."""
-    values = {"plan": json.loads(settings.model_dump_json(exclude_defaults=True))}
+    values = {"plan": settings.model_dump(mode="json", exclude_defaults=True)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
