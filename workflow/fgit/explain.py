@@ -94,8 +94,7 @@ def to_json(run: str, chains: ByBenchmark, identities: Mapping[str, str]) -> str
 def to_text(run: str, chains: ByBenchmark, identities: Mapping[str, str]) -> str:
     """The chains as trees: under each step what it read, and under that the step that wrote it.
 
-    Code, packages and hardware are named once where most steps share them, and with the steps that
-    differ.
+    Code, packages and hardware that most steps share are named once, and others with their steps.
     """
     distinct = {step.name: step for steps in chains.values() for step in steps}
     recorded = [step for step in distinct.values() if step.provenance]

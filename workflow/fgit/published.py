@@ -21,8 +21,8 @@ def read_published(config: Config) -> Published:
     """What the config's file of published numbers says; empty if the config names none.
 
     The file is CSV with the columns :data:`CSV_COLUMNS`: the config's names, an empty dataset for
-    rows that have none, and the value in percent as it is printed. Of tables with an average, a
-    printed one may be there too (column ``average``); the tables show the mean of the columns.
+    rows that have none, and the value in percent as it is printed. A table with an average may have
+    a printed one too (column ``average``); the tables show the mean of the columns.
 
     Raises:
         UserError: naming file, row and value, if the file cannot be read, if a number belongs to no

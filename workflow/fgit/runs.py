@@ -105,7 +105,7 @@ def pilot_of(config: Config) -> Config:
             },
             "benchmarks": {
                 name: entry
-                if entry.kind in KEPT_OUT  # no model is asked; the data must be free of all of it
+                if entry.kind in KEPT_OUT  # not evaluated; the data must be free of all of it
                 else entry.model_copy(
                     update={"limit": at_most(problems, entry.limit), "part_of": None}
                 )

@@ -161,14 +161,14 @@ def base_model(config: Config, model: str, results: str = "") -> str:
 
 
 def base_model_files(config: Config, model: str, results: str = "") -> list[str]:
-    """The same as inputs of a job; nothing for a name on the hub."""
+    """The base model as inputs of a job; nothing for a name on the hub."""
     path = base_model(config, model, results)
     fetched = is_fetched_model(config.models[model].path)
     return [path] if fetched or Path(path).is_dir() else []
 
 
 def teacher_files(config: Config, results: str = "") -> list[str]:
-    """The folder of the teacher that fetch writes, where it is a model of the config, too."""
+    """The folder of the teacher that fetch writes, if it is a model of the config, too."""
     name = teacher_as_model(config)
     return [results + output_of("fetch_model", model=name)] if name else []
 

@@ -74,11 +74,11 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Sum:
-    """A stage's jobs, or all jobs, together. All but ``jobs`` and ``done`` is what is still to do.
+    """A stage's jobs, or all jobs, together. Only ``jobs`` and ``done`` count jobs that are done.
 
     Attributes:
         longest: hours of the longest job.
-        peak: bytes at most, what stays included.
+        peak: bytes at most, with those that stay.
         basis: of the hours: assumed, measured or partly measured; empty without any.
     """
 
@@ -134,10 +134,10 @@ class Plan:
 
 
 def row_count(config: Config, dataset: str) -> int:
-    """Rows of a dataset: of a file, counted; of a name on the hub, what the config says.
+    """Rows of a dataset: counted in a file; as the config says for a name on the hub.
 
     Raises:
-        UserError: naming the key, if the size is nowhere said.
+        UserError: naming the key, if the config does not say it.
     """
     entry = config.datasets[dataset]
     if is_file(entry.path):
@@ -302,7 +302,7 @@ class Costs:
         return self.config.plan.askings.value if chat else 1
 
     def answering(self, requests: int) -> dict[str, Any]:
-        """What it takes the teacher to write answers; an endpoint's hours are not ours."""
+        """The teacher's answers; the hours of an endpoint are not counted."""
         plan, settings = self.config.plan, self.config.generate
         tokens = requests * plan.answer_tokens.value
         work: dict[str, Any] = {"items": requests, "tokens": tokens}
@@ -319,7 +319,7 @@ class Costs:
     # -------------------------------------------------------------- the stages
 
     def download(self, repository: hub.Repository) -> Job | None:
-        """What the hub's cache gets; None for a release, which has a job."""
+        """A download to the hub's cache; None for a release, which a step fetches."""
         from huggingface_hub.constants import HF_HUB_CACHE
 
         section, _, name = repository.keys[0].partition(".")
