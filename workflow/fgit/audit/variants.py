@@ -81,7 +81,13 @@ def variants(
     """
     from fgit.generate import longest_code
     from fgit.inference.requests import TOO_LONG
-    from fgit.sandbox.pool import Submission, VerdictJournal, check, conditions_of, fingerprint_of
+    from fgit.sandbox.pool import (
+        Submission,
+        VerdictJournal,
+        check_programs,
+        conditions_of,
+        fingerprint_of,
+    )
     from fgit.select.candidates import choice_of
     from fgit.select.stage import Embedder, cosine, most_similar
 
@@ -104,7 +110,7 @@ def variants(
     conditions = conditions_of(kind, scoring, problems)
     conditions["variants_sha256"] = files.sha256(variants)
     with VerdictJournal(out / "journal.jsonl", fingerprint_of(kind, conditions)) as journal:
-        verdicts = check(
+        verdicts = check_programs(
             kind,
             submissions,
             scoring,

@@ -53,7 +53,7 @@ class Interpreter:
     visible: tuple[tuple[str, ...], dict[str, str]]
 
 
-PROBE = """
+INTERPRETER_PROBE = """
 import json, sys, sysconfig
 try:
     import numpy
@@ -83,7 +83,7 @@ def probe(python: str) -> Interpreter:
     fix = "set python.main or python.bigcodebench to an interpreter that starts"
     try:
         done = subprocess.run(
-            [python, "-c", PROBE], capture_output=True, text=True, timeout=120, cwd="/"
+            [python, "-c", INTERPRETER_PROBE], capture_output=True, text=True, timeout=120, cwd="/"
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"{python}: this interpreter does not start ({error}); {fix}") from error
@@ -112,7 +112,7 @@ def probe(python: str) -> Interpreter:
         executable=parts["executable"],
         folders=tuple(folders),
         needed=tuple(needed),
-        visible=show([*SYSTEM, *needed, *library_folders()]),
+        visible=binds_and_links([*SYSTEM, *needed, *library_folders()]),
     )
 
 
@@ -127,7 +127,7 @@ def library_folders() -> list[str]:
     return folders
 
 
-def show(paths: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+def binds_and_links(paths: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """The real files and folders to bind, none within another, and the symbolic links to them."""
     real: set[Path] = set()
     links: dict[Path, str] = {}

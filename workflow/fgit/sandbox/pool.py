@@ -1,8 +1,8 @@
-"""Running untrusted programs: many at a time, each worker in a box of its own, none lost.
+"""Running untrusted programs: many at a time, each worker in a box of its own.
 
-A worker (:mod:`fgit.sandbox.worker`) lives in a :class:`fgit.sandbox.box.Box` and checks one
-program after the other by its benchmark's own scorer. What has a verdict is written to a journal at
-once, so that a scoring that dies goes on where it stopped.
+A worker (:mod:`fgit.sandbox.worker`) checks one program after the other by its benchmark's own
+scorer. Each verdict is written to a journal at once, so that a scoring that dies goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fgit.common.journal import Journal
 from fgit.common.processes import cores
 from fgit.common.progress import bar
 from fgit.config import BenchmarkKind, ScoreSettings
-from fgit.sandbox.box import Box, Limits, Strength
+from fgit.sandbox.box import Box, Limits
 from fgit.sandbox.strength import choose
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Verdict:
         return self.base == PASS and self.plus in (PASS, None)
 
 
-def check(
+def check_programs(
     kind: BenchmarkKind,
     submissions: Mapping[str, Submission],
     settings: ScoreSettings,
@@ -112,13 +112,9 @@ def check(
     if long := [key for key in rest if len(rest[key].solution) > LONG]:
         log.warning(
             "%s: %d solutions have more than %d characters; they are run all the same: %s",
-            where,
-            len(long),
-            LONG,
-            first_few(long),
+            *(where, len(long), LONG, first_few(long)),
         )
-    pool = Pool(kind, settings, allowed(threads), where, python)
-    with pool:
+    with Pool(kind, settings, allowed(threads), where, python) as pool:
         order = sorted(rest, key=lambda key: may_take_long(kind, rest[key]), reverse=True)
         for key, verdict in bar(
             pool.run({key: rest[key] for key in order}),
@@ -236,6 +232,17 @@ def fingerprint_of(kind: str, conditions: Mapping[str, Any], *others: Any) -> st
     return json.dumps([kind, {**conditions, "settings": settings}, *others], sort_keys=True)
 
 
+VERSIONS = """
+import hashlib, importlib.metadata as m, json, platform, sys
+versions = {name: m.version(name) for name in sys.argv[2:]}
+if sys.argv[1] != "main":
+    names = sorted({f"{d.metadata['Name']}=={d.version}" for d in m.distributions()})
+    text = "\\n".join(names).lower().encode()
+    versions["environment"] = hashlib.sha256(text).hexdigest()[:16]
+print(json.dumps({"python": platform.python_version(), **versions}))
+"""
+
+
 def versions_of(kind: str, python: str | None) -> dict[str, str]:
     """Versions of what decides a verdict, in the workers' environment.
 
@@ -248,19 +255,8 @@ def versions_of(kind: str, python: str | None) -> dict[str, str]:
     library = programs_of(kind).library
     packages = [] if library is None else [library, "numpy"]
     interpreter = interpreter_of(python)
-    program = (
-        "import hashlib, importlib.metadata as m, json, platform, sys\n"
-        "found = {name: m.version(name) for name in sys.argv[2:]}\n"
-        "if sys.argv[1] != 'main':\n"
-        "    names = sorted({f\"{d.metadata['Name']}=={d.version}\" for d in m.distributions()})\n"
-        "    text = '\\n'.join(names).lower().encode()\n"
-        "    found['environment'] = hashlib.sha256(text).hexdigest()[:16]\n"
-        "print(json.dumps({'python': platform.python_version(), **found}))"
-    )
-    arguments = [kind_of(kind).environment, *packages]
-    done = subprocess.run(
-        [interpreter, "-c", program, *arguments], capture_output=True, text=True, check=False
-    )
+    command = [interpreter, "-c", VERSIONS, kind_of(kind).environment, *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise UserError(
@@ -323,7 +319,7 @@ class VerdictJournal(Journal):
 
 
 class Pool:
-    """Workers that each check one program at a time."""
+    """Workers that each check one program at a time: as many as ``count``."""
 
     def __init__(
         self,
@@ -335,18 +331,17 @@ class Pool:
     ) -> None:
         self.kind = kind
         self.settings = settings
-        self.count = count
         self.where = where
-        self.strength: Strength = choose(settings.sandbox)
+        strength = choose(settings.sandbox)
         limits = Limits(settings.memory_mb, settings.disk_mb, settings.processes)
         interpreter = interpreter_of(python)
-        self.workers = [Worker(kind, Box(self.strength, limits, interpreter)) for _ in range(count)]
+        self.workers = [Worker(kind, Box(strength, limits, interpreter)) for _ in range(count)]
         self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self.workers:
+            self.idle.put(worker)
         self.threads = ThreadPoolExecutor(max_workers=count)
 
     def __enter__(self) -> Pool:
-        for worker in self.workers:
-            self.idle.put(worker)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -364,9 +359,8 @@ class Pool:
     def alone(self, submission: Submission) -> Verdict:
         worker = self.idle.get()
         try:
-            return worker.check(
-                submission, self.settings, f"{self.where}, {submission.problem['task_id']}"
-            )
+            where = f"{self.where}, {submission.problem['task_id']}"
+            return worker.check(submission, self.settings, where)
         finally:
             self.idle.put(worker)
 
@@ -382,7 +376,7 @@ def interpreter_of(python: str | None) -> str:
     path = shutil.which(python)
     if path is None:
         raise UserError(
-            f"{python}: there is no such interpreter; build the environment (see envs/), or mend "
+            f"{python}: there is no such interpreter; build the environment (see envs/), or fix "
             "the key python of the config"
         )
     return str(Path(path).absolute())  # not resolved: a link may be all that makes an environment

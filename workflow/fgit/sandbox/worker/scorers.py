@@ -56,7 +56,7 @@ Send = Callable[[dict[str, Any]], None]
 Scorer = Callable[[Submission, Send], dict[str, Any]]
 
 
-def scorer(kind: str) -> Scorer:
+def scorer_of(kind: str) -> Scorer:
     if kind == "bigcodebench":
         return bigcodebench_scorer()
     return tests_scorer() if kind == "tests" else evalplus_scorer(kind)
@@ -301,11 +301,11 @@ def tests_scorer() -> Scorer:
         late = process.is_alive()
         process.kill()
         process.join()
-        said = b""
+        word = b""
         with contextlib.suppress(BlockingIOError):
-            said = os.read(read, 2**16)
+            word = os.read(read, 2**16)
         os.close(read)
-        status = {token: PASS, FORGED.encode(): FORGED}.get(said, TIMEOUT if late else FAIL)
+        status = {token: PASS, FORGED.encode(): FORGED}.get(word, TIMEOUT if late else FAIL)
         seconds = time.monotonic() - started
         return {"base": status, "plus": None, "seconds": seconds, "limit": limit}
 
