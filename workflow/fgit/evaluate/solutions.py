@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fgit.benchmarks.kind import Programs
@@ -20,7 +20,7 @@ from fgit.common.errors import UserError
 from fgit.common.models import prompt_ids
 from fgit.common.progress import Writing
 from fgit.config import EvaluateSettings, Mode
-from fgit.inference.decoding import context_length, decode, end_tokens, greedy
+from fgit.inference.decoding import context_length, decode_texts
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +117,7 @@ def check_context(model: Any, ids: dict[str, list[int]], name: str, max_new_toke
         log.warning(
             "%s: some answers may end before max_new_tokens = %d: the longest prompt has %d tokens "
             "and the context %d",
-            name,
-            max_new_tokens,
-            len(ids[longest]),
-            context,
+            *(name, max_new_tokens, len(ids[longest]), context),
         )
 
 
@@ -143,46 +140,23 @@ def answer_greedily(
     with Writing("evaluate", len(prompts), settings.max_new_tokens) as progress:
         for start in range(0, len(order), settings.batch_size):
             batch = order[start : start + settings.batch_size]
-            for row, answer in answer_batch(
-                *(model, tokenizer, [prompts[i] for i in batch], stops),
-                settings.max_new_tokens,
-                progress.wrote,
+            for row, text, tokens, complete in decode_texts(
+                *(model, tokenizer, [prompts[i] for i in batch]),
+                lambda tokens: stopped(tokenizer, tokens, stops),
+                max_new_tokens=settings.max_new_tokens,
+                wrote=progress.wrote,
             ):
-                answers[batch[row]] = answer
+                answers[batch[row]] = RawAnswer(cut(text, stops), tokens, not complete)
                 progress.end()
     seconds = time.monotonic() - started
-    tokens = sum(answer.tokens for answer in answers.values())
+    written = sum(answer.tokens for answer in answers.values())
+    truncated = sum(answer.truncated for answer in answers.values())
     log.info(
         "%d answers, %d tokens in %.0f s (%.0f tokens/s), %d met the limit of %d tokens",
-        len(answers),
-        tokens,
-        seconds,
-        tokens / max(seconds, 1e-9),
-        sum(answer.truncated for answer in answers.values()),
-        settings.max_new_tokens,
+        *(len(answers), written, seconds, written / max(seconds, 1e-9)),
+        *(truncated, settings.max_new_tokens),
     )
     return [answers[i] for i in range(len(prompts))]
-
-
-def answer_batch(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[int]],
-    stops: Sequence[str],
-    max_new_tokens: int,
-    wrote: Callable[[int], Any] = lambda tokens: None,
-) -> Iterator[tuple[int, RawAnswer]]:
-    """Yield (row, answer) as the rows end."""
-    ends = end_tokens(model, tokenizer)
-
-    def ended(row: int, tokens: list[int]) -> bool:
-        return tokens[-1] in ends or stopped(tokenizer, tokens, stops)
-
-    for row, tokens, complete in decode(
-        model, prompts, max_new_tokens=max_new_tokens, choose=greedy, ended=ended, wrote=wrote
-    ):
-        text = cut(tokenizer.decode(tokens, skip_special_tokens=True), stops)
-        yield row, RawAnswer(text, len(tokens), truncated=not complete)
 
 
 def stopped(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> bool:

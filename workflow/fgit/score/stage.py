@@ -303,8 +303,8 @@ def check_ground_truth(
 
     Args:
         conditions: of this scoring; a ground truth of other problems or versions is none.
-        ground_truth: the summary of scoring the canonical solutions; if None, it is made in ``out``,
-            unless it lies there already.
+        ground_truth: the summary of scoring the canonical solutions; if None, it is made in
+            ``out``, unless it lies there already.
 
     Raises:
         UserError: if the share is below ``settings.min_ground_truth``, or ``ground_truth`` is of
