@@ -92,7 +92,7 @@ class Shares(Part):
         return scores
 
 
-class Gap(Part):
+class MeanGap(Part):
     """By how much the correct side of a pair is the more probable one: mean and 95 % interval.
 
     ``n`` is the number of pairs whose sides could be compared.
@@ -123,7 +123,7 @@ class ScoreSummary(Shares):
     problems_sha256: str
     sandbox: str | None
     one_bos: Shares | None = None  # asked with one BOS token, where EvalPlus gives two
-    gap: Gap | None = None  # null also where no pair could be compared
+    gap: MeanGap | None = None  # null also where no pair could be compared
     ground_truth: GroundTruth | None = None
     problems: str | None = None  # their file
     samples_sha256: str | None = ""  # null for the canonical solutions

@@ -143,16 +143,16 @@ def stream(
     running: set[str] = set()
     prompt, ids = "", chat_ids(tokenizer, "")
     read, cached = 0, 0
-    written, told = 0, time.monotonic()
+    reported, last_report = 0, time.monotonic()
     before = tokens_written(engine)
     try:
         with Writing(ASKING, len(requests), settings.max_new_tokens) as progress:
             while True:
                 # No more: a queue of all of a dataset's 300,000 requests takes gigabytes.
-                taken = list(itertools.islice(waiting, ahead - len(running)))
-                if not taken and not running:
+                added = list(itertools.islice(waiting, ahead - len(running)))
+                if not added and not running:
                     break
-                for index in taken:
+                for index in added:
                     if requests[index].prompt != prompt:
                         prompt = requests[index].prompt
                         ids = chat_ids(tokenizer, prompt)
@@ -170,10 +170,10 @@ def stream(
                     engine.add_request(str(index), {"prompt_token_ids": ids}, sampling)
                     running.add(str(index))
                 outputs = engine.step() if running else ()
-                if time.monotonic() - told > SECONDS or len(outputs) == len(running):
-                    now = tokens_written(engine) - before
-                    progress.wrote(now - written)
-                    written, told = now, time.monotonic()
+                if time.monotonic() - last_report > SECONDS or len(outputs) == len(running):
+                    written = tokens_written(engine) - before
+                    progress.wrote(written - reported)
+                    reported, last_report = written, time.monotonic()
                 for output in outputs:
                     if not output.finished:
                         continue
