@@ -138,6 +138,6 @@ def samples_by_task(
     return {task_id: rows[task_id] for task_id in problems}
 
 
-def first_few(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str], count: int = 5) -> str:
     names = list(names)
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

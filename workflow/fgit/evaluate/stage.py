@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 from fgit.benchmarks.kinds import kind_of
@@ -17,14 +17,14 @@ from fgit.evaluate.solutions import solve
 def evaluate(
     model: str,
     kind: BenchmarkKind,
-    problems: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    problems: Path,
+    out: Path,
     settings: EvaluateSettings,
     revision: str | None = None,
     template: str = "own",
     mode: Mode = "chat",
     sha256: str | None = None,
-    one_bos: str | os.PathLike[str] | None = None,
+    one_bos: Path | None = None,
 ) -> EvaluateSettings:
     """Write what a model gives each problem to ``out`` (JSONL), in the problems' order.
 

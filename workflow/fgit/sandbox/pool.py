@@ -101,8 +101,7 @@ def check_programs(
         UserError: if a worker does not start, the sandbox that the settings ask for is not to be
             had, a canonical solution fails, or the machine is too slow.
     """
-    earlier = journal.verdicts if journal else {}
-    verdicts = {key: earlier[key] for key in submissions if key in earlier}
+    verdicts = dict(journal.verdicts) if journal else {}
     for key, submission in submissions.items():
         if not submission.solution.strip():
             verdicts[key] = Verdict(EMPTY, EMPTY if kind_of(kind).plus else None)
@@ -116,17 +115,12 @@ def check_programs(
         )
     with Pool(kind, settings, allowed(threads), where, python) as pool:
         order = sorted(rest, key=lambda key: may_take_long(kind, rest[key]), reverse=True)
-        for key, verdict in bar(
-            pool.run({key: rest[key] for key in order}),
-            description=description,
-            total=len(rest),
-            unit="problem",
-        ):
+        run = pool.run({key: rest[key] for key in order})
+        for key, verdict in bar(run, description=description, total=len(rest), unit="problem"):
             verdicts[key] = verdict
             if journal and not suspect(kind, verdict, settings):
                 journal.add(key, verdict)
-        slow = [key for key in rest if suspect(kind, verdicts[key], settings)]
-        for key in slow:
+        for key in [key for key in rest if suspect(kind, verdicts[key], settings)]:
             verdicts[key] = second_look(pool, rest[key], verdicts[key], settings, where)
             if journal:
                 journal.add(key, verdicts[key])
@@ -155,12 +149,12 @@ def second_look(
     Raises:
         UserError: if the canonical solution does not pass within the limits.
     """
-    name, problem = submission.problem["task_id"], submission.problem
+    problem = submission.problem
     canonical = Submission(problem, programs_of(pool.kind).canonical(problem))
     if not kind_of(pool.kind).ground_truth and not (right := pool.alone(canonical)).passed:
         raise UserError(
-            f"{where}, {name}: the canonical solution does not pass within the time limits "
-            f"({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
+            f"{where}, {problem['task_id']}: the canonical solution does not pass within the time "
+            f"limits ({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
             "is too slow or too busy for a fair score; use a quieter one, fewer --threads, or "
             f"raise --min-time-limit (now {settings.min_time_limit:g} s) and say so"
         )
@@ -168,7 +162,7 @@ def second_look(
     if (again.base, again.plus) != (first.base, first.plus):
         log.info(
             "%s: %s/%s beside other programs, %s/%s alone, which counts",
-            *(name, first.base, first.plus, again.base, again.plus),
+            *(problem["task_id"], first.base, first.plus, again.base, again.plus),
         )
     return again
 
@@ -411,7 +405,7 @@ class Worker:
             process, expected = self.begin(message, where)
         started = time.monotonic()
         try:
-            result = self.receive(process, where, patience(expected.get("limit") or 0.0))
+            result = self.receive(process, where, patience(expected["limit"]))
         except WorkerLost as lost:
             if self.stopped:
                 raise
@@ -454,16 +448,16 @@ class Worker:
         return self.process
 
     def receive(
-        self, process: subprocess.Popen[bytes], what: str, seconds: float | None = None
+        self, process: subprocess.Popen[bytes], what: str, seconds: float = STEP_LIMIT
     ) -> dict[str, Any]:
-        """The worker's next answer, within so many seconds, or STEP_LIMIT.
+        """The worker's next answer, within so many seconds.
 
         Raises:
             WorkerLost: if there is none.
             UserError: if the worker reports an error.
         """
         assert process.stdout is not None
-        with self.within(seconds or STEP_LIMIT) as timed_out:
+        with self.within(seconds) as timed_out:
             line = process.stdout.readline()
         if not line:
             raise WorkerLost(what, timed_out.is_set(), self.box.errors())

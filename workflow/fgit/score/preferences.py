@@ -37,12 +37,7 @@ PAIR_OUTCOMES = {
 
 
 def score_pairs(
-    kind: BenchmarkKind,
-    problems: str | os.PathLike[str],
-    samples: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    sha256: str | None = None,
+    kind: BenchmarkKind, problems: Path, samples: str | Path, out: Path, sha256: str | None = None
 ) -> None:
     """Count how often a model prefers the correct side, and by how much.
 
@@ -63,7 +58,6 @@ def score_pairs(
             probability.
     """
     started = time.monotonic()
-    out = Path(out)
     problems = files.resolve(os.fspath(problems))
     by_id = read_problems(kind, problems, sha256)
     rows = []

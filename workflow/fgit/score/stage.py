@@ -59,12 +59,12 @@ ONE_BOS = "\0one BOS"  # behind the task_id of a problem's second solution, in a
 
 def score(
     kind: BenchmarkKind,
-    problems: str | os.PathLike[str],
-    samples: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    problems: Path,
+    samples: str | Path,
+    out: Path,
     settings: ScoreSettings,
-    one_bos: str | os.PathLike[str] | None = None,
-    ground_truth: str | os.PathLike[str] | None = None,
+    one_bos: Path | None = None,
+    ground_truth: Path | None = None,
     threads: int | None = None,
     python: str | None = None,
     sha256: str | None = None,
@@ -104,10 +104,9 @@ def score(
             fails (BigCodeBench: too many of them), or the machine is too slow.
     """
     if kind_of(kind).programs is None:
-        score_pairs(kind, problems, samples, out, sha256=sha256)
+        score_pairs(kind, problems, samples, out, sha256)
         return
     started = time.monotonic()
-    out = Path(out)
     problems = files.resolve(os.fspath(problems))
     programs = programs_of(kind)
     by_id = read_problems(kind, problems, sha256)
@@ -219,7 +218,7 @@ def status_counts(frame: pl.DataFrame) -> dict[str, dict[str, int] | None]:
 def read_solutions(
     kind: BenchmarkKind,
     problems: Mapping[str, Mapping[str, Any]],
-    samples: str | os.PathLike[str],
+    samples: str | Path,
     *,
     or_none: bool = False,
     others: bool = False,
@@ -251,20 +250,18 @@ def program_outcomes(
     kind: BenchmarkKind, solutions: Mapping[str, str], verdicts: Mapping[str, Verdict]
 ) -> pl.DataFrame:
     """A row per problem; plus_pass is base *and* plus, as EvalPlus counts."""
-    rows = []
-    for task_id, solution in solutions.items():
-        verdict = verdicts[task_id]
-        rows.append(
-            {
-                "task_id": task_id,
-                "base_pass": verdict.base == PASS,
-                "plus_pass": verdict.passed if kind_of(kind).plus else None,
-                # Parquet holds UTF-8, which has no lone surrogates.
-                "solution": solution.encode("utf-8", "replace").decode("utf-8"),
-                "base_status": verdict.base,
-                "plus_status": verdict.plus,
-            }
-        )
+    rows = [
+        {
+            "task_id": task_id,
+            "base_pass": verdicts[task_id].base == PASS,
+            "plus_pass": verdicts[task_id].passed if kind_of(kind).plus else None,
+            # Parquet holds UTF-8, which has no lone surrogates.
+            "solution": solution.encode("utf-8", "replace").decode("utf-8"),
+            "base_status": verdicts[task_id].base,
+            "plus_status": verdicts[task_id].plus,
+        }
+        for task_id, solution in solutions.items()
+    ]
     return pl.DataFrame(rows, schema=PROGRAM_OUTCOMES)
 
 
@@ -291,7 +288,7 @@ def check_ground_truth(
     out: Path,
     settings: ScoreSettings,
     conditions: Mapping[str, Any],
-    ground_truth: str | os.PathLike[str] | None,
+    ground_truth: Path | None,
     threads: int,
     python: str | None,
 ) -> dict[str, Any] | None:
@@ -312,7 +309,7 @@ def check_ground_truth(
     """
     if not kind_of(kind).ground_truth:
         return None
-    path = Path(ground_truth or out / "ground_truth" / "summary.json")
+    path = ground_truth or out / "ground_truth" / "summary.json"
     folder = path.parent
     if ground_truth is None and (not path.exists() or unlike(folder, conditions)):
         log.info("Running the canonical solutions first: the environment must be the right one")
@@ -326,9 +323,8 @@ def check_ground_truth(
         raise UserError(
             f"{problems}: {len(failing)} of {frame.height} canonical solutions fail in the "
             f"environment of {interpreter_of(python)} ({share:.3f} pass, at least "
-            f"{settings.min_ground_truth:g} must): {', '.join(failing[:20])}"
-            f"{', …' if len(failing) > 20 else ''}. Install what envs/bigcodebench.txt names, or "
-            "lower --min-ground-truth and say so"
+            f"{settings.min_ground_truth:g} must): {first_few(failing, 20)}. Install what "
+            "envs/bigcodebench.txt names, or lower --min-ground-truth and say so"
         )
     if failing:
         log.warning("%d canonical solutions fail here: %s", len(failing), first_few(failing))
@@ -350,12 +346,7 @@ def unlike(folder: Path, conditions: Mapping[str, Any]) -> str:
 
 
 def score_part(
-    kind: BenchmarkKind,
-    problems: str | os.PathLike[str],
-    whole: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    sha256: str | None = None,
+    kind: BenchmarkKind, problems: Path, whole: Path, out: Path, *, sha256: str | None = None
 ) -> None:
     """The score on a part of a benchmark (BigCodeBench Hard), from the outcomes on all of it.
 
@@ -367,7 +358,6 @@ def score_part(
         UserError: if a problem is not among the whole's, or is another one there.
     """
     programs = programs_of(kind)
-    whole, out = Path(whole), Path(out)
     problems = files.resolve(os.fspath(problems))
     part = read_problems(kind, problems, sha256)
     summary = read_summary(whole)
@@ -388,13 +378,11 @@ def score_part(
         )
     else:
         other = read_problems(kind, summary.problems, summary.problems_sha256)
+        fields = (programs.head, *programs.tests)
         if differing := [
             task_id
             for task_id, problem in part.items()
-            if any(
-                problem[field] != other[task_id][field]
-                for field in (programs.head, *programs.tests)
-            )
+            if any(problem[field] != other[task_id][field] for field in fields)
         ]:
             raise UserError(
                 f"{problems}: {len(differing)} problems differ from those of the same name in "
