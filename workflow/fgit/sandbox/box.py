@@ -139,6 +139,7 @@ class Box:
         self.stop()  # what the last program left, and the watcher
         self._close_pipes()
         self.killed = ""
+        self._errors = b""
         self._began = {}
         self._stopping = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="fgit-box-"))
@@ -192,20 +193,16 @@ class Box:
                 self._watcher.join()
                 self._watcher = None
             if self._folder.name:
-                self._errors = self._read_errors()
+                self.errors()  # read while the file is there
                 remove_folder(self._folder)
                 self._folder = Path()
 
     def errors(self) -> str:
         """The end of what the box wrote to standard error, after it was stopped, too."""
-        text = self._read_errors() if self._folder.name else self._errors
-        return text.decode("utf-8", "replace").strip()
-
-    def _read_errors(self) -> bytes:
-        try:
-            return (self._folder / "errors").read_bytes()[-2000:]
-        except OSError:
-            return b""
+        if self._folder.name:
+            with contextlib.suppress(OSError):
+                self._errors = (self._folder / "errors").read_bytes()[-2000:]
+        return self._errors.decode("utf-8", "replace").strip()
 
     def _close_pipes(self) -> None:
         if self._lifeline >= 0:
