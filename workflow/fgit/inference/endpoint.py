@@ -140,19 +140,16 @@ class Endpoint:
                 while not self.stopping.is_set():
                     with taking:
                         index, request = next(waiting, (0, None))
-                    if request is None:
-                        break
-                    answer = self.ask(index, request)
-                    if answer is None:
+                    if request is None or (answer := self.ask(index, request)) is None:
                         break
                     done.put(answer)
             except BaseException as error:
-                self.stopping.set()  # the others finish what they have asked, and no more
+                self.stopping.set()  # the other threads finish their requests, and begin no more
                 done.put(error)
             done.put(None)
 
-        # Not an executor: Python would wait for its threads at the end, so for as long as the
-        # endpoint takes to answer what nobody wants any more.
+        # Not an executor: Python would wait at the end for its threads, and so for answers that
+        # nobody wants any more.
         count = min(self.settings.batch_size, len(requests))
         for _ in range(count):
             threading.Thread(target=work, daemon=True).start()
