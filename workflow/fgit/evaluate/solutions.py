@@ -43,14 +43,14 @@ def solve(
     mode: Mode,
     settings: EvaluateSettings,
     *,
-    twice: bool,
+    with_one_bos: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A model's greedy solution of every problem.
 
     Args:
         name: the model's, for messages.
-        twice: whether the model is asked once more with prompts that begin with one BOS token,
-            where EvalPlus's begin with two.
+        with_one_bos: whether the model is asked once more with prompts that begin with one BOS
+            token, where EvalPlus's begin with two.
 
     Returns:
         Rows of task_id; solution (sanitized); raw (the model's answer, cut at the stop strings);
@@ -62,34 +62,31 @@ def solve(
     """
     prompts = [programs.prompt(problem, tokenizer, mode) for problem in problems.values()]
     ids = [tokenizer(text)["input_ids"] for text in prompts]
-    once = [prompt_ids(tokenizer, text) for text in prompts]
+    one_bos_ids = [prompt_ids(tokenizer, text) for text in prompts]
     check_context(model, dict(zip(problems, ids, strict=True)), name, settings.max_new_tokens)
 
     def rows_of(ids: Sequence[list[int]]) -> list[dict[str, Any]]:
         answers = answer_greedily(model, tokenizer, ids, programs.stops(mode), settings)
-        return [
-            {
-                "task_id": task_id,
-                "solution": sanitized(
-                    programs,
-                    answer.text if mode == "chat" else prompt + answer.text,
-                    problem["entry_point"],
-                ),
-                "raw": answer.text,
-                "prompt": prompt,
-                "tokens": answer.tokens,
-                "truncated": answer.truncated,
-            }
-            for (task_id, problem), prompt, answer in zip(
-                problems.items(), prompts, answers, strict=True
+        rows = []
+        for problem, prompt, answer in zip(problems.values(), prompts, answers, strict=True):
+            code = answer.text if mode == "chat" else prompt + answer.text
+            rows.append(
+                {
+                    "task_id": problem["task_id"],
+                    "solution": sanitized(programs, code, problem["entry_point"]),
+                    "raw": answer.text,
+                    "prompt": prompt,
+                    "tokens": answer.tokens,
+                    "truncated": answer.truncated,
+                }
             )
-        ]
+        return rows
 
     rows = rows_of(ids)
-    if not twice or once == ids:
+    if not with_one_bos or one_bos_ids == ids:
         return rows, []
     log.info("EvalPlus's prompts begin with two BOS tokens: once more, with one")
-    return rows, rows_of(once)
+    return rows, rows_of(one_bos_ids)
 
 
 def sanitized(programs: Programs, code: str, entry_point: str) -> str:

@@ -51,7 +51,6 @@ def score_pairs(
 
     Args:
         samples: JSONL as the evaluate stage writes it.
-        sha256: the digest that the file of pairs must have.
 
     Raises:
         UserError: if the samples do not name each pair exactly once, or hold something that is no
