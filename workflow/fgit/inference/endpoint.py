@@ -52,7 +52,7 @@ def answers(
 
 
 def input_tokens(prompt: str) -> int:
-    """At most so many tokens an endpoint counts for a prompt: no token is shorter than a byte."""
+    """The most tokens that a prompt can have: no token is shorter than a byte."""
     return len(prompt.encode("utf-8", "replace")) + 64  # for the chat template
 
 
@@ -76,7 +76,7 @@ class Budget:
     def reserve(self, most: float, stopping: threading.Event) -> bool:
         """Whether a request may be sent that costs ``most`` at most.
 
-        Where it would fit but for what others may yet cost, wait until they have been paid.
+        If it fits only without the requests under way, wait until these have been paid.
         """
         with self.changed:
             while self.spent + most <= self.cap and not stopping.is_set():
@@ -185,7 +185,7 @@ class Endpoint:
         )
 
     def ask(self, index: int, request: Request) -> Answer | None:
-        """The answer to a request; None where the cap on spending, or a stop, forbids to ask.
+        """The answer to a request; None if the cap on spending, or a stop, forbids it.
 
         An attempt that brings nothing is made again after a wait that doubles each time, with a
         random part, so that the threads do not come back all at once; or after what the endpoint

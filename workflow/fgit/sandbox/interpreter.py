@@ -81,16 +81,13 @@ def probe(python: str) -> Interpreter:
         UserError: if it does not start or is older than Python 3.10.
     """
     fix = "set python.main or python.bigcodebench to an interpreter that starts"
+    command = [python, "-c", INTERPRETER_PROBE]
     try:
-        done = subprocess.run(
-            [python, "-c", INTERPRETER_PROBE], capture_output=True, text=True, timeout=120, cwd="/"
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/")
+        if done.returncode:
+            raise OSError(done.stderr.strip()[-500:])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"{python}: this interpreter does not start ({error}); {fix}") from error
-    if done.returncode:
-        raise UserError(
-            f"{python}: this interpreter does not start ({done.stderr.strip()[-500:]}); {fix}"
-        )
     parts = json.loads(done.stdout)
     if parts["version"] < [3, 10]:
         version = ".".join(map(str, parts["version"]))

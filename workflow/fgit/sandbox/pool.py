@@ -88,18 +88,18 @@ def check_programs(
     """Run every submitted program against its problem's tests, by key.
 
     A program of EvalPlus's kinds or of kind ``tests`` that fails and needed as much time as one
-    test may take gets a second look in the end, alone: a busy machine must not decide. If then
-    the canonical solution fails too, the machine is too slow, and there is no score.
+    test may take runs again in the end, alone: a busy machine must not decide. If the canonical
+    solution fails then, the machine is too slow, and there is no score.
 
     Args:
         threads: workers; more than the CPUs that this process may use are not started.
         where: the problems' file, for messages.
         python: the interpreter of the workers; by default, this one.
-        journal: verdicts that were given before; new ones are added as they come.
+        journal: earlier verdicts; new ones are added as they come.
 
     Raises:
-        UserError: if a worker does not start, the sandbox that the settings ask for is not to be
-            had, a canonical solution fails, or the machine is too slow.
+        UserError: if a worker or the sandbox of the settings does not start, a canonical solution
+            fails, or the machine is too slow.
     """
     verdicts = dict(journal.verdicts) if journal else {}
     for key, submission in submissions.items():
@@ -142,9 +142,9 @@ def suspect(kind: str, verdict: Verdict, settings: ScoreSettings) -> bool:
 def second_look(
     pool: Pool, submission: Submission, first: Verdict, settings: ScoreSettings, where: str
 ) -> Verdict:
-    """The verdict of a program that runs alone, after its problem's canonical solution did.
+    """The verdict of a program that runs alone, after its problem's canonical solution.
 
-    (Not where it may fail: which of those pass is the ground truth's matter.)
+    A kind with a ground truth runs no canonical solution here: some of them may fail.
 
     Raises:
         UserError: if the canonical solution does not pass within the limits.
@@ -170,7 +170,7 @@ def second_look(
 def may_take_long(kind: str, submission: Submission) -> tuple[bool, int]:
     """What is started first, so that no slow program is left for the end.
 
-    Programs that loop may loop forever; and the more the tests' inputs weigh, the longer they take.
+    Programs that loop may loop forever, and tests with larger inputs take longer.
     """
     plus = kind_of(kind).plus
     inputs = len(pickle.dumps(submission.problem["plus_input"])) if plus else 0
@@ -190,20 +190,20 @@ def allowed(threads: int) -> int:
 
 
 def patience(limit: float) -> float:
-    """Seconds to wait for a check that may take ``limit`` by its own limits, and hangs beyond.
+    """Seconds to wait for a check whose own limits allow ``limit``; beyond, it hangs.
 
     A program that is looked at from outside runs more than once, with longer limits.
     """
     return max(STEP_LIMIT, 6 * limit)
 
 
-# ------------------------------------------------------------------ what a verdict hangs on
+# ------------------------------------------------------------------ what a verdict depends on
 
 
 def conditions_of(
     kind: str, settings: ScoreSettings, problems: Path | None = None, python: str | None = None
 ) -> dict[str, Any]:
-    """What verdicts were, or will be, given with: keys of a score's summary.
+    """What verdicts depend on, as keys of a score's summary.
 
     Raises:
         UserError: if the workers' environment cannot score this kind.
@@ -217,7 +217,7 @@ def conditions_of(
 
 
 def fingerprint_of(kind: str, conditions: Mapping[str, Any], *others: Any) -> str:
-    """Of all that verdicts hang on: :func:`conditions_of`, but for what is a matter of speed."""
+    """Of all that verdicts depend on: :func:`conditions_of` without what only changes the speed."""
     settings = {
         name: value
         for name, value in conditions["settings"].items()
@@ -394,14 +394,13 @@ class Worker:
         message = {
             "problem": dict(submission.problem),
             "solution": submission.solution,
-            "min_time_limit": settings.min_time_limit,
-            "gt_time_limit_factor": settings.gt_time_limit_factor,
+            **settings.model_dump(include={"min_time_limit", "gt_time_limit_factor"}),
         }
         try:
             process, expected = self.begin(message, where)
         except WorkerLost:
             # No solution has run yet: the last one may have left a worker that was about to end.
-            self.end()
+            self.box.stop()
             process, expected = self.begin(message, where)
         started = time.monotonic()
         try:
@@ -409,18 +408,19 @@ class Worker:
         except WorkerLost as lost:
             if self.stopped:
                 raise
-            self.end()
+            self.box.stop()
             seconds = round(time.monotonic() - started, 3)
             status = TIMEOUT if lost.timed_out else CRASHED
             why = f", {self.box.killed}" if self.box.killed else ""
             log.warning("%s: the solution took its worker process down (%s%s)", where, status, why)
             return Verdict(status, status if kind_of(self.kind).plus else None, seconds)
+        parts = [expected[key] for key in ("base_seconds", "plus_seconds") if key in expected]
         return Verdict(
             base=result["base"],
             plus=result["plus"],
             seconds=round(result["seconds"], 3),
-            limit=result.get("limit"),
-            canonical_seconds=canonical_seconds(expected),
+            limit=result["limit"],
+            canonical_seconds=round(sum(parts), 3) if parts else None,
         )
 
     def begin(
@@ -441,7 +441,6 @@ class Worker:
         if self.process is None or self.process.poll() is not None:
             if self.stopped:
                 raise WorkerLost("scoring was stopped", timed_out=False)
-            self.end()
             scorer = programs_of(self.kind).scorer
             self.process = self.box.start(Path(__file__).with_name("worker"), scorer)
             self.receive(self.process, f"the worker process for {self.kind} did not start")
@@ -482,19 +481,9 @@ class Worker:
         finally:
             timer.cancel()
 
-    def end(self) -> None:
-        if self.process is not None:
-            self.box.stop()
-            self.process = None
-
     def stop(self) -> None:
         self.stopped = True
         self.box.stop()
-
-
-def canonical_seconds(expected: Mapping[str, Any]) -> float | None:
-    parts = [expected[key] for key in ("base_seconds", "plus_seconds") if key in expected]
-    return round(sum(parts), 3) if parts else None
 
 
 class WorkerLost(UserError):

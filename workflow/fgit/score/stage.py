@@ -84,7 +84,7 @@ def score(
     * ``summary.json``: n, pass@1 for base and plus as fractions, their 95 % Wilson intervals, and
       what they were scored with.
 
-    Nothing in ``outcomes.parquet`` depends on time or order of the run, save that a solution near
+    Nothing in ``outcomes.parquet`` depends on time or order of the run, except that a solution near
     its time limit may pass once and fail once, even alone (:func:`fgit.sandbox.pool.check`).
 
     Args:
