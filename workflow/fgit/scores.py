@@ -53,7 +53,7 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]  # a low and a high end
+LowAndHigh = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Fractions(Part):
@@ -62,8 +62,8 @@ class Fractions(Part):
 
 
 class Intervals(Part):
-    base: Interval
-    plus: Interval | None
+    base: LowAndHigh
+    plus: LowAndHigh | None
 
 
 class Shares(Part):
@@ -99,7 +99,7 @@ class MeanGap(Part):
     """
 
     mean: float
-    interval: Interval
+    interval: LowAndHigh
     n: int = Field(ge=0)
 
 

@@ -80,7 +80,7 @@ def variants(
             problems.
     """
     from fgit.generate import longest_code
-    from fgit.inference.requests import TOO_LONG
+    from fgit.inference.requests import PROMPT_TOO_LONG
     from fgit.sandbox.pool import (
         Submission,
         VerdictJournal,
@@ -104,7 +104,7 @@ def variants(
         for name, problem in by_id.items()
     }
     for row in rows:
-        if row["refused"] != TOO_LONG:
+        if row["refused"] != PROMPT_TOO_LONG:
             code = row["code"] or longest_code(row["answer"] or "", python=True)
             submissions[f"{row['k']} {row['id']}"] = Submission(by_id[row["id"]], code)
     conditions = conditions_of(kind, scoring, problems)

@@ -20,7 +20,7 @@ from typing import Any
 from fgit.common.errors import UserError
 from fgit.common.progress import Writing
 from fgit.config import GenerateSettings
-from fgit.inference.requests import ASKING, TOO_LONG, Answer, Request
+from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
 
 log = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ class Endpoint:
             )
         except openai.BadRequestError as error:
             if "context" in error.message and "length" in error.message:
-                return Answer(index, "", 0, TOO_LONG)
+                return Answer(index, "", 0, PROMPT_TOO_LONG)
             return Failure(f"{where}: the request was refused (400): {error.message}")
         except openai.APIStatusError as error:
             return Failure(

@@ -13,7 +13,7 @@ from fgit.common.models import chat_ids, load_model, load_tokenizer
 from fgit.common.progress import Writing
 from fgit.config import GenerateSettings
 from fgit.inference.decoding import Choose, context_length, decode_texts, greedy
-from fgit.inference.requests import ASKING, TOO_LONG, Answer, Request
+from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
 
 
 class GumbelSampling:
@@ -70,7 +70,7 @@ def stream(
             for index in order[start : start + settings.batch_size]:
                 ids = chat_ids(tokenizer, requests[index].prompt)
                 if len(ids) >= limit:
-                    yield Answer(index, "", 0, TOO_LONG)
+                    yield Answer(index, "", 0, PROMPT_TOO_LONG)
                     progress.end()
                 else:
                     fitting.append((index, ids))

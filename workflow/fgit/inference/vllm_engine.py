@@ -18,7 +18,7 @@ from fgit.common.errors import UserError
 from fgit.common.models import chat_ids
 from fgit.common.progress import SECONDS, Writing
 from fgit.config import GenerateSettings
-from fgit.inference.requests import ASKING, TOO_LONG, Answer, Request
+from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
 from fgit.inference.transformers_engine import chat_tokenizer
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def stream(
                         prompt = requests[index].prompt
                         ids = chat_ids(tokenizer, prompt)
                     if len(ids) >= limit:  # vLLM would refuse it with an error
-                        yield Answer(index, "", 0, TOO_LONG)
+                        yield Answer(index, "", 0, PROMPT_TOO_LONG)
                         progress.end()
                         continue
                     sampling = SamplingParams(
