@@ -15,7 +15,7 @@ from fgit.config import GenerateSettings
 from fgit.gather import gather
 from fgit.generate import generate, read_answer, teacher_prompt
 from fgit.inference import engines
-from fgit.inference.requests import TOO_LONG, Answer
+from fgit.inference.requests import PROMPT_TOO_LONG, Answer
 
 CODE = "def add(a, b):\n    return a + b\n"
 WRONG = "def add(a, b):\n    return a - b"
@@ -229,7 +229,7 @@ def test_lone_surrogates_in_an_answer_do_not_stop_the_stage(tmp_path, teacher):
     assert pl.read_parquet(tmp_path / "o.parquet")["code"].null_count() == 1
 
 
-@pytest.mark.parametrize("refused", [None, TOO_LONG])
+@pytest.mark.parametrize("refused", [None, PROMPT_TOO_LONG])
 def test_no_usable_answer_at_all_is_an_error_that_counts_the_reasons(tmp_path, teacher, refused):
     records = write_records(tmp_path / "r.parquet", [CODE])
     teacher(["no", "never", fenced(CODE)], refused)

@@ -53,7 +53,7 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)]  # a low and a high end
+LowAndHigh = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class Fractions(Part):
@@ -62,8 +62,8 @@ class Fractions(Part):
 
 
 class Intervals(Part):
-    base: Interval
-    plus: Interval | None
+    base: LowAndHigh
+    plus: LowAndHigh | None
 
 
 class Shares(Part):
@@ -92,14 +92,14 @@ class Shares(Part):
         return scores
 
 
-class Gap(Part):
+class MeanGap(Part):
     """By how much the correct side of a pair is the more probable one: mean and 95 % interval.
 
     ``n`` is the number of pairs whose sides could be compared.
     """
 
     mean: float
-    interval: Interval
+    interval: LowAndHigh
     n: int = Field(ge=0)
 
 
@@ -123,7 +123,7 @@ class ScoreSummary(Shares):
     problems_sha256: str
     sandbox: str | None
     one_bos: Shares | None = None  # asked with one BOS token, where EvalPlus gives two
-    gap: Gap | None = None  # null also where no pair could be compared
+    gap: MeanGap | None = None  # null also where no pair could be compared
     ground_truth: GroundTruth | None = None
     problems: str | None = None  # their file
     samples_sha256: str | None = ""  # null for the canonical solutions

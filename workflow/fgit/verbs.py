@@ -299,8 +299,7 @@ def score(
     works (--sandbox). Started again after it died, it goes on. Writes outcomes.parquet (a row a
     problem), times.parquet and summary.json.
     """
-    from fgit.score.programs import score_part
-    from fgit.score.stage import score
+    from fgit.score.stage import score, score_part
 
     if part_of:
         score_part(benchmark, problems, part_of, out, sha256=sha256)

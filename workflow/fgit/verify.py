@@ -23,7 +23,7 @@ from fgit.sandbox.pool import (
     Submission,
     Verdict,
     VerdictJournal,
-    check,
+    check_programs,
     conditions_of,
     fingerprint_of,
 )
@@ -78,7 +78,7 @@ def verify(
     }
     journal_file = out.with_name(f"{out.name}.journal")
     with VerdictJournal(journal_file, fingerprint_of("tests", conditions)) as journal:
-        correct = check(
+        correct = check_programs(
             "tests",
             {
                 f"correct {name}": with_tests(problem)
@@ -99,7 +99,7 @@ def verify(
             if code is not None and name in right and (name, code) not in keys:
                 keys[name, code] = f"{row['k']} {name}"
                 submissions[keys[name, code]] = Submission(testable[name], code)
-        verdicts = check(
+        verdicts = check_programs(
             "tests",
             submissions,
             settings,

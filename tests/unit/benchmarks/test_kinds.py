@@ -15,7 +15,7 @@ import pytest
 
 from fgit import config
 from fgit.benchmarks.humaneval import INSTRUCTION_PREFIX, RESPONSE_PREFIX
-from fgit.benchmarks.kind import Kind, require_texts, texts_of
+from fgit.benchmarks.kind import Kind, require_texts, text_fields
 from fgit.benchmarks.kinds import KINDS, kind_of, programs_of
 from fgit.benchmarks.problems import read_problems
 from fgit.benchmarks.releases import HubDataset
@@ -141,7 +141,7 @@ def check_contest(where, row):
 
 
 def protect_contest(path, number, row):
-    problem = texts_of(path, number, row, FIELDS)
+    problem = text_fields(path, number, row, FIELDS)
     if isinstance(problem, dict):
         problem |= {"text": problem["question"], "code": problem["canonical_solution"]}
     return problem

@@ -15,7 +15,7 @@ from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
 from fgit.inference import endpoint as module
 from fgit.inference.engines import answers
-from fgit.inference.requests import TOO_LONG
+from fgit.inference.requests import PROMPT_TOO_LONG
 from tests.requests import PROMPTS, requests_for, texts
 
 
@@ -159,7 +159,7 @@ def test_lasting_failures_are_told(endpoint, monkeypatch, status, text, message)
 def test_a_prompt_too_long_for_the_endpoint_is_refused_alone(endpoint):
     endpoint.failures[PROMPTS[1]] = [(400, "maximum context length is 10 tokens")]
     found = {a.index: a for a in answers(requests_for(PROMPTS, 1), openai_settings(endpoint.url))}
-    assert found[1].refused == TOO_LONG
+    assert found[1].refused == PROMPT_TOO_LONG
     assert found[0].refused is found[2].refused is None
 
 

@@ -7,7 +7,7 @@ import transformers
 from fgit.common.errors import UserError
 from fgit.inference import transformers_engine
 from fgit.inference.engines import answers
-from fgit.inference.requests import TOO_LONG, Answer
+from fgit.inference.requests import PROMPT_TOO_LONG, Answer
 from fgit.inference.transformers_engine import GumbelSampling, fence_closed
 from tests.requests import PROMPTS, requests_for, texts, tiny_settings
 
@@ -51,7 +51,7 @@ def test_gumbel_noise_samples_the_softmax():
 def test_a_prompt_longer_than_the_context_is_refused_alone(tiny):
     requests = requests_for(["Say a.", "x" * 300], 1)
     found = {answer.index: answer for answer in answers(requests, tiny_settings(tiny))}
-    assert found[1] == Answer(1, "", 0, TOO_LONG)
+    assert found[1] == Answer(1, "", 0, PROMPT_TOO_LONG)
     assert found[0].refused is None and found[0].tokens > 0
 
 

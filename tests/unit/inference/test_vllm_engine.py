@@ -14,7 +14,7 @@ from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
 from fgit.inference import engines
 from fgit.inference.engines import answers
-from fgit.inference.requests import TOO_LONG
+from fgit.inference.requests import PROMPT_TOO_LONG
 from tests.requests import PROMPTS, requests_for, tiny_settings
 
 
@@ -109,7 +109,7 @@ def test_vllm_gets_every_request_with_its_seed(tiny, vllm):
     chosen = tiny_settings(tiny, backend="vllm", temperature=0.7, tensor_parallel=2, revision="abc")
     found = {answer.index: answer for answer in answers(requests, chosen)}
     assert [found[index].text for index in (0, 1, 4, 5)] == [f"seed {s}" for s in (0, 1, 200, 201)]
-    assert found[2].refused == found[3].refused == TOO_LONG
+    assert found[2].refused == found[3].refused == PROMPT_TOO_LONG
     engine = Engine.last
     assert engine.arguments["tensor_parallel_size"] == 2
     assert engine.arguments["revision"] == engine.arguments["tokenizer_revision"] == "abc"

@@ -1120,5 +1120,5 @@ def test_removing_a_hostile_folder(tmp_path):
     (deep / "link").symlink_to(tmp_path)
     (folder / "file").touch()
     (folder / "x").chmod(0)
-    sandbox.remove(folder)
+    sandbox.remove_folder(folder)
     assert not folder.exists() and (tmp_path / "victim").read_text() == "here"

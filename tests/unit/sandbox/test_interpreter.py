@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fgit.sandbox.interpreter import probe, show
+from fgit.sandbox.interpreter import binds_and_links, probe
 from tests.conftest import REPOSITORY
 
 
@@ -13,7 +13,7 @@ def test_links_are_shown_as_links(tmp_path):
     (tmp_path / "real/lib").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "far").symlink_to(tmp_path / "link/lib")
-    binds, links = show([str(tmp_path / "far"), str(tmp_path / "absent")])
+    binds, links = binds_and_links([str(tmp_path / "far"), str(tmp_path / "absent")])
     assert binds == (str(tmp_path / "real/lib"),)
     assert links == {
         str(tmp_path / "far"): str(tmp_path / "link/lib"),
@@ -23,7 +23,9 @@ def test_links_are_shown_as_links(tmp_path):
 
 def test_nothing_is_shown_twice(tmp_path):
     (tmp_path / "a/b").mkdir(parents=True)
-    assert show([str(tmp_path / "a/b"), str(tmp_path / "a")])[0] == (str(tmp_path / "a"),)
+    assert binds_and_links([str(tmp_path / "a/b"), str(tmp_path / "a")])[0] == (
+        str(tmp_path / "a"),
+    )
 
 
 def test_the_box_shows_neither_home_nor_project():

@@ -18,7 +18,7 @@ from fgit.sandbox.pool import (
     Verdict,
     VerdictJournal,
     allowed,
-    check,
+    check_programs,
     fingerprint_of,
     interpreter_of,
     may_take_long,
@@ -93,7 +93,7 @@ def test_what_is_known_is_not_run_again(tmp_path, monkeypatch):
     with VerdictJournal(tmp_path / "journal.jsonl", "one") as journal:
         journal.add("a", GOOD)
         submissions = {"b": Submission(PROBLEM, " \n"), "a": Submission(PROBLEM, RIGHT)}
-        found = check(
+        found = check_programs(
             "humaneval", submissions, ScoreSettings(), threads=1, where="p", journal=journal
         )
     assert found == {"b": Verdict("empty", "empty"), "a": GOOD}
@@ -106,7 +106,7 @@ def test_one_problem_may_come_in_several_jobs(caplog):
         "wrong": Submission(PROBLEM, "def f(x):\n    return x\n"),
         "long": Submission(PROBLEM, RIGHT + "# " + "x" * 1_000_000),
     }
-    found = check("humaneval", submissions, ScoreSettings(), threads=1, where="p.jsonl")
+    found = check_programs("humaneval", submissions, ScoreSettings(), threads=1, where="p.jsonl")
     assert {key: verdict.base for key, verdict in found.items()} == {
         "right": "pass",
         "wrong": "fail",
@@ -198,7 +198,7 @@ def test_a_slow_machine_in_earnest():
     slow = Submission(PROBLEM | {"canonical_solution": sleeps}, f"def f(x):\n{sleeps}")
     settings = ScoreSettings(min_time_limit=0.05, gt_time_limit_factor=0.1)
     with pytest.raises(UserError, match="too slow or too busy"):
-        check("humaneval", {"T/0": slow}, settings, threads=1, where="p.jsonl")
+        check_programs("humaneval", {"T/0": slow}, settings, threads=1, where="p.jsonl")
 
 
 # ------------------------------------------------------------------ one program after the other

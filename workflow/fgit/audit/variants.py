@@ -80,8 +80,14 @@ def variants(
             problems.
     """
     from fgit.generate import longest_code
-    from fgit.inference.requests import TOO_LONG
-    from fgit.sandbox.pool import Submission, VerdictJournal, check, conditions_of, fingerprint_of
+    from fgit.inference.requests import PROMPT_TOO_LONG
+    from fgit.sandbox.pool import (
+        Submission,
+        VerdictJournal,
+        check_programs,
+        conditions_of,
+        fingerprint_of,
+    )
     from fgit.select.candidates import choice_of
     from fgit.select.stage import Embedder, cosine, most_similar
 
@@ -98,13 +104,13 @@ def variants(
         for name, problem in by_id.items()
     }
     for row in rows:
-        if row["refused"] != TOO_LONG:
+        if row["refused"] != PROMPT_TOO_LONG:
             code = row["code"] or longest_code(row["answer"] or "", python=True)
             submissions[f"{row['k']} {row['id']}"] = Submission(by_id[row["id"]], code)
     conditions = conditions_of(kind, scoring, problems)
     conditions["variants_sha256"] = files.sha256(variants)
     with VerdictJournal(out / "journal.jsonl", fingerprint_of(kind, conditions)) as journal:
-        verdicts = check(
+        verdicts = check_programs(
             kind,
             submissions,
             scoring,

@@ -9,21 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fgit.benchmarks.humaneval import INSTRUCTION_PREFIX, RESPONSE_PREFIX
-from fgit.benchmarks.kind import Kind, Problem, Programs, Row, require_texts, texts_of
+from fgit.benchmarks.kind import Kind, Problem, Programs, RawProblem, require_texts, text_fields
 from fgit.benchmarks.releases import HubDataset
 from fgit.common.files import BadRow
 from fgit.config import Mode
 
-FIELDS = (
-    "task_id",
-    "complete_prompt",
-    "instruct_prompt",
-    "canonical_solution",
-    "code_prompt",
-    "test",
-    "entry_point",
-)
 PROTECTED = ("task_id", "complete_prompt", "canonical_solution", "entry_point")
+FIELDS = (*PROTECTED, "instruct_prompt", "code_prompt", "test")
 # Where a docstring's sections begin, and the description of the problem ends.
 SECTION = (
     r"^[ \t]*(?:parameters?|args|returns?|requirements?|raises?|notes?|constants?|functionality)"
@@ -31,14 +23,13 @@ SECTION = (
 )
 
 
-def check(where: str, row: Row) -> Problem:
+def check(where: str, row: RawProblem) -> Problem:
     may_be_empty = ("instruct_prompt", "code_prompt")
-    require_texts("bigcodebench", where, row, FIELDS, may_be_empty=may_be_empty)
-    return dict(row)
+    return require_texts("bigcodebench", where, row, FIELDS, may_be_empty=may_be_empty)
 
 
-def protect(path: Path, number: int, row: Row) -> Problem | BadRow | None:
-    problem = texts_of(path, number, row, PROTECTED)
+def protect(path: Path, number: int, row: RawProblem) -> Problem | BadRow | None:
+    problem = text_fields(path, number, row, PROTECTED)
     if isinstance(problem, dict):
         problem |= {"prompt": problem["complete_prompt"], "section": SECTION}
     return problem

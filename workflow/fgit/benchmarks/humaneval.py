@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fgit.benchmarks.kind import Kind, Problem, Programs, Row, require_texts, texts_of
+from fgit.benchmarks.kind import Kind, Problem, Programs, RawProblem, require_texts, text_fields
 from fgit.benchmarks.releases import EvalPlusFile
 from fgit.common.errors import UserError
 from fgit.config import Mode
@@ -28,13 +28,13 @@ RESPONSE_PREFIX = (
 )
 
 
-def check(where: str, row: Row, kind: str = "humaneval") -> Problem:
+def check(where: str, row: RawProblem, kind: str = "humaneval") -> Problem:
     """The row with its fields checked, and its inputs as lists of argument lists."""
     others = (*INPUTS, "atol")
-    require_texts(kind, where, row, FIELDS, others=others, may_be_empty=["contract"])
+    problem = require_texts(kind, where, row, FIELDS, others=others, may_be_empty=["contract"])
     if isinstance(row["atol"], bool) or not isinstance(row["atol"], int | float):
         raise UserError(f"{where}: 'atol' is not a number: {row['atol']!r:.60}")
-    return dict(row) | {field: argument_lists(where, field, row[field]) for field in INPUTS}
+    return problem | {field: argument_lists(where, field, row[field]) for field in INPUTS}
 
 
 def argument_lists(where: str, field: str, inputs: Any) -> list[Any]:
@@ -72,7 +72,7 @@ def sanitize(code: str, entry_point: str) -> str:
 
 
 protect = functools.partial(
-    texts_of, fields=("task_id", "prompt", "canonical_solution", "entry_point")
+    text_fields, fields=("task_id", "prompt", "canonical_solution", "entry_point")
 )
 
 PROGRAMS = Programs(

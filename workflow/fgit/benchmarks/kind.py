@@ -13,7 +13,7 @@ from fgit.common.files import BadRow, check_row
 from fgit.config import WITH_PLUS, BenchmarkKind, Mode
 
 Problem = dict[str, Any]
-Row = Mapping[str, Any]  # of a problem file, as it stands there
+RawProblem = Mapping[str, Any]  # a row of a problem file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Programs:
     tight_limits: bool = True
     max_new_tokens: int | None = None  # tokens of a solution; None: as the settings say
 
-    def program(self, problem: Row, solution: str) -> str:
+    def program(self, problem: RawProblem, solution: str) -> str:
         """A solution that stands behind the problem's head, as a whole program."""
         return f"{problem[self.head]}{solution}"
 
-    def canonical(self, problem: Row) -> str:
+    def canonical(self, problem: RawProblem) -> str:
         """The canonical solution as a whole program."""
         return self.program(problem, problem["canonical_solution"])
 
@@ -52,10 +52,10 @@ class Kind:
     name: BenchmarkKind
     # A row as a problem, its fields checked and of the types that the tests take; the first
     # argument is the file and row, for messages.
-    check: Callable[[str, Row], Problem]
+    check: Callable[[str, RawProblem], Problem]
     # What must not be in training data, by file, row number and row: a problem as
     # :mod:`fgit.decontaminate.texts` takes it; None for a row of another format.
-    protect: Callable[[Path, int, Row], Problem | BadRow | None]
+    protect: Callable[[Path, int, RawProblem], Problem | BadRow | None]
     # Where the problems of a release are, by what stands behind ``release:``; None: no releases.
     release: Callable[[str], EvalPlusFile | HubDataset] | None = None
     programs: Programs | None = None  # None: no program is asked for
@@ -79,13 +79,13 @@ class Kind:
 def require_texts(
     kind: str,
     where: str,
-    row: Row,
+    row: RawProblem,
     texts: Iterable[str],
     *,
     others: Iterable[str] = (),
     may_be_empty: Iterable[str] = (),
-) -> None:
-    """Refuse a row that lacks a field, or has no text where there must be one.
+) -> Problem:
+    """The row as a problem, if it has all fields, and text where there must be one.
 
     Args:
         kind, where: for messages; ``where`` is the file and row.
@@ -105,10 +105,15 @@ def require_texts(
             raise UserError(f"{where}: {field!r} is not text: {row[field]!r:.60}")
         if field not in may_be_empty and not row[field].strip():
             raise UserError(f"{where}: {field!r} is empty")
+    return dict(row)
 
 
-def texts_of(
-    path: Path, number: int, row: Row, fields: Iterable[str], may_be_empty: Iterable[str] = ()
+def text_fields(
+    path: Path,
+    number: int,
+    row: RawProblem,
+    fields: Iterable[str],
+    may_be_empty: Iterable[str] = (),
 ) -> Problem | BadRow | None:
     """These fields of a row, all text, and its ``task_id``; None if it lacks one of them.
 

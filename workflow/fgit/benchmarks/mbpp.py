@@ -6,12 +6,12 @@ import dataclasses
 import functools
 
 from fgit.benchmarks import humaneval
-from fgit.benchmarks.kind import Kind, Problem, Row
+from fgit.benchmarks.kind import Kind, Problem, RawProblem
 from fgit.benchmarks.releases import EvalPlusFile
 from fgit.common.errors import UserError
 
 
-def check(where: str, row: Row) -> Problem:
+def check(where: str, row: RawProblem) -> Problem:
     """The row, checked; tuples, sets and complex numbers are made as EvalPlus does."""
     problem = humaneval.check(where, row, "mbpp")
     task_id = problem["task_id"]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 from fgit.benchmarks import humaneval
-from fgit.benchmarks.kind import Kind, Problem, Row, require_texts
+from fgit.benchmarks.kind import Kind, Problem, RawProblem, require_texts
 
 FIELDS = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
 
 
-def check(where: str, row: Row) -> Problem:
-    require_texts("tests", where, row, FIELDS)
-    return dict(row)
+def check(where: str, row: RawProblem) -> Problem:
+    return require_texts("tests", where, row, FIELDS)
 
 
 OWN_TESTS = Kind(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgit.benchmarks.kind import Kind, Problem, Row, require_texts
+from fgit.benchmarks.kind import Kind, Problem, RawProblem, require_texts
 from fgit.benchmarks.releases import HubDataset
 from fgit.common.errors import UserError
 
@@ -29,7 +29,7 @@ NOT_COMPARED = {
 FUNCTION = re.compile(r"^[ \t]*(?:async[ \t]+)?def[ \t]+(\w+)", re.MULTILINE)
 
 
-def check(where: str, row: Row) -> Problem:
+def check(where: str, row: RawProblem) -> Problem:
     """A row of correct and incorrect code; blank lines around the code and at its end do not count.
 
     A row of humanevalpack has the code in parts: correct is its declaration and canonical_solution,
@@ -67,7 +67,7 @@ def continuations(pair: Mapping[str, Any]) -> tuple[str, str]:
     return pair["correct"][start:], pair["incorrect"][start:]
 
 
-def protect(path: Path, number: int, row: Row) -> Problem | None:
+def protect(path: Path, number: int, row: RawProblem) -> Problem | None:
     if not all(name in row for name in FIELDS):
         return None
     pair = check(f"{path}, row {number}", row)

@@ -32,11 +32,10 @@ def read_problems(
         UserError: naming file, row and field, if a field is missing or of the wrong type or a
             task_id comes twice; naming both digests, if the file is another one.
     """
-    path = files.resolve(os.fspath(path))
-    files.existing(path)
-    if sha256 is not None and (found := problems_digest(path)) != sha256.lower():
+    path = files.existing(files.resolve(os.fspath(path)))
+    if sha256 is not None and (digest := problems_digest(path)) != sha256.lower():
         raise UserError(
-            f"{path}: its problems' SHA-256 is {found}, but the config says {sha256}; "
+            f"{path}: its problems' SHA-256 is {digest}, but the config says {sha256}; "
             "fetch the right file, or change the benchmark's sha256"
         )
     problems: dict[str, dict[str, Any]] = {}
@@ -62,17 +61,17 @@ def read_problems(
 def problems_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a problem file's rows, as a hex string.
 
-    Of what the rows say, in their order, not of the file's bytes: gzipped or not, with other
-    spaces or escapes, as published or as ``fgit fetch`` writes it, the same problems have one
-    digest. It is that of the rows as JSON lines, without escapes beyond JSON's own.
+    It is that of the rows as JSON lines, without escapes beyond JSON's own, and not of the file's
+    bytes: gzipped or not, with other spaces or escapes, as published or as ``fgit fetch`` writes
+    it, the same problems have one digest.
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for _, row in problem_rows(path):
         if isinstance(row, files.BadRow):
             return files.sha256(path)
         line = json.dumps(row, ensure_ascii=False) + "\n"
-        found.update(line.encode("utf-8", "surrogatepass"))
-    return found.hexdigest()
+        digest.update(line.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def problem_rows(
@@ -106,7 +105,7 @@ def samples_by_task(
         UserError: naming file, row and task_id, for a bad row, an unknown problem or a second
             row of one problem; naming the problems, if some have none.
     """
-    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    rows: dict[str, tuple[str, dict[str, Any]]] = {}
     first_row: dict[str, int] = {}
     for number, row in files.read_objects(samples):
         if isinstance(row, files.BadRow):
@@ -122,23 +121,23 @@ def samples_by_task(
                 f"{where}: there is no problem {task_id!r} (the benchmark has "
                 f"{first_few(problems)}); are the samples of another benchmark or version?"
             )
-        if task_id in found:
+        if task_id in rows:
             raise UserError(
                 f"{where}: a second sample of {task_id!r} (the first is in row "
                 f"{first_row[task_id]}); give one sample of each problem"
             )
-        found[task_id] = f"{where}, {task_id}", row
+        rows[task_id] = f"{where}, {task_id}", row
         first_row[task_id] = number
-    if or_none and not found:
+    if or_none and not rows:
         return {}
-    if missing := [task_id for task_id in problems if task_id not in found]:
+    if missing := [task_id for task_id in problems if task_id not in rows]:
         raise UserError(
             f"{samples}: {len(missing)} of {len(problems)} problems have no sample: "
             f"{first_few(missing)}; evaluate the model on the whole benchmark"
         )
-    return {task_id: found[task_id] for task_id in problems}
+    return {task_id: rows[task_id] for task_id in problems}
 
 
-def first_few(names: Iterable[str]) -> str:
+def first_few(names: Iterable[str], count: int = 5) -> str:
     names = list(names)
-    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

@@ -77,15 +77,12 @@ def discriminate(
     for reason, count in missing.items():
         log.warning(
             "%d of %d pairs could not be compared and count as not preferred: %s",
-            count,
-            len(pairs),
-            NOT_COMPARED[reason],
+            *(count, len(pairs), NOT_COMPARED[reason]),
         )
+    preferred = sum(correct > incorrect for correct, incorrect in means.values())
     log.info(
         "pairs: %d of %d with the higher mean probability on the correct side, in %.0f s",
-        sum(correct > incorrect for correct, incorrect in means.values()),
-        len(pairs),
-        time.monotonic() - started,
+        *(preferred, len(pairs), time.monotonic() - started),
     )
     nothing = (None, None)
     return [
@@ -110,7 +107,7 @@ def max_length(network: Any) -> int:
     return min(context_length(network), window or 2**31)
 
 
-def answers(problem: Mapping[str, Any], mode: Mode) -> tuple[str, str]:
+def side_answers(problem: Mapping[str, Any], mode: Mode) -> tuple[str, str]:
     """The correct and the incorrect side as the model would write them behind the prompt."""
     if mode == "completion":
         return continuations(problem)
@@ -134,10 +131,10 @@ def tokenize(
     end = end_of_turn(tokenizer) if mode == "chat" else tokenizer.eos_token_id
     if end is None:
         raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token")
-    found: dict[str, TokenizedPair] = {}
+    pairs: dict[str, TokenizedPair] = {}
     for task_id, problem in problems.items():
         prompt = humaneval.prompt(problem, tokenizer, mode)
-        response, variant = pair_masks(tokenizer, *answers(problem, mode))
+        response, variant = pair_masks(tokenizer, *side_answers(problem, mode))
         example, counted = build(
             id=task_id,
             prompt=np.asarray(prompt_ids(tokenizer, prompt), dtype=np.int64),
@@ -147,8 +144,7 @@ def tokenize(
             granularity="hybrid",
             max_length=max_length,
         )
-        reason = None
-        cut = True
+        reason, cut = None, True
         if example is None:
             reason = "prompt_too_long"
         else:
@@ -162,8 +158,8 @@ def tokenize(
                 reason = "cut"
             elif not example.paired or np.array_equal(example.response, example.variant):
                 reason = "same_tokens"
-        found[task_id] = TokenizedPair(prompt, example, len(response.tokens) + 1, cut, reason)
-    return found
+        pairs[task_id] = TokenizedPair(prompt, example, len(response.tokens) + 1, cut, reason)
+    return pairs
 
 
 def mean_probabilities(network: Any, examples: Sequence[Example]) -> dict[str, tuple[float, float]]:

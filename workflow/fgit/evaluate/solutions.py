@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fgit.benchmarks.kind import Programs
@@ -20,7 +20,7 @@ from fgit.common.errors import UserError
 from fgit.common.models import prompt_ids
 from fgit.common.progress import Writing
 from fgit.config import EvaluateSettings, Mode
-from fgit.inference.decoding import context_length, decode, end_tokens, greedy
+from fgit.inference.decoding import context_length, decode_texts
 
 log = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ def solve(
     mode: Mode,
     settings: EvaluateSettings,
     *,
-    twice: bool,
+    with_one_bos: bool,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """A model's greedy solution of every problem.
 
     Args:
         name: the model's, for messages.
-        twice: whether the model is asked once more with prompts that begin with one BOS token,
-            where EvalPlus's begin with two.
+        with_one_bos: whether the model is asked once more with prompts that begin with one BOS
+            token, where EvalPlus's begin with two.
 
     Returns:
         Rows of task_id; solution (sanitized); raw (the model's answer, cut at the stop strings);
@@ -62,34 +62,31 @@ def solve(
     """
     prompts = [programs.prompt(problem, tokenizer, mode) for problem in problems.values()]
     ids = [tokenizer(text)["input_ids"] for text in prompts]
-    once = [prompt_ids(tokenizer, text) for text in prompts]
+    one_bos_ids = [prompt_ids(tokenizer, text) for text in prompts]
     check_context(model, dict(zip(problems, ids, strict=True)), name, settings.max_new_tokens)
 
     def rows_of(ids: Sequence[list[int]]) -> list[dict[str, Any]]:
         answers = answer_greedily(model, tokenizer, ids, programs.stops(mode), settings)
-        return [
-            {
-                "task_id": task_id,
-                "solution": sanitized(
-                    programs,
-                    answer.text if mode == "chat" else prompt + answer.text,
-                    problem["entry_point"],
-                ),
-                "raw": answer.text,
-                "prompt": prompt,
-                "tokens": answer.tokens,
-                "truncated": answer.truncated,
-            }
-            for (task_id, problem), prompt, answer in zip(
-                problems.items(), prompts, answers, strict=True
+        rows = []
+        for problem, prompt, answer in zip(problems.values(), prompts, answers, strict=True):
+            code = answer.text if mode == "chat" else prompt + answer.text
+            rows.append(
+                {
+                    "task_id": problem["task_id"],
+                    "solution": sanitized(programs, code, problem["entry_point"]),
+                    "raw": answer.text,
+                    "prompt": prompt,
+                    "tokens": answer.tokens,
+                    "truncated": answer.truncated,
+                }
             )
-        ]
+        return rows
 
     rows = rows_of(ids)
-    if not twice or once == ids:
+    if not with_one_bos or one_bos_ids == ids:
         return rows, []
     log.info("EvalPlus's prompts begin with two BOS tokens: once more, with one")
-    return rows, rows_of(once)
+    return rows, rows_of(one_bos_ids)
 
 
 def sanitized(programs: Programs, code: str, entry_point: str) -> str:
@@ -117,10 +114,7 @@ def check_context(model: Any, ids: dict[str, list[int]], name: str, max_new_toke
         log.warning(
             "%s: some answers may end before max_new_tokens = %d: the longest prompt has %d tokens "
             "and the context %d",
-            name,
-            max_new_tokens,
-            len(ids[longest]),
-            context,
+            *(name, max_new_tokens, len(ids[longest]), context),
         )
 
 
@@ -143,46 +137,23 @@ def answer_greedily(
     with Writing("evaluate", len(prompts), settings.max_new_tokens) as progress:
         for start in range(0, len(order), settings.batch_size):
             batch = order[start : start + settings.batch_size]
-            for row, answer in answer_batch(
-                *(model, tokenizer, [prompts[i] for i in batch], stops),
-                settings.max_new_tokens,
-                progress.wrote,
+            for row, text, tokens, complete in decode_texts(
+                *(model, tokenizer, [prompts[i] for i in batch]),
+                lambda tokens: stopped(tokenizer, tokens, stops),
+                max_new_tokens=settings.max_new_tokens,
+                wrote=progress.wrote,
             ):
-                answers[batch[row]] = answer
+                answers[batch[row]] = RawAnswer(cut(text, stops), tokens, not complete)
                 progress.end()
     seconds = time.monotonic() - started
-    tokens = sum(answer.tokens for answer in answers.values())
+    written = sum(answer.tokens for answer in answers.values())
+    truncated = sum(answer.truncated for answer in answers.values())
     log.info(
         "%d answers, %d tokens in %.0f s (%.0f tokens/s), %d met the limit of %d tokens",
-        len(answers),
-        tokens,
-        seconds,
-        tokens / max(seconds, 1e-9),
-        sum(answer.truncated for answer in answers.values()),
-        settings.max_new_tokens,
+        *(len(answers), written, seconds, written / max(seconds, 1e-9)),
+        *(truncated, settings.max_new_tokens),
     )
     return [answers[i] for i in range(len(prompts))]
-
-
-def answer_batch(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[int]],
-    stops: Sequence[str],
-    max_new_tokens: int,
-    wrote: Callable[[int], Any] = lambda tokens: None,
-) -> Iterator[tuple[int, RawAnswer]]:
-    """Yield (row, answer) as the rows end."""
-    ends = end_tokens(model, tokenizer)
-
-    def ended(row: int, tokens: list[int]) -> bool:
-        return tokens[-1] in ends or stopped(tokenizer, tokens, stops)
-
-    for row, tokens, complete in decode(
-        model, prompts, max_new_tokens=max_new_tokens, choose=greedy, ended=ended, wrote=wrote
-    ):
-        text = cut(tokenizer.decode(tokens, skip_special_tokens=True), stops)
-        yield row, RawAnswer(text, len(tokens), truncated=not complete)
 
 
 def stopped(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 from fgit.benchmarks.kinds import kind_of
@@ -17,14 +17,14 @@ from fgit.evaluate.solutions import solve
 def evaluate(
     model: str,
     kind: BenchmarkKind,
-    problems: str | os.PathLike[str],
-    out: str | os.PathLike[str],
+    problems: Path,
+    out: Path,
     settings: EvaluateSettings,
     revision: str | None = None,
     template: str = "own",
     mode: Mode = "chat",
     sha256: str | None = None,
-    one_bos: str | os.PathLike[str] | None = None,
+    one_bos: Path | None = None,
 ) -> EvaluateSettings:
     """Write what a model gives each problem to ``out`` (JSONL), in the problems' order.
 
@@ -53,17 +53,15 @@ def evaluate(
     if mode == "chat":
         require_chat_template(tokenizer, model)
     network = load_model(model, revision, settings.dtype)
-    again: list[dict[str, Any]] = []
+    one_bos_rows: list[dict[str, Any]] = []
     if (programs := kind_of(kind).programs) is None:
         rows = discriminate(network, tokenizer, by_id, mode)  # asked with one BOS, as in training
     else:
         if programs.max_new_tokens is not None:
             settings = settings.model_copy(update={"max_new_tokens": programs.max_new_tokens})
-        rows, again = solve(
-            *(programs, model, network, tokenizer, by_id, mode, settings),
-            twice=one_bos is not None,
-        )
+        arguments = (programs, model, network, tokenizer, by_id, mode, settings)
+        rows, one_bos_rows = solve(*arguments, with_one_bos=one_bos is not None)
     if one_bos is not None:
-        files.write_jsonl(one_bos, again)
+        files.write_jsonl(one_bos, one_bos_rows)
     files.write_jsonl(out, rows)
     return settings

@@ -19,9 +19,40 @@ from transformers.cache_utils import DynamicLayer
 Choose = Callable[[Tensor, list[int]], Tensor]
 Ended = Callable[[int, list[int]], bool]
 
-
 # Rows that have ended are taken out of the batch once they are one of so many.
 ENDED_SHARE = 8
+
+
+def greedy(logits: Tensor, rows: list[int]) -> Tensor:
+    """The most probable tokens."""
+    return logits.argmax(-1)
+
+
+def decode_texts(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    complete: Callable[[list[int]], bool],
+    *,
+    max_new_tokens: int,
+    wrote: Callable[[int], Any],
+    choose: Choose = greedy,
+) -> Iterator[tuple[int, str, int, bool]]:
+    """Yield ``(row, text, new tokens, whether it ended by itself)`` as the rows end.
+
+    Args:
+        complete: whether a row's tokens so far are all; an end token ends it in any case.
+        prompts, max_new_tokens, wrote, choose: as for :func:`decode`.
+    """
+    ends = end_tokens(model, tokenizer)
+
+    def ended(row: int, tokens: list[int]) -> bool:
+        return tokens[-1] in ends or complete(tokens)
+
+    for row, tokens, by_itself in decode(
+        model, prompts, max_new_tokens=max_new_tokens, choose=choose, ended=ended, wrote=wrote
+    ):
+        yield row, tokenizer.decode(tokens, skip_special_tokens=True), len(tokens), by_itself
 
 
 @torch.inference_mode()
@@ -186,8 +217,3 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     configured = model.generation_config.eos_token_id if model.generation_config else None
     several = configured if isinstance(configured, list) else [configured]
     return {token for token in [tokenizer.eos_token_id, *several] if token is not None}
-
-
-def greedy(logits: Tensor, rows: list[int]) -> Tensor:
-    """The most probable tokens."""
-    return logits.argmax(-1)

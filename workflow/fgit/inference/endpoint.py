@@ -20,7 +20,7 @@ from typing import Any
 from fgit.common.errors import UserError
 from fgit.common.progress import Writing
 from fgit.config import GenerateSettings
-from fgit.inference.requests import ASKING, TOO_LONG, Answer, Request
+from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def answers(
 
 
 def input_tokens(prompt: str) -> int:
-    """At most so many tokens an endpoint counts for a prompt: no token is shorter than a byte."""
+    """The most tokens that a prompt can have: no token is shorter than a byte."""
     return len(prompt.encode("utf-8", "replace")) + 64  # for the chat template
 
 
@@ -76,7 +76,7 @@ class Budget:
     def reserve(self, most: float, stopping: threading.Event) -> bool:
         """Whether a request may be sent that costs ``most`` at most.
 
-        Where it would fit but for what others may yet cost, wait until they have been paid.
+        If it fits only without the requests under way, wait until these have been paid.
         """
         with self.changed:
             while self.spent + most <= self.cap and not stopping.is_set():
@@ -140,19 +140,16 @@ class Endpoint:
                 while not self.stopping.is_set():
                     with taking:
                         index, request = next(waiting, (0, None))
-                    if request is None:
-                        break
-                    answer = self.ask(index, request)
-                    if answer is None:
+                    if request is None or (answer := self.ask(index, request)) is None:
                         break
                     done.put(answer)
             except BaseException as error:
-                self.stopping.set()  # the others finish what they have asked, and no more
+                self.stopping.set()  # the other threads finish their requests, and begin no more
                 done.put(error)
             done.put(None)
 
-        # Not an executor: Python would wait for its threads at the end, so for as long as the
-        # endpoint takes to answer what nobody wants any more.
+        # Not an executor: Python would wait at the end for its threads, and so for answers that
+        # nobody wants any more.
         count = min(self.settings.batch_size, len(requests))
         for _ in range(count):
             threading.Thread(target=work, daemon=True).start()
@@ -188,7 +185,7 @@ class Endpoint:
         )
 
     def ask(self, index: int, request: Request) -> Answer | None:
-        """The answer to a request; None where the cap on spending, or a stop, forbids to ask.
+        """The answer to a request; None if the cap on spending, or a stop, forbids it.
 
         An attempt that brings nothing is made again after a wait that doubles each time, with a
         random part, so that the threads do not come back all at once; or after what the endpoint
@@ -251,7 +248,7 @@ class Endpoint:
             )
         except openai.BadRequestError as error:
             if "context" in error.message and "length" in error.message:
-                return Answer(index, "", 0, TOO_LONG)
+                return Answer(index, "", 0, PROMPT_TOO_LONG)
             return Failure(f"{where}: the request was refused (400): {error.message}")
         except openai.APIStatusError as error:
             return Failure(

@@ -25,12 +25,12 @@ def answers(
     The teacher is loaded when this returns, so that iterating takes the time of answering alone.
 
     Args:
-        spent: the sum of the ``cost`` of answers that were had before: it counts against
+        spent: the sum of the ``cost`` of earlier answers, which counts against
             ``settings.max_spend``.
 
     Raises:
-        UserError: if the teacher cannot be had, here or while iterating. What was answered, or had
-            been asked already, is yielded first.
+        UserError: if the teacher cannot be loaded or reached, here or while iterating. Answers to
+            requests already sent are yielded first.
     """
     if settings.backend == "transformers":
         return transformers_engine.answers(requests, settings)

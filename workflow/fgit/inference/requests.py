@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 ASKING = "Asking the teacher"
-TOO_LONG = "prompt_too_long"
+PROMPT_TOO_LONG = "prompt_too_long"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,8 @@ from fgit.common.errors import UserError
 from fgit.common.models import chat_ids, load_model, load_tokenizer
 from fgit.common.progress import Writing
 from fgit.config import GenerateSettings
-from fgit.inference.decoding import context_length, decode, end_tokens, greedy
-from fgit.inference.requests import ASKING, TOO_LONG, Answer, Request
+from fgit.inference.decoding import Choose, context_length, decode_texts, greedy
+from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
 
 
 class GumbelSampling:
@@ -54,6 +54,13 @@ def stream(
     requests: Sequence[Request], settings: GenerateSettings, tokenizer: Any, model: Any
 ) -> Iterator[Answer]:
     limit = context_length(model)
+
+    def code_closed(tokens: list[int]) -> bool:
+        """Whether a code block of the answer is closed: small teachers ramble on behind it."""
+        return "\n" in tokenizer.decode(tokens[-1:]) and fence_closed(
+            tokenizer.decode(tokens, skip_special_tokens=True)
+        )
+
     # Prompts of like length share a batch; the sort is stable, so the answers to one prompt stay
     # together. The longest come first: if the memory does not suffice, that shows at once.
     order = sorted(range(len(requests)), key=lambda index: -len(requests[index].prompt))
@@ -63,56 +70,24 @@ def stream(
             for index in order[start : start + settings.batch_size]:
                 ids = chat_ids(tokenizer, requests[index].prompt)
                 if len(ids) >= limit:
-                    yield Answer(index, "", 0, TOO_LONG)
+                    yield Answer(index, "", 0, PROMPT_TOO_LONG)
                     progress.end()
                 else:
                     fitting.append((index, ids))
             if not fitting:
                 continue
-            seeds = [requests[index].seed for index, _ in fitting]
-            for row, text, tokens in generate_batch(
-                *(model, tokenizer, [ids for _, ids in fitting], seeds, settings),
-                progress.wrote,
+            choose: Choose = greedy
+            if settings.temperature > 0:
+                seeds = [requests[index].seed for index, _ in fitting]
+                choose = GumbelSampling(seeds, settings.temperature, model.device)
+            for row, text, tokens, _ in decode_texts(
+                *(model, tokenizer, [ids for _, ids in fitting], code_closed),
+                max_new_tokens=settings.max_new_tokens,
+                wrote=progress.wrote,
+                choose=choose,
             ):
                 yield Answer(fitting[row][0], text, tokens)
                 progress.end()
-
-
-def generate_batch(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[list[int]],
-    seeds: Sequence[int],
-    settings: GenerateSettings,
-    wrote: Callable[[int], Any] = lambda tokens: None,
-) -> Iterator[tuple[int, str, int]]:
-    """Yield (row, text, number of generated tokens) as the rows end; temperature 0 is greedy.
-
-    A row also ends once a code block of its answer is closed: small teachers ramble on behind it.
-    """
-    ends = end_tokens(model, tokenizer)
-
-    def ended(row: int, tokens: list[int]) -> bool:
-        if tokens[-1] in ends:
-            return True
-        return "\n" in tokenizer.decode(tokens[-1:]) and fence_closed(text_of(tokens))
-
-    def text_of(tokens: list[int]) -> str:
-        return tokenizer.decode(tokens, skip_special_tokens=True)
-
-    choose = (
-        GumbelSampling(seeds, settings.temperature, model.device)
-        if settings.temperature > 0
-        else greedy
-    )
-    for row, tokens, _ in decode(
-        *(model, prompts),
-        max_new_tokens=settings.max_new_tokens,
-        choose=choose,
-        ended=ended,
-        wrote=wrote,
-    ):
-        yield row, text_of(tokens), len(tokens)
 
 
 def chat_tokenizer(settings: GenerateSettings) -> Any:

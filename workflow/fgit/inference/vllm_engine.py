@@ -18,7 +18,7 @@ from fgit.common.errors import UserError
 from fgit.common.models import chat_ids
 from fgit.common.progress import SECONDS, Writing
 from fgit.config import GenerateSettings
-from fgit.inference.requests import ASKING, TOO_LONG, Answer, Request
+from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
 from fgit.inference.transformers_engine import chat_tokenizer
 
 log = logging.getLogger(__name__)
@@ -143,21 +143,21 @@ def stream(
     running: set[str] = set()
     prompt, ids = "", chat_ids(tokenizer, "")
     read, cached = 0, 0
-    written, told = 0, time.monotonic()
+    reported, last_report = 0, time.monotonic()
     before = tokens_written(engine)
     try:
         with Writing(ASKING, len(requests), settings.max_new_tokens) as progress:
             while True:
                 # No more: a queue of all of a dataset's 300,000 requests takes gigabytes.
-                taken = list(itertools.islice(waiting, ahead - len(running)))
-                if not taken and not running:
+                added = list(itertools.islice(waiting, ahead - len(running)))
+                if not added and not running:
                     break
-                for index in taken:
+                for index in added:
                     if requests[index].prompt != prompt:
                         prompt = requests[index].prompt
                         ids = chat_ids(tokenizer, prompt)
                     if len(ids) >= limit:  # vLLM would refuse it with an error
-                        yield Answer(index, "", 0, TOO_LONG)
+                        yield Answer(index, "", 0, PROMPT_TOO_LONG)
                         progress.end()
                         continue
                     sampling = SamplingParams(
@@ -170,10 +170,10 @@ def stream(
                     engine.add_request(str(index), {"prompt_token_ids": ids}, sampling)
                     running.add(str(index))
                 outputs = engine.step() if running else ()
-                if time.monotonic() - told > SECONDS or len(outputs) == len(running):
-                    now = tokens_written(engine) - before
-                    progress.wrote(now - written)
-                    written, told = now, time.monotonic()
+                if time.monotonic() - last_report > SECONDS or len(outputs) == len(running):
+                    written = tokens_written(engine) - before
+                    progress.wrote(written - reported)
+                    reported, last_report = written, time.monotonic()
                 for output in outputs:
                     if not output.finished:
                         continue

@@ -139,49 +139,49 @@ class Box:
         self.stop()  # what the last program left, and the watcher
         self._close_pipes()
         self.killed = ""
+        self._errors = b""
         self._began = {}
         self._stopping = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="fgit-box-"))
-        copied = self._folder / "package"
-        copied.mkdir()
+        copy = self._folder / "package"
+        copy.mkdir()
         for module in package.glob("*.py"):
-            shutil.copyfile(module, copied / module.name)
-            (copied / module.name).chmod(0o644)
-        copied.chmod(0o755)
+            shutil.copyfile(module, copy / module.name).chmod(0o644)
+        copy.chmod(0o755)
         with contextlib.ExitStack() as stack:
             errors = stack.enter_context(open(self._folder / "errors", "wb"))
             # The box's end of a pipe that breaks as this process ends, however it does.
             lifeline, self._lifeline = os.pipe()
             stack.callback(os.close, lifeline)
+            descriptors = [lifeline]
             if self.strength == "bwrap":
-                filtered = os.memfd_create("filter")
-                stack.callback(os.close, filtered)
-                os.write(filtered, system_call_filter(platform.machine()))
-                os.lseek(filtered, 0, os.SEEK_SET)
-                command, environment = self._bwrap(
-                    interpreter, copied, arguments, lifeline, filtered
-                )
-                keep: tuple[int, ...] = (filtered,)
+                call_filter = os.memfd_create("filter")
+                stack.callback(os.close, call_filter)
+                os.write(call_filter, system_call_filter(platform.machine()))
+                os.lseek(call_filter, 0, os.SEEK_SET)
+                descriptors.append(call_filter)
+                wrapper, uid, others = self._bwrap(interpreter, copy, call_filter)
+                folder, private = "/box", "/tmp"
             else:
-                command, environment = self._rlimits(interpreter, copied, arguments, lifeline)
-                keep = ()
+                wrapper, (uid, others) = [], self._rlimits(interpreter)
+                folder, private = str(copy), str(self._folder / "tmp")
             process = subprocess.Popen(
-                command,
+                wrapper + self._entry(interpreter, folder, arguments, lifeline, uid, others),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                cwd="/" if self.strength == "bwrap" else self._folder / "tmp",
-                env=environment,
+                cwd="/" if self.strength == "bwrap" else private,
+                env=self._environment(interpreter, private),
                 start_new_session=True,
-                pass_fds=(lifeline, *keep),
+                pass_fds=descriptors,
             )
         with self._lock:
             self._process = process
             self._watcher = threading.Thread(
-                target=self._watch, args=(self._process, self._stopping), daemon=True
+                target=self._watch, args=(process, self._stopping), daemon=True
             )
             self._watcher.start()
-            return self._process
+            return process
 
     def stop(self) -> None:
         """End everything in the box; nothing, where nothing runs. From any thread."""
@@ -193,20 +193,16 @@ class Box:
                 self._watcher.join()
                 self._watcher = None
             if self._folder.name:
-                self._errors = self._read_errors()
-                remove(self._folder)
+                self.errors()  # read while the file is there
+                remove_folder(self._folder)
                 self._folder = Path()
 
     def errors(self) -> str:
         """The end of what the box wrote to standard error, after it was stopped, too."""
-        text = self._read_errors() if self._folder.name else self._errors
-        return text.decode("utf-8", "replace").strip()
-
-    def _read_errors(self) -> bytes:
-        try:
-            return (self._folder / "errors").read_bytes()[-2000:]
-        except OSError:
-            return b""
+        if self._folder.name:
+            with contextlib.suppress(OSError):
+                self._errors = (self._folder / "errors").read_bytes()[-2000:]
+        return self._errors.decode("utf-8", "replace").strip()
 
     def _close_pipes(self) -> None:
         if self._lifeline >= 0:
@@ -220,44 +216,37 @@ class Box:
     # -------------------------------------------------------------- how it is started
 
     def _bwrap(
-        self,
-        interpreter: Interpreter,
-        package: Path,
-        arguments: Iterable[str],
-        lifeline: int,
-        filtered: int,
-    ) -> tuple[list[str], dict[str, str]]:
+        self, interpreter: Interpreter, package: Path, call_filter: int
+    ) -> tuple[list[str], int | None, int]:
+        """The command of bubblewrap, whom the entry becomes, and the processes not the box's."""
         size = str(self.limits.disk_mb * MIB)
         private = ["--perms", "1777", "--size", size, "--tmpfs"]
         if is_privileged():
             # No user namespace: the machine's root, which no limit on processes binds, would stay
             # root in it. The entry becomes another user instead, and loses these two then.
-            uid: int | None = 2**30 + secrets.randbelow(2**30)
-            inside = uid
-            who = [
-                "--unshare-ipc",
-                "--unshare-pid",
-                "--unshare-net",
-                "--unshare-uts",
+            uid: int | None = random_uid()
+            namespaces = [
+                *("--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
                 "--unshare-cgroup-try",
                 *("--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"),
             ]
             others = 0
         else:
-            uid, inside = None, 1000
-            who = ["--unshare-user", "--unshare-all", "--uid", "1000", "--gid", "1000"]
-            who += ["--cap-drop", "ALL"]
+            uid = None
+            namespaces = ["--unshare-user", "--unshare-all", "--uid", "1000", "--gid", "1000"]
+            namespaces += ["--cap-drop", "ALL"]
             others = 0 if kernel_version() >= (5, 14) else threads_of_user()
         binds, links = interpreter.visible
-        made = self._folder / "etc"
-        made.mkdir()
-        (made / "passwd").write_text(f"worker:x:{inside}:{inside}::/tmp/home:/bin/sh\n")
-        (made / "group").write_text(f"worker:x:{inside}:\n")
-        (made / "hosts").write_text("127.0.0.1 localhost sandbox\n::1 localhost\n")
+        inside = 1000 if uid is None else uid
+        etc = self._folder / "etc"
+        etc.mkdir()
+        (etc / "passwd").write_text(f"worker:x:{inside}:{inside}::/tmp/home:/bin/sh\n")
+        (etc / "group").write_text(f"worker:x:{inside}:\n")
+        (etc / "hosts").write_text("127.0.0.1 localhost sandbox\n::1 localhost\n")
         options = [
-            *who,
+            *namespaces,
             *("--hostname", "sandbox", "--new-session", "--as-pid-1"),
-            *("--seccomp", str(filtered), "--chdir", "/"),
+            *("--seccomp", str(call_filter), "--chdir", "/"),
             *(*private, "/tmp"),
         ]
         # By itself, bwrap makes folders on the way to a bound one that only root may enter.
@@ -270,30 +259,25 @@ class Box:
             options += ["--ro-bind", path, path]
         for path, target in links.items():
             options += ["--symlink", target, path]
-        for file in made.iterdir():
+        for file in etc.iterdir():
             options += ["--ro-bind", str(file), f"/etc/{file.name}"]
         options += ["--ro-bind", str(package), "/box"]
         options += ["--proc", "/proc", "--dev", "/dev", *private, "/dev/shm"]
         options += ["--remount-ro", "/dev", "--remount-ro", "/"]
-        bwrap = shutil.which("bwrap") or "bwrap"
-        entry = self._entry(interpreter, "/box", arguments, lifeline, uid, others)
-        return [bwrap, *options, "--", *entry], self._environment(interpreter, "/tmp")
+        return [shutil.which("bwrap") or "bwrap", *options, "--"], uid, others
 
-    def _rlimits(
-        self, interpreter: Interpreter, package: Path, arguments: Iterable[str], lifeline: int
-    ) -> tuple[list[str], dict[str, str]]:
+    def _rlimits(self, interpreter: Interpreter) -> tuple[int | None, int]:
+        """Make the temporary folder: whom the entry becomes, and the processes not the box's."""
         private = self._folder / "tmp"
         private.mkdir(mode=0o700)
         uid = None
         if is_privileged() and all(
             others_may_read(path) for path in (*interpreter.needed, str(self._folder.parent))
         ):
-            uid = 2**30 + secrets.randbelow(2**30)
+            uid = random_uid()
             self._folder.chmod(0o711)
             os.chown(private, uid, uid)
-        others = 0 if uid is not None else threads_of_user()
-        entry = self._entry(interpreter, str(package), arguments, lifeline, uid, others)
-        return entry, self._environment(interpreter, str(private))
+        return uid, threads_of_user() if uid is None else 0
 
     def _entry(
         self,
@@ -304,7 +288,7 @@ class Box:
         uid: int | None,
         others: int,
     ) -> list[str]:
-        """The command of entry.py; ``others`` processes count that are not the box's."""
+        """The command of entry.py; ``others``: processes that count, but are not the box's."""
         text = Path(__file__).with_name("entry.py").read_text(encoding="utf-8")
         limits = {
             "RLIMIT_FSIZE": (self.limits.disk_mb * MIB, MIB),
@@ -387,9 +371,9 @@ class Box:
         for pid in running[1:2]:  # bwrap itself stays outside of the box
             for folder in ("tmp", "dev/shm"):
                 with contextlib.suppress(OSError):
-                    of = os.statvfs(f"/proc/{pid}/root/{folder}")
-                    used += (of.f_blocks - of.f_bfree) * of.f_frsize
-                    used += (of.f_files - of.f_ffree) * INODE_BYTES
+                    system = os.statvfs(f"/proc/{pid}/root/{folder}")
+                    used += (system.f_blocks - system.f_bfree) * system.f_frsize
+                    used += (system.f_files - system.f_ffree) * INODE_BYTES
         return used
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
@@ -405,19 +389,22 @@ class Box:
                 process.kill()
         else:
             for attempt in range(500):
-                running = [
-                    pid for pid in self._running(process) if state(pid) not in ("", "Z", "X")
-                ]
-                if not running:
+                alive = [pid for pid in self._running(process) if state(pid) not in ("", "Z", "X")]
+                if not alive:
                     break
                 for sent in (signal.SIGSTOP, signal.SIGKILL):  # stopped, they start no others
-                    for pid in running:
+                    for pid in alive:
                         kill(pid, sent)
                 time.sleep(0.002 * min(attempt, 10))
         process.wait()
 
 
-def remove(folder: Path) -> None:
+def random_uid() -> int:
+    """A user that has no other process."""
+    return 2**30 + secrets.randbelow(2**30)
+
+
+def remove_folder(folder: Path) -> None:
     """Remove a folder of a box, however deep a program made it."""
     with contextlib.suppress(OSError):
         empty(folder)
@@ -431,14 +418,11 @@ def is_privileged() -> bool:
     with open("/proc/self/status", encoding="utf-8") as status:
         held = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
     with open("/proc/self/uid_map", encoding="utf-8") as table:
-        users = any(
-            int(first) == 0 and int(count) >= 2**31
-            for first, _, count in (line.split() for line in table)
-        )
+        ranges = [tuple(map(int, line.split())) for line in table]
+    all_users = any(first == 0 and count >= 2**31 for first, _, count in ranges)
     setgid, setuid, net_admin, sys_chroot, sys_admin = 6, 7, 12, 18, 21
-    return users and all(
-        held >> bit & 1 for bit in (setgid, setuid, net_admin, sys_chroot, sys_admin)
-    )
+    needed = (setgid, setuid, net_admin, sys_chroot, sys_admin)
+    return all_users and all(held >> bit & 1 for bit in needed)
 
 
 def kernel_version() -> tuple[int, int]:

@@ -22,7 +22,6 @@ import signal
 import struct
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +64,15 @@ def end_with(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
     os.set_inheritable(lifeline, False)
-    os.register_at_fork(after_in_child=closer(lifeline))
+    still_open = [lifeline]
+
+    def close_once() -> None:  # in a child's child the number may be something else's
+        if still_open:
+            os.close(still_open.pop())
+
+    os.register_at_fork(after_in_child=close_once)
     if select.select([lifeline], [], [], 0)[0]:  # broken before the signal was asked for
         os._exit(1)
-
-
-def closer(descriptor: int) -> Callable[[], None]:
-    """Closes it in a child, but not in that child's children, where the number may be another's."""
-    left = [descriptor]
-
-    def close() -> None:
-        if left:
-            os.close(left.pop())
-
-    return close
 
 
 def limit(name: str, wanted: int, least: int) -> None:

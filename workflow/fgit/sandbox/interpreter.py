@@ -53,7 +53,7 @@ class Interpreter:
     visible: tuple[tuple[str, ...], dict[str, str]]
 
 
-PROBE = """
+INTERPRETER_PROBE = """
 import json, sys, sysconfig
 try:
     import numpy
@@ -81,16 +81,13 @@ def probe(python: str) -> Interpreter:
         UserError: if it does not start or is older than Python 3.10.
     """
     fix = "set python.main or python.bigcodebench to an interpreter that starts"
+    command = [python, "-c", INTERPRETER_PROBE]
     try:
-        done = subprocess.run(
-            [python, "-c", PROBE], capture_output=True, text=True, timeout=120, cwd="/"
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/")
+        if done.returncode:
+            raise OSError(done.stderr.strip()[-500:])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"{python}: this interpreter does not start ({error}); {fix}") from error
-    if done.returncode:
-        raise UserError(
-            f"{python}: this interpreter does not start ({done.stderr.strip()[-500:]}); {fix}"
-        )
     parts = json.loads(done.stdout)
     if parts["version"] < [3, 10]:
         version = ".".join(map(str, parts["version"]))
@@ -112,7 +109,7 @@ def probe(python: str) -> Interpreter:
         executable=parts["executable"],
         folders=tuple(folders),
         needed=tuple(needed),
-        visible=show([*SYSTEM, *needed, *library_folders()]),
+        visible=binds_and_links([*SYSTEM, *needed, *library_folders()]),
     )
 
 
@@ -127,7 +124,7 @@ def library_folders() -> list[str]:
     return folders
 
 
-def show(paths: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+def binds_and_links(paths: Iterable[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """The real files and folders to bind, none within another, and the symbolic links to them."""
     real: set[Path] = set()
     links: dict[Path, str] = {}

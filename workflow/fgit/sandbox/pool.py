@@ -1,8 +1,8 @@
-"""Running untrusted programs: many at a time, each worker in a box of its own, none lost.
+"""Running untrusted programs: many at a time, each worker in a box of its own.
 
-A worker (:mod:`fgit.sandbox.worker`) lives in a :class:`fgit.sandbox.box.Box` and checks one
-program after the other by its benchmark's own scorer. What has a verdict is written to a journal at
-once, so that a scoring that dies goes on where it stopped.
+A worker (:mod:`fgit.sandbox.worker`) checks one program after the other by its benchmark's own
+scorer. Each verdict is written to a journal at once, so that a scoring that dies goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fgit.common.journal import Journal
 from fgit.common.processes import cores
 from fgit.common.progress import bar
 from fgit.config import BenchmarkKind, ScoreSettings
-from fgit.sandbox.box import Box, Limits, Strength
+from fgit.sandbox.box import Box, Limits
 from fgit.sandbox.strength import choose
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Verdict:
         return self.base == PASS and self.plus in (PASS, None)
 
 
-def check(
+def check_programs(
     kind: BenchmarkKind,
     submissions: Mapping[str, Submission],
     settings: ScoreSettings,
@@ -88,21 +88,20 @@ def check(
     """Run every submitted program against its problem's tests, by key.
 
     A program of EvalPlus's kinds or of kind ``tests`` that fails and needed as much time as one
-    test may take gets a second look in the end, alone: a busy machine must not decide. If then
-    the canonical solution fails too, the machine is too slow, and there is no score.
+    test may take runs again in the end, alone: a busy machine must not decide. If the canonical
+    solution fails then, the machine is too slow, and there is no score.
 
     Args:
         threads: workers; more than the CPUs that this process may use are not started.
         where: the problems' file, for messages.
         python: the interpreter of the workers; by default, this one.
-        journal: verdicts that were given before; new ones are added as they come.
+        journal: earlier verdicts; new ones are added as they come.
 
     Raises:
-        UserError: if a worker does not start, the sandbox that the settings ask for is not to be
-            had, a canonical solution fails, or the machine is too slow.
+        UserError: if a worker or the sandbox of the settings does not start, a canonical solution
+            fails, or the machine is too slow.
     """
-    earlier = journal.verdicts if journal else {}
-    verdicts = {key: earlier[key] for key in submissions if key in earlier}
+    verdicts = dict(journal.verdicts) if journal else {}
     for key, submission in submissions.items():
         if not submission.solution.strip():
             verdicts[key] = Verdict(EMPTY, EMPTY if kind_of(kind).plus else None)
@@ -112,25 +111,16 @@ def check(
     if long := [key for key in rest if len(rest[key].solution) > LONG]:
         log.warning(
             "%s: %d solutions have more than %d characters; they are run all the same: %s",
-            where,
-            len(long),
-            LONG,
-            first_few(long),
+            *(where, len(long), LONG, first_few(long)),
         )
-    pool = Pool(kind, settings, allowed(threads), where, python)
-    with pool:
+    with Pool(kind, settings, allowed(threads), where, python) as pool:
         order = sorted(rest, key=lambda key: may_take_long(kind, rest[key]), reverse=True)
-        for key, verdict in bar(
-            pool.run({key: rest[key] for key in order}),
-            description=description,
-            total=len(rest),
-            unit="problem",
-        ):
+        run = pool.run({key: rest[key] for key in order})
+        for key, verdict in bar(run, description=description, total=len(rest), unit="problem"):
             verdicts[key] = verdict
             if journal and not suspect(kind, verdict, settings):
                 journal.add(key, verdict)
-        slow = [key for key in rest if suspect(kind, verdicts[key], settings)]
-        for key in slow:
+        for key in [key for key in rest if suspect(kind, verdicts[key], settings)]:
             verdicts[key] = second_look(pool, rest[key], verdicts[key], settings, where)
             if journal:
                 journal.add(key, verdicts[key])
@@ -152,19 +142,19 @@ def suspect(kind: str, verdict: Verdict, settings: ScoreSettings) -> bool:
 def second_look(
     pool: Pool, submission: Submission, first: Verdict, settings: ScoreSettings, where: str
 ) -> Verdict:
-    """The verdict of a program that runs alone, after its problem's canonical solution did.
+    """The verdict of a program that runs alone, after its problem's canonical solution.
 
-    (Not where it may fail: which of those pass is the ground truth's matter.)
+    A kind with a ground truth runs no canonical solution here: some of them may fail.
 
     Raises:
         UserError: if the canonical solution does not pass within the limits.
     """
-    name, problem = submission.problem["task_id"], submission.problem
+    problem = submission.problem
     canonical = Submission(problem, programs_of(pool.kind).canonical(problem))
     if not kind_of(pool.kind).ground_truth and not (right := pool.alone(canonical)).passed:
         raise UserError(
-            f"{where}, {name}: the canonical solution does not pass within the time limits "
-            f"({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
+            f"{where}, {problem['task_id']}: the canonical solution does not pass within the time "
+            f"limits ({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
             "is too slow or too busy for a fair score; use a quieter one, fewer --threads, or "
             f"raise --min-time-limit (now {settings.min_time_limit:g} s) and say so"
         )
@@ -172,7 +162,7 @@ def second_look(
     if (again.base, again.plus) != (first.base, first.plus):
         log.info(
             "%s: %s/%s beside other programs, %s/%s alone, which counts",
-            *(name, first.base, first.plus, again.base, again.plus),
+            *(problem["task_id"], first.base, first.plus, again.base, again.plus),
         )
     return again
 
@@ -180,7 +170,7 @@ def second_look(
 def may_take_long(kind: str, submission: Submission) -> tuple[bool, int]:
     """What is started first, so that no slow program is left for the end.
 
-    Programs that loop may loop forever; and the more the tests' inputs weigh, the longer they take.
+    Programs that loop may loop forever, and tests with larger inputs take longer.
     """
     plus = kind_of(kind).plus
     inputs = len(pickle.dumps(submission.problem["plus_input"])) if plus else 0
@@ -200,20 +190,20 @@ def allowed(threads: int) -> int:
 
 
 def patience(limit: float) -> float:
-    """Seconds to wait for a check that may take ``limit`` by its own limits, and hangs beyond.
+    """Seconds to wait for a check whose own limits allow ``limit``; beyond, it hangs.
 
     A program that is looked at from outside runs more than once, with longer limits.
     """
     return max(STEP_LIMIT, 6 * limit)
 
 
-# ------------------------------------------------------------------ what a verdict hangs on
+# ------------------------------------------------------------------ what a verdict depends on
 
 
 def conditions_of(
     kind: str, settings: ScoreSettings, problems: Path | None = None, python: str | None = None
 ) -> dict[str, Any]:
-    """What verdicts were, or will be, given with: keys of a score's summary.
+    """What verdicts depend on, as keys of a score's summary.
 
     Raises:
         UserError: if the workers' environment cannot score this kind.
@@ -227,13 +217,24 @@ def conditions_of(
 
 
 def fingerprint_of(kind: str, conditions: Mapping[str, Any], *others: Any) -> str:
-    """Of all that verdicts hang on: :func:`conditions_of`, but for what is a matter of speed."""
+    """Of all that verdicts depend on: :func:`conditions_of` without what only changes the speed."""
     settings = {
         name: value
         for name, value in conditions["settings"].items()
         if name not in ScoreSettings.speed_fields()
     }
     return json.dumps([kind, {**conditions, "settings": settings}, *others], sort_keys=True)
+
+
+VERSIONS = """
+import hashlib, importlib.metadata as m, json, platform, sys
+versions = {name: m.version(name) for name in sys.argv[2:]}
+if sys.argv[1] != "main":
+    names = sorted({f"{d.metadata['Name']}=={d.version}" for d in m.distributions()})
+    text = "\\n".join(names).lower().encode()
+    versions["environment"] = hashlib.sha256(text).hexdigest()[:16]
+print(json.dumps({"python": platform.python_version(), **versions}))
+"""
 
 
 def versions_of(kind: str, python: str | None) -> dict[str, str]:
@@ -248,19 +249,8 @@ def versions_of(kind: str, python: str | None) -> dict[str, str]:
     library = programs_of(kind).library
     packages = [] if library is None else [library, "numpy"]
     interpreter = interpreter_of(python)
-    program = (
-        "import hashlib, importlib.metadata as m, json, platform, sys\n"
-        "found = {name: m.version(name) for name in sys.argv[2:]}\n"
-        "if sys.argv[1] != 'main':\n"
-        "    names = sorted({f\"{d.metadata['Name']}=={d.version}\" for d in m.distributions()})\n"
-        "    text = '\\n'.join(names).lower().encode()\n"
-        "    found['environment'] = hashlib.sha256(text).hexdigest()[:16]\n"
-        "print(json.dumps({'python': platform.python_version(), **found}))"
-    )
-    arguments = [kind_of(kind).environment, *packages]
-    done = subprocess.run(
-        [interpreter, "-c", program, *arguments], capture_output=True, text=True, check=False
-    )
+    command = [interpreter, "-c", VERSIONS, kind_of(kind).environment, *packages]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
         raise UserError(
@@ -323,7 +313,7 @@ class VerdictJournal(Journal):
 
 
 class Pool:
-    """Workers that each check one program at a time."""
+    """Workers that each check one program at a time: as many as ``count``."""
 
     def __init__(
         self,
@@ -335,18 +325,17 @@ class Pool:
     ) -> None:
         self.kind = kind
         self.settings = settings
-        self.count = count
         self.where = where
-        self.strength: Strength = choose(settings.sandbox)
+        strength = choose(settings.sandbox)
         limits = Limits(settings.memory_mb, settings.disk_mb, settings.processes)
         interpreter = interpreter_of(python)
-        self.workers = [Worker(kind, Box(self.strength, limits, interpreter)) for _ in range(count)]
+        self.workers = [Worker(kind, Box(strength, limits, interpreter)) for _ in range(count)]
         self.idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        for worker in self.workers:
+            self.idle.put(worker)
         self.threads = ThreadPoolExecutor(max_workers=count)
 
     def __enter__(self) -> Pool:
-        for worker in self.workers:
-            self.idle.put(worker)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -364,9 +353,8 @@ class Pool:
     def alone(self, submission: Submission) -> Verdict:
         worker = self.idle.get()
         try:
-            return worker.check(
-                submission, self.settings, f"{self.where}, {submission.problem['task_id']}"
-            )
+            where = f"{self.where}, {submission.problem['task_id']}"
+            return worker.check(submission, self.settings, where)
         finally:
             self.idle.put(worker)
 
@@ -382,7 +370,7 @@ def interpreter_of(python: str | None) -> str:
     path = shutil.which(python)
     if path is None:
         raise UserError(
-            f"{python}: there is no such interpreter; build the environment (see envs/), or mend "
+            f"{python}: there is no such interpreter; build the environment (see envs/), or fix "
             "the key python of the config"
         )
     return str(Path(path).absolute())  # not resolved: a link may be all that makes an environment
@@ -406,33 +394,33 @@ class Worker:
         message = {
             "problem": dict(submission.problem),
             "solution": submission.solution,
-            "min_time_limit": settings.min_time_limit,
-            "gt_time_limit_factor": settings.gt_time_limit_factor,
+            **settings.model_dump(include={"min_time_limit", "gt_time_limit_factor"}),
         }
         try:
             process, expected = self.begin(message, where)
         except WorkerLost:
             # No solution has run yet: the last one may have left a worker that was about to end.
-            self.end()
+            self.box.stop()
             process, expected = self.begin(message, where)
         started = time.monotonic()
         try:
-            result = self.receive(process, where, patience(expected.get("limit") or 0.0))
+            result = self.receive(process, where, patience(expected["limit"]))
         except WorkerLost as lost:
             if self.stopped:
                 raise
-            self.end()
+            self.box.stop()
             seconds = round(time.monotonic() - started, 3)
             status = TIMEOUT if lost.timed_out else CRASHED
             why = f", {self.box.killed}" if self.box.killed else ""
             log.warning("%s: the solution took its worker process down (%s%s)", where, status, why)
             return Verdict(status, status if kind_of(self.kind).plus else None, seconds)
+        parts = [expected[key] for key in ("base_seconds", "plus_seconds") if key in expected]
         return Verdict(
             base=result["base"],
             plus=result["plus"],
             seconds=round(result["seconds"], 3),
-            limit=result.get("limit"),
-            canonical_seconds=canonical_seconds(expected),
+            limit=result["limit"],
+            canonical_seconds=round(sum(parts), 3) if parts else None,
         )
 
     def begin(
@@ -453,23 +441,22 @@ class Worker:
         if self.process is None or self.process.poll() is not None:
             if self.stopped:
                 raise WorkerLost("scoring was stopped", timed_out=False)
-            self.end()
             scorer = programs_of(self.kind).scorer
             self.process = self.box.start(Path(__file__).with_name("worker"), scorer)
             self.receive(self.process, f"the worker process for {self.kind} did not start")
         return self.process
 
     def receive(
-        self, process: subprocess.Popen[bytes], what: str, seconds: float | None = None
+        self, process: subprocess.Popen[bytes], what: str, seconds: float = STEP_LIMIT
     ) -> dict[str, Any]:
-        """The worker's next answer, within so many seconds, or STEP_LIMIT.
+        """The worker's next answer, within so many seconds.
 
         Raises:
             WorkerLost: if there is none.
             UserError: if the worker reports an error.
         """
         assert process.stdout is not None
-        with self.within(seconds or STEP_LIMIT) as timed_out:
+        with self.within(seconds) as timed_out:
             line = process.stdout.readline()
         if not line:
             raise WorkerLost(what, timed_out.is_set(), self.box.errors())
@@ -494,19 +481,9 @@ class Worker:
         finally:
             timer.cancel()
 
-    def end(self) -> None:
-        if self.process is not None:
-            self.box.stop()
-            self.process = None
-
     def stop(self) -> None:
         self.stopped = True
         self.box.stop()
-
-
-def canonical_seconds(expected: Mapping[str, Any]) -> float | None:
-    parts = [expected[key] for key in ("base_seconds", "plus_seconds") if key in expected]
-    return round(sum(parts), 3) if parts else None
 
 
 class WorkerLost(UserError):

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 
-def fields(pid: int) -> list[str]:
+def stat_fields(pid: int) -> list[str]:
     """/proc/PID/stat from the third field on (the second may hold anything); [] if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
@@ -17,13 +17,12 @@ def fields(pid: int) -> list[str]:
 
 
 def state(pid: int) -> str:
-    return next(iter(fields(pid)), "")
+    return next(iter(stat_fields(pid)), "")
 
 
 def began(pid: int) -> str:
     """When a process began, to tell it from a later one with its number."""
-    after_name = fields(pid)
-    return after_name[19] if after_name else ""
+    return next(iter(stat_fields(pid)[19:]), "")
 
 
 def resident(pid: int) -> int:

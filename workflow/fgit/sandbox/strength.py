@@ -76,9 +76,9 @@ def why_not_bwrap() -> str:
             timer = threading.Timer(60, box.stop)
             timer.start()
             assert process.stdout is not None
-            said = process.stdout.read()
+            output_in_box = process.stdout.read()
             timer.cancel()
-            if said == b"hello\n":
+            if output_in_box == b"hello\n":
                 return ""
             error = box.errors() or "no message"
             return f"bubblewrap does not start a box ({error}); {remedy(error)}"

@@ -26,7 +26,7 @@ from fgit.scores import write_summary
 
 log = logging.getLogger(__name__)
 
-OUTCOMES = {
+PAIR_OUTCOMES = {
     "task_id": pl.String,
     "prefers": pl.Boolean,
     "solution": pl.String,
@@ -37,12 +37,7 @@ OUTCOMES = {
 
 
 def score_pairs(
-    kind: BenchmarkKind,
-    problems: str | os.PathLike[str],
-    samples: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    sha256: str | None = None,
+    kind: BenchmarkKind, problems: Path, samples: str | Path, out: Path, sha256: str | None = None
 ) -> None:
     """Count how often a model prefers the correct side, and by how much.
 
@@ -56,29 +51,22 @@ def score_pairs(
 
     Args:
         samples: JSONL as the evaluate stage writes it.
-        sha256: the digest that the file of pairs must have.
 
     Raises:
         UserError: if the samples do not name each pair exactly once, or hold something that is no
             probability.
     """
     started = time.monotonic()
-    out = Path(out)
     problems = files.resolve(os.fspath(problems))
     by_id = read_problems(kind, problems, sha256)
-    measured = {
-        task_id: check_measured(where, row)
-        for task_id, (where, row) in samples_by_task(by_id, samples).items()
-    }
     rows = []
-    for task_id, problem in by_id.items():
-        sides = measured[task_id]
+    for task_id, (where, row) in samples_by_task(by_id, samples).items():
+        sides = check_measured(where, row)
         correct, incorrect = sides["p_correct"], sides["p_incorrect"]
         prefers = correct is not None and correct > incorrect
-        rows.append(
-            {"task_id": task_id, "prefers": prefers, "solution": problem["correct"], **sides}
-        )
-    frame = pl.DataFrame(rows, schema=OUTCOMES)
+        solution = by_id[task_id]["correct"]
+        rows.append({"task_id": task_id, "prefers": prefers, "solution": solution, **sides})
+    frame = pl.DataFrame(rows, schema=PAIR_OUTCOMES)
     compared = frame.filter(pl.col("p_correct").is_not_null())
     gap = None
     if compared.height:
@@ -112,10 +100,7 @@ def score_pairs(
     write_summary(out, summary)
     log.info(
         "%s: the correct side preferred in %.1f %% of %d pairs%s",
-        kind,
-        100 * preferred / n,
-        n,
-        "" if gap is None else f", mean gap {gap['mean']:+.3f}",
+        *(kind, 100 * preferred / n, n, "" if gap is None else f", mean gap {gap['mean']:+.3f}"),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from .cleaning import Cleaner, kill_others
 from .recorder import hide, raise_no_hard_limit, seed, silence
-from .scorers import PASS, canary, no_canary, scorer
+from .scorers import PASS, canary, no_canary, scorer_of
 
 
 def main(kind: str) -> None:
@@ -41,7 +41,7 @@ def main(kind: str) -> None:
     signal.signal(signal.SIGIO, end)  # whoever started the box is gone (entry.py)
     raise_no_hard_limit()
     try:
-        score = scorer(kind)
+        score = scorer_of(kind)
         silence()
         box = Cleaner()
         result = score(canary(kind), lambda message: None)

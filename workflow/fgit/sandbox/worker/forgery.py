@@ -119,18 +119,12 @@ def suspicion(program: str) -> str:
             if reason := attribute_suspicion(node, modules):
                 return reason
         elif isinstance(node, ast.Constant):
-            text = "__" if isinstance(node.value, str) else b"__"
-            if (
-                isinstance(node.value, str | bytes)
-                and text in node.value  # type: ignore[operator]
-                and node.value != "__main__"
-            ):
+            text = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
+            if isinstance(text, str) and "__" in text and node.value != "__main__":
                 return "a text with __"
         elif isinstance(node, ast.ClassDef):
             bases = [base.id if isinstance(base, ast.Name) else "" for base in node.bases]
-            if node.keywords or not all(
-                base == "object" or (is_exception(base) and base) for base in bases
-            ):
+            if node.keywords or not all(base == "object" or is_exception(base) for base in bases):
                 return f"class {node.name} has a base"
         elif isinstance(node, FUNCTIONS):
             if node.name.startswith("__") and node.name not in HARMLESS_METHODS:
@@ -145,11 +139,8 @@ def bound(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Name | ast.Attribute | ast.Constant | FUNCTIONS | ast.ImportFrom):
         return  # looked at by themselves
     for _, value in ast.iter_fields(node):
-        yield from (
-            name
-            for name in (value if isinstance(value, list) else [value])
-            if isinstance(name, str)
-        )
+        names = value if isinstance(value, list) else [value]
+        yield from (name for name in names if isinstance(name, str))
 
 
 def attribute_suspicion(node: ast.Attribute, modules: dict[str, str]) -> str:
@@ -173,11 +164,11 @@ def is_simple_template(node: ast.expr) -> bool:
     if not (isinstance(node, ast.Constant) and isinstance(node.value, str)):
         return False
     try:
-        names = [name or "" for _, name, _, _ in string.Formatter().parse(node.value)]
-        specs = [spec or "" for _, _, spec, _ in string.Formatter().parse(node.value)]
+        fields = list(string.Formatter().parse(node.value))
     except ValueError:
         return False
-    return not any("." in name or "[" in name for name in names) and "{" not in "".join(specs)
+    names = "".join(name or "" for _, name, _, _ in fields)
+    return not set(".[") & set(names) and not any("{" in (spec or "") for _, _, spec, _ in fields)
 
 
 def is_exception(name: str) -> bool:

@@ -56,7 +56,7 @@ Send = Callable[[dict[str, Any]], None]
 Scorer = Callable[[Submission, Send], dict[str, Any]]
 
 
-def scorer(kind: str) -> Scorer:
+def scorer_of(kind: str) -> Scorer:
     if kind == "bigcodebench":
         return bigcodebench_scorer()
     return tests_scorer() if kind == "tests" else evalplus_scorer(kind)
@@ -83,13 +83,12 @@ def evalplus_scorer(kind: str) -> Scorer:
         name = problem["entry_point"]
         not_none = kind == "mbpp" and name in MBPP_OUTPUT_NOT_NONE_TASKS
         as_list = kind == "mbpp" and name in MBPP_OUTPUT_SET_EQ_TASKS
+        canonical = problem["prompt"] + problem["canonical_solution"]
         expected, times = {}, {}
         try:
             for part in ("base", "plus"):
                 expected[part], times[part] = trusted_exec(
-                    problem["prompt"] + problem["canonical_solution"],
-                    problem[f"{part}_input"],
-                    name,
+                    *(canonical, problem[f"{part}_input"], name),
                     record_time=True,
                     output_not_none=not_none,
                 )
@@ -170,12 +169,13 @@ def record(
     A new interpreter runs it, since a fork would have the expected outputs in its memory.
     """
     path = f"{os.environ['TMPDIR']}/recorded"
+    # It has passed within the limits already; a busy machine must not make it forged.
+    limits = [3 * limit + 1 for limit in limits]
     request = {
         "solution": solution,
         "entry_point": entry_point,
         "inputs": inputs,
-        # It has passed within the limits already; a busy machine must not make it forged.
-        "limits": (longer := [3 * limit + 1 for limit in limits]),
+        "limits": limits,
         "not_none": not_none,
         "as_list": as_list,
         "path": path,
@@ -188,19 +188,19 @@ def record(
         cwd="/",
     )
     with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
-        process.communicate(pickle.dumps(request), timeout=min(180.0, sum(longer)) + 20)
+        process.communicate(pickle.dumps(request), timeout=min(180.0, sum(limits)) + 20)
     process.kill()
     process.wait()
     kill_others()
     outputs = b""
-    with contextlib.suppress(OSError), open(path, "rb", opener=no_link) as file:
+    regular = os.O_NOFOLLOW | os.O_NONBLOCK  # it may have left a link or a pipe there
+    with (
+        contextlib.suppress(OSError),
+        open(path, "rb", opener=lambda name, flags: os.open(name, flags | regular)) as file,
+    ):
         outputs = file.read()
     Cleaner().clean()
     return outputs
-
-
-def no_link(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 # ------------------------------------------------------------------ BigCodeBench, and tests
@@ -301,11 +301,11 @@ def tests_scorer() -> Scorer:
         late = process.is_alive()
         process.kill()
         process.join()
-        said = b""
+        word = b""
         with contextlib.suppress(BlockingIOError):
-            said = os.read(read, 2**16)
+            word = os.read(read, 2**16)
         os.close(read)
-        status = {token: PASS, FORGED.encode(): FORGED}.get(said, TIMEOUT if late else FAIL)
+        status = {token: PASS, FORGED.encode(): FORGED}.get(word, TIMEOUT if late else FAIL)
         seconds = time.monotonic() - started
         return {"base": status, "plus": None, "seconds": seconds, "limit": limit}
 
@@ -357,7 +357,6 @@ def canary(kind: str) -> Submission:
     Where a limit cannot be set, a library is missing or no process can be forked, every solution
     would quietly count as wrong.
     """
-    right = "def f(x):\n    return x\n"
     problem: dict[str, Any] = {"task_id": "canary/0", "entry_point": "f"}
     if kind == "bigcodebench":
         problem["code_prompt"] = "def f(x):"
@@ -372,7 +371,7 @@ def canary(kind: str) -> Submission:
         problem["base_input"], problem["plus_input"], problem["atol"] = [[1]], [[2]], 0
     return {
         "problem": problem,
-        "solution": right,
+        "solution": "def f(x):\n    return x\n",
         "min_time_limit": 30.0,
         "gt_time_limit_factor": 4.0,
     }

@@ -21,8 +21,8 @@ from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import ScoreSettings
 from fgit.sandbox import pool as workers
-from fgit.sandbox.pool import Submission, Verdict, check
-from fgit.score.programs import outcomes, read_solutions, score_part, score_programs
+from fgit.sandbox.pool import Submission, Verdict, check_programs
+from fgit.score.stage import program_outcomes, read_solutions, score, score_part
 
 QUICK = ScoreSettings(min_time_limit=1.0)
 
@@ -54,7 +54,7 @@ def run(
     problems = write(folder / "p.jsonl", [make(task_id, **changes) for task_id in solutions])
     rows = [{"task_id": task_id, "solution": text} for task_id, text in solutions.items()]
     samples = write(folder / "s.jsonl", reversed(rows))
-    score_programs(kind, problems, samples, folder / "out", settings, threads=threads)
+    score(kind, problems, samples, folder / "out", settings, threads=threads)
     frame = pl.read_parquet(folder / "out" / "outcomes.parquet")
     return {row["task_id"]: row for row in frame.iter_rows(named=True)}
 
@@ -213,7 +213,7 @@ def test_mbpp(tmp_path):
         {"task_id": "Mbpp/9001", "completion": "    return 3 * x\n"},
     ]
     problems, file = write(tmp_path / "p.jsonl", rows), write(tmp_path / "s.jsonl", samples)
-    score_programs("mbpp", problems, file, tmp_path, QUICK, threads=1)
+    score("mbpp", problems, file, tmp_path, QUICK, threads=1)
     frame = pl.read_parquet(tmp_path / "outcomes.parquet")
     assert frame["base_pass"].to_list() == [True, False]
     assert frame["plus_pass"].to_list() == [True, False]
@@ -340,7 +340,7 @@ def test_completions_follow_the_prompt_of_their_benchmark(tmp_path):
 
 
 def test_plus_counts_only_with_base():
-    frame = outcomes(
+    frame = program_outcomes(
         "humaneval",
         {"a": "x", "b": "y"},
         {"a": Verdict("fail", "pass"), "b": Verdict("pass", "pass")},
@@ -396,7 +396,7 @@ def test_other_samples_are_scored_anew(tmp_path):
 
 def test_the_canonical_solutions(tmp_path):
     problems = write(tmp_path / "p.jsonl", [problem("T/0"), problem("T/1")])
-    score_programs("humaneval", problems, "canonical", tmp_path, QUICK, threads=1)
+    score("humaneval", problems, "canonical", tmp_path, QUICK, threads=1)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["pass@1"] == {"base": 1.0, "plus": 1.0} and summary["samples_sha256"] is None
 
@@ -408,14 +408,12 @@ def test_samples_with_one_bos_are_a_second_number(tmp_path):
         write(tmp_path / name, [{"task_id": f"T/{n}", "solution": t} for n, t in enumerate(texts)])
         for name, texts in {"s.jsonl": (wrong, right), "b.jsonl": (right, right)}.items()
     )
-    score_programs("humaneval", problems, samples, tmp_path, QUICK, one_bos=second, threads=1)
+    score("humaneval", problems, samples, tmp_path, QUICK, one_bos=second, threads=1)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["pass@1"] == {"base": 0.5, "plus": 0.5}
     assert summary["one_bos"]["pass@1"] == {"base": 1.0, "plus": 1.0}
     assert pl.read_parquet(tmp_path / "outcomes_one_bos.parquet")["base_pass"].to_list() == [1, 1]
-    score_programs(
-        "humaneval", problems, samples, tmp_path, QUICK, one_bos=write(second, []), threads=1
-    )
+    score("humaneval", problems, samples, tmp_path, QUICK, one_bos=write(second, []), threads=1)
     assert json.loads((tmp_path / "summary.json").read_text())["one_bos"] is None
     assert not (tmp_path / "outcomes_one_bos.parquet").exists()
 
@@ -452,32 +450,28 @@ def test_a_wrong_environment_is_no_score(tmp_path):
         [{"task_id": f"B/{n}", "completion": "    return math.floor(x)\n"} for n in range(2)],
     )
     with pytest.raises(UserError, match=r"1 of 2 canonical solutions fail .*: B/1\. Install"):
-        score_programs("bigcodebench", path, samples, tmp_path / "out", QUICK, threads=1)
+        score("bigcodebench", path, samples, tmp_path / "out", QUICK, threads=1)
     assert not (tmp_path / "out" / "outcomes.parquet").exists()
     loose = QUICK.model_copy(update={"min_ground_truth": 0.5})
-    score_programs("bigcodebench", path, samples, tmp_path / "out", loose, threads=1)
+    score("bigcodebench", path, samples, tmp_path / "out", loose, threads=1)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["ground_truth"] == {"passing": 0.5, "failing": ["B/1"]}
 
 
 def test_a_ground_truth_of_other_problems_is_refused(tmp_path):
     path = write(tmp_path / "p.jsonl", [bigcodebench_problem("B/0")])
-    score_programs("bigcodebench", path, "canonical", tmp_path / "truth", QUICK, threads=1)
+    score("bigcodebench", path, "canonical", tmp_path / "truth", QUICK, threads=1)
     other = write(tmp_path / "o.jsonl", [bigcodebench_problem("B/1")])
     samples = write(tmp_path / "s.jsonl", [{"task_id": "B/1", "completion": "    return 1\n"}])
     truth = tmp_path / "truth" / "summary.json"
     with pytest.raises(UserError, match=r"summary\.json: made with other problems_sha256"):
-        score_programs(
-            "bigcodebench", other, samples, tmp_path, QUICK, ground_truth=truth, threads=1
-        )
+        score("bigcodebench", other, samples, tmp_path, QUICK, ground_truth=truth, threads=1)
 
 
 def test_an_environment_without_the_scorer(tmp_path):
     path = write(tmp_path / "p.jsonl", [bigcodebench_problem("B/0")])
     with pytest.raises(UserError, match=r"cannot score bigcodebench: .*No package"):
-        score_programs(
-            "bigcodebench", path, "canonical", tmp_path, QUICK, python="/usr/bin/python3"
-        )
+        score("bigcodebench", path, "canonical", tmp_path, QUICK, python="/usr/bin/python3")
 
 
 # ------------------------------------------------------------------ real data
@@ -517,9 +511,9 @@ ROUNDING = {
 def test_published_starcoder2_verdicts(shared_data, tmp_path, benchmark, published, ours):
     """The published verdicts but for what is explained; with that, the published pair."""
     samples, problems, verdicts = starcoder2(shared_data, benchmark)
-    score_programs(benchmark, problems, samples, tmp_path / "one", ScoreSettings())
+    score(benchmark, problems, samples, tmp_path / "one", ScoreSettings())
     if benchmark == "humaneval":  # twice the same
-        score_programs(benchmark, problems, samples, tmp_path / "two", ScoreSettings())
+        score(benchmark, problems, samples, tmp_path / "two", ScoreSettings())
         one, two = (tmp_path / name / "outcomes.parquet" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
     explained = ROUNDING[benchmark] | MEMORY[benchmark]
@@ -562,7 +556,7 @@ def test_some_published_starcoder2_verdicts(shared_data, tmp_path):
     problems = write(tmp_path / "p.jsonl", [everything[task_id] for task_id in chosen])
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     some = write(tmp_path / "s.jsonl", [row for row in rows if row["task_id"] in chosen])
-    score_programs("humaneval", problems, some, tmp_path, ScoreSettings(min_time_limit=5.0))
+    score("humaneval", problems, some, tmp_path, ScoreSettings(min_time_limit=5.0))
     frame = pl.read_parquet(tmp_path / "outcomes.parquet")
     found = {row["task_id"]: (row["base_pass"], row["plus_pass"]) for row in frame.to_dicts()}
     assert found == {task_id: verdicts[task_id] for task_id in chosen}
@@ -574,7 +568,7 @@ def test_some_published_starcoder2_verdicts(shared_data, tmp_path):
 )
 def test_all_canonical_solutions_pass(shared_data, tmp_path, kind, file):
     problems = shared_data / "evalplus" / f"{file}.jsonl.gz"
-    score_programs(kind, problems, "canonical", tmp_path, ScoreSettings())
+    score(kind, problems, "canonical", tmp_path, ScoreSettings())
     frame = pl.read_parquet(tmp_path / "outcomes.parquet")
     assert frame.filter(~pl.col("plus_pass"))["task_id"].to_list() == []
 
@@ -603,7 +597,7 @@ def test_recorded_pairs_by_their_own_tests(shared_data, name, read):
         jobs[f"{number} correct"] = Submission(item, correct)
         jobs[f"{number} buggy"] = Submission(item, buggy)
     settings = ScoreSettings(min_time_limit=0.2)
-    verdicts = check("tests", jobs, settings, threads=2, where=name)
+    verdicts = check_programs("tests", jobs, settings, threads=2, where=name)
     assert [key for key, verdict in verdicts.items() if verdict.passed != ("correct" in key)] == []
 
 
@@ -636,7 +630,7 @@ def test_200_bigcodebench_canonical_solutions(shared_data, tmp_path):
         :220
     ]
     problems = write(tmp_path / "p.jsonl", chosen)
-    score_programs("bigcodebench", problems, "canonical", tmp_path, ScoreSettings())
+    score("bigcodebench", problems, "canonical", tmp_path, ScoreSettings())
     frame = pl.read_parquet(tmp_path / "outcomes.parquet")
     assert frame.height == 220
     failing = frame.filter(~pl.col("base_pass"))["task_id"]
