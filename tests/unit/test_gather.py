@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
-from fgit.gather import gather, one_promise, part
+from fgit.gather import gather, one_promise, rows_of_shard
 from fgit.generate import generate
 from fgit.inference import engines
 from fgit.inference.requests import Answer
@@ -19,7 +19,7 @@ CODE = "def add(a, b):\n    return a + b\n"
 
 @given(st.integers(0, 500), st.integers(1, 60))
 def test_parts_are_all_rows_once_in_order_and_alike_in_size(count, shards):
-    parts = [part(count, shard, shards) for shard in range(1, shards + 1)]
+    parts = [rows_of_shard(count, shard, shards) for shard in range(1, shards + 1)]
     rows = [row for one in parts for row in range(count)[one]]
     assert rows == list(range(count))
     sizes = [one.stop - one.start for one in parts]

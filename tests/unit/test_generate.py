@@ -194,7 +194,7 @@ def test_every_answer_gets_a_row_in_the_records_order(tmp_path, teacher):
         GenerateSettings(backend="openai", variants=2, min_similarity=0.5, seed=7),
     )
     frame = pl.read_parquet(tmp_path / "out.parquet")
-    assert frame.schema == pl.Schema(variants.SCHEMA)
+    assert frame.schema == pl.Schema(variants.VARIANT_COLUMNS)
     assert frame["id"].to_list() == ["sample-0", "sample-0", "sample-2", "sample-2"]
     assert frame["k"].to_list() == [0, 1, 0, 1]
     assert frame["code"].to_list() == [WRONG, None, None, WRONG]

@@ -16,7 +16,7 @@ from universalmutator import mutator
 from fgit import variants
 from fgit.common.errors import UserError
 from fgit.config import MutateSettings
-from fgit.mutate import LONGEST_LINE, RULES, draw, mutants, mutate
+from fgit.mutate import LONGEST_LINE, RULE_FILES, draw_mutants, mutants, mutate
 
 PROGRAMS = [
     "def add(a, b):\n    return a + b\n",
@@ -64,7 +64,7 @@ def plain_mutants(code: str) -> list[str]:
     """Every mutant as a whole program, from universalmutator itself."""
     lines = [f"{line}\n" for line in code.split("\n")]
     with contextlib.redirect_stdout(io.StringIO()):
-        found = mutator.mutants_regexp(lines, ruleFiles=RULES, ignorePatterns=[])
+        found = mutator.mutants_regexp(lines, ruleFiles=RULE_FILES, ignorePatterns=[])
     return ["".join([*lines[: number - 1], new, *lines[number:]]) for number, new, *_ in found]
 
 
@@ -81,13 +81,13 @@ def test_the_draw_is_of_a_random_order_of_all_mutants(code, seed):
         if meaning not in seen:
             seen.add(meaning)
             expected.append(mutant)
-    assert draw(code, 4, seed)[0] == expected[:4]
+    assert draw_mutants(code, 4, seed)[0] == expected[:4]
 
 
 def test_a_long_line_is_left_as_it_is():
     """Of one line of 5,000 numbers there are 50,000 mutants of 30,000 characters each."""
     data = f"data = [{', '.join(map(str, range(5000)))}]"
-    chosen, _ = draw(f"{data}\nx = 1 + 2", 10_000, seed=0)
+    chosen, _ = draw_mutants(f"{data}\nx = 1 + 2", 10_000, seed=0)
     assert chosen and all(mutant.startswith(f"{data}\n") for mutant in chosen)
     short = f"data = {'1' * (LONGEST_LINE - 8)}\n"
     assert len(short) == LONGEST_LINE
@@ -97,7 +97,7 @@ def test_a_long_line_is_left_as_it_is():
 @pytest.mark.parametrize("code", PROGRAMS)
 def test_every_mutant_is_a_program_with_other_bytecode(code):
     code = variants.normalised(code)
-    chosen, refused = draw(code, 10_000, seed=1)
+    chosen, refused = draw_mutants(code, 10_000, seed=1)
     assert len(chosen) > 5
     assert len(chosen) + sum(refused.values()) == len(plain_mutants(code))
     seen = [disassembly(code), *map(disassembly, chosen)]
@@ -109,11 +109,11 @@ def test_every_mutant_is_a_program_with_other_bytecode(code):
 
 def test_the_draw_is_the_seeds_and_without_replacement():
     code = variants.normalised(PROGRAMS[1])
-    assert draw(code, 3, 5) == draw(code, 3, 5)
-    draws = {tuple(draw(code, 3, seed)[0]) for seed in range(8)}
+    assert draw_mutants(code, 3, 5) == draw_mutants(code, 3, 5)
+    draws = {tuple(draw_mutants(code, 3, seed)[0]) for seed in range(8)}
     assert len(draws) > 4
     assert all(len(set(drawn)) == 3 for drawn in draws)
-    assert draw(code, 3, 5)[0] == draw(code, 6, 5)[0][:3]
+    assert draw_mutants(code, 3, 5)[0] == draw_mutants(code, 6, 5)[0][:3]
 
 
 @settings(max_examples=60)
@@ -121,7 +121,7 @@ def test_the_draw_is_the_seeds_and_without_replacement():
 def test_any_program_can_be_mutated(code):
     code = variants.normalised(code)
     if variants.bytecode(code) is not None:
-        for mutant in draw(code, 5, 0)[0]:
+        for mutant in draw_mutants(code, 5, 0)[0]:
             compile(mutant, "x", "exec")
 
 
@@ -189,7 +189,7 @@ def test_the_stage_writes_variants_and_a_report(tmp_path, capsys):
     assert "MUTATING" not in capsys.readouterr().out
     frame = pl.read_parquet(tmp_path / "one.parquet")
     assert frame.equals(pl.read_parquet(tmp_path / "two.parquet"))
-    assert frame.schema == pl.Schema(variants.SCHEMA)
+    assert frame.schema == pl.Schema(variants.VARIANT_COLUMNS)
     assert frame["id"].to_list() == ["s0", "s0", "s4", "s4"]
     assert frame["k"].to_list() == [0, 1, 0, 1]
     assert frame["code"].equals(frame["answer"]) and frame["refused"].null_count() == 4
@@ -225,7 +225,7 @@ def test_processes_and_parts_change_nothing(tmp_path, capfd, monkeypatch):
     assert reports[0] | {"seconds": 0} == reports[1] | {"seconds": 0}
     assert reports[0]["without_code"] == responses.count("Words.")
     expected = [
-        (f"s{number}", draw(program.strip(), 1, variants.seed_of(0, f"s{number}", 0))[0][0])
+        (f"s{number}", draw_mutants(program.strip(), 1, variants.seed_of(0, f"s{number}", 0))[0][0])
         for number, program in enumerate(responses[:40])
         if program != "Words."
     ]
@@ -253,5 +253,5 @@ def test_real_solutions_have_mutants(shared_data):
     with gzip.open(shared_data / "humaneval" / "HumanEval.jsonl.gz", "rt") as file:
         problems = [json.loads(line) for line in file][:40]
     for problem in problems:
-        chosen, _ = draw(problem["prompt"] + problem["canonical_solution"], 3, 0)
+        chosen, _ = draw_mutants(problem["prompt"] + problem["canonical_solution"], 3, 0)
         assert chosen, problem["task_id"]

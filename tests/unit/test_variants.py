@@ -6,7 +6,14 @@ import polars as pl
 import pytest
 
 from fgit.common.errors import UserError
-from fgit.variants import CODE_AT, SCHEMA, read_samples, sample_ids, sample_parts, variant_parts
+from fgit.variants import (
+    CODE_AT,
+    VARIANT_COLUMNS,
+    read_samples,
+    sample_ids,
+    sample_parts,
+    variant_parts,
+)
 
 
 def rows(count):
@@ -87,7 +94,7 @@ def test_the_parts_are_the_variants(tmp_path):
     path = tmp_path / "v.parquet"
     frame = pl.DataFrame(
         [{"id": f"s{n % 3}", "k": n, "code": f"x = {n}" if n % 2 else None} for n in range(8)],
-        schema=SCHEMA,
+        schema=VARIANT_COLUMNS,
     )
     frame.write_parquet(path)
     parts = list(variant_parts(path, {"s0", "s1", "s2"}, 3))

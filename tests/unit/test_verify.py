@@ -14,7 +14,7 @@ from fgit.common.errors import UserError
 from fgit.config import ScoreSettings, SelectSettings, parse_config
 from fgit.select.candidates import choice_of
 from fgit.select.stage import select
-from fgit.verify import SCHEMA, verify
+from fgit.verify import VERIFIED_COLUMNS, verify
 
 SETTINGS = ScoreSettings(min_time_limit=2.0)
 ADD = "def add(a, b):\n    return a + b"
@@ -65,7 +65,7 @@ def stage(tmp_path):
             threads=2,
         )
         frame = pl.read_parquet(out)
-        assert dict(frame.schema) == SCHEMA
+        assert dict(frame.schema) == VERIFIED_COLUMNS
         assert [file.name for file in tmp_path.iterdir() if "journal" in file.name] == []
         return {(row["id"], row["k"]): row for row in frame.to_dicts()}, files.read_json(report)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import polars as pl
 
-from fgit import variants
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
 from fgit.stage_reports import GenerateReport, ShardReport
+from fgit.variants import read_samples
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
         shards: what ``fgit generate`` wrote of each, in any order; each report, of the same name
             with the suffix ``.json``, lies beside it.
         records: the records that the shards were made of.
-        out: Parquet (:data:`fgit.variants.SCHEMA`), the same as of one shard.
+        out: Parquet (:data:`fgit.variants.VARIANT_COLUMNS`), the same as of one shard.
         report: :class:`fgit.stage_reports.GenerateReport`: counts and seconds are sums over the
             shards, so that ``tokens_per_second`` is that of one teacher; ``same_text`` is the
             shards' promise, ``none`` where they differ; ``dtype`` names each that the teacher had
@@ -49,15 +49,15 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
         UserError: naming the file, if a shard is missing, is there twice, or was made by other
             settings or of other records; or if no record has code, or no answer is usable.
     """
-    samples = variants.read_samples(records)
-    reports = {files.existing(path): ShardReport.read(report_of(path)) for path in shards}
+    samples = read_samples(records)
+    reports = {files.existing(path): ShardReport.read(path.with_suffix(".json")) for path in shards}
     ordered = sorted(shards, key=lambda path: reports[path].shard)
     check_numbers(ordered, reports)
     first = ordered[0]
     for number, path in enumerate(ordered, start=1):
         check_settings(path, reports[path], first, reports[first])
-        theirs = records_digest(samples[part(len(samples), number, len(ordered))])
-        if reports[path].records_sha256 != theirs:
+        rows = samples[rows_of_shard(len(samples), number, len(ordered))]
+        if reports[path].records_sha256 != records_digest(rows):
             raise UserError(
                 f"{path}: its shard was made of other records than those of {records}; remove it, "
                 "and make it again"
@@ -74,10 +74,10 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
     with files.replacing(out) as temporary:
         pl.scan_parquet(ordered, glob=False).sink_parquet(temporary, row_group_size=files.ROW_GROUP)
     summary.write(report)
-    log.info("%s", table(summary))
+    log.info("%s", counts_in_lines(summary))
 
 
-def part(count: int, shard: int, shards: int) -> slice:
+def rows_of_shard(count: int, shard: int, shards: int) -> slice:
     """The rows of ``count`` that belong to a shard (from 1): contiguous, as many as others' ± 1."""
     return slice((shard - 1) * count // shards, shard * count // shards)
 
@@ -92,15 +92,11 @@ def records_digest(samples: pl.DataFrame) -> str:
 
 def one_promise(promises: Iterable[str | None]) -> str | None:
     """The promise of equal text that all of them have; None for given answers."""
-    found = set(promises)
-    return found.pop() if len(found) == 1 else NO_PROMISE if found else None
+    distinct = set(promises)
+    return distinct.pop() if len(distinct) == 1 else NO_PROMISE if distinct else None
 
 
 # ------------------------------------------------------------------ the shards' reports
-
-
-def report_of(shard: Path) -> Path:
-    return shard.with_suffix(".json")
 
 
 def check_numbers(ordered: Sequence[Path], reports: Mapping[Path, ShardReport]) -> None:
@@ -119,8 +115,8 @@ def check_numbers(ordered: Sequence[Path], reports: Mapping[Path, ShardReport]) 
                 f"{path}: shard {reports[path].shard} of {shards}, which {before} is too; give "
                 "each once"
             )
-    there = {reports[path].shard for path in ordered}
-    if missing := [str(number) for number in range(1, shards + 1) if number not in there]:
+    numbers = {reports[path].shard for path in ordered}
+    if missing := [str(number) for number in range(1, shards + 1) if number not in numbers]:
         raise UserError(
             f"{first.parent}: of {shards} shards, {', '.join(missing[:10])}"
             f"{f' and {len(missing) - 10} more' if len(missing) > 10 else ''} "
@@ -129,12 +125,13 @@ def check_numbers(ordered: Sequence[Path], reports: Mapping[Path, ShardReport]) 
 
 
 def check_settings(path: Path, report: ShardReport, first: Path, other: ShardReport) -> None:
-    found, expected = report.values, other.values
-    for key in sorted((found.keys() | expected.keys()) - MAY_DIFFER):
-        if found.get(key) != expected.get(key):
+    """Both by the same settings."""
+    for key in sorted((report.values.keys() | other.values.keys()) - MAY_DIFFER):
+        value, expected = report.values.get(key), other.values.get(key)
+        if value != expected:
             raise UserError(
-                f"{path}: made with {key} {found.get(key)!r}, but {first} with "
-                f"{expected.get(key)!r}; make all shards with the same settings"
+                f"{path}: made with {key} {value!r}, but {first} with {expected!r}; make all "
+                "shards with the same settings"
             )
 
 
@@ -161,7 +158,7 @@ def summed(reports: Sequence[ShardReport]) -> GenerateReport:
     )
 
 
-def table(report: GenerateReport) -> str:
+def counts_in_lines(report: GenerateReport) -> str:
     lines = [
         ("samples", report.samples),
         ("  without code", report.without_code),

@@ -10,7 +10,7 @@ import json
 import logging
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import jinja2
 import Levenshtein
 import polars as pl
 
-from fgit import variants
 from fgit.common import files
 from fgit.common.code_blocks import (
     PYTHON,
@@ -32,11 +31,12 @@ from fgit.common.code_blocks import (
 from fgit.common.errors import Stopped, UserError
 from fgit.common.models import TEACHER_PROMPT
 from fgit.config import GenerateSettings
-from fgit.gather import one_promise, part, records_digest, table
+from fgit.gather import counts_in_lines, one_promise, records_digest, rows_of_shard
 from fgit.inference import engines
 from fgit.inference.journal import AnswerJournal
 from fgit.inference.requests import Answer, Request
-from fgit.stage_reports import ShardReport
+from fgit.stage_reports import ShardReport, counts_in_words
+from fgit.variants import VARIANT_COLUMNS, bytecode, normalised, read_samples, seed_of
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,6 @@ PROMPT = jinja2.Template(
 # A shard whose answers are all unusable is garbage if it has so many; a smaller one may just have
 # hard samples, and is written.
 NO_CHANCE = 12
-
-GIVEN = "given"  # in place of the backend, where the answers were there already
 
 # What an answer does not depend on, besides what the requests hold: a server may move.
 NOT_OF_ANSWERS = {"variants", "seed", "shards", "min_similarity", "url"}
@@ -85,8 +83,9 @@ def generate(
             (code, or an answer with a code block), several of an id if there are. They are held to
             the same rules. Rows of other ids are counted and left out.
         shard: which of the ``settings.shards`` parts of the records, from 1
-            (:func:`fgit.gather.part`); None where there is one only.
-        out: Parquet, one row per answer in the records' order (:data:`fgit.variants.SCHEMA`).
+            (:func:`fgit.gather.rows_of_shard`); None where there is one only.
+        out: Parquet (:data:`fgit.variants.VARIANT_COLUMNS`), one row per answer in the records'
+            order.
         report: :class:`fgit.stage_reports.ShardReport`, with the settings.
 
     Returns:
@@ -99,8 +98,8 @@ def generate(
         OSError: if the disk is full.
     """
     number = shard_number(shard, settings.shards, given)
-    samples = variants.read_samples(records)
-    samples = samples[part(len(samples), number, settings.shards)]
+    samples = read_samples(records)
+    samples = samples[rows_of_shard(len(samples), number, settings.shards)]
     texts = None if given is None else read_given(given)
     questions, without_code = questions_of(samples, settings, texts)
     if not questions and settings.shards == 1:
@@ -109,11 +108,11 @@ def generate(
     rows: list[tuple[Any, ...]] = [()] * len(questions)
 
     def take(answer: Answer) -> None:
-        rows[answer.index] = row_of(questions[answer.index], answer, settings, texts is not None)
+        rows[answer.index] = variant_row(questions[answer.index], answer, settings)
 
     journal = None
     promises: Sequence[str] = []
-    made_by: dict[str, str] = {}
+    special: dict[str, Any] = {}  # what the report says of given answers
     if texts is None:
         requests = [question.request for question in questions]
         journal = AnswerJournal(
@@ -125,14 +124,17 @@ def generate(
     else:
         started = time.perf_counter()
         for index, question in enumerate(questions):
-            request = question.request
-            take(Answer(index, texts[request.id][request.k], None))
+            text = texts[question.request.id][question.request.k]
+            if not code_blocks(text):
+                text = fenced(text, question.language)
+            take(Answer(index, text, None))
         load_seconds, seconds = 0.0, time.perf_counter() - started
-        made_by = {"teacher": str(given), "backend": GIVEN}
+        other_ids = texts.keys() - set(samples["id"])
+        special = {"teacher": str(given), "backend": "given", "other_ids": len(other_ids)}
 
-    frame = pl.DataFrame(rows, schema=variants.SCHEMA, orient="row")
+    frame = pl.DataFrame(rows, schema=VARIANT_COLUMNS, orient="row")
     usable = frame.filter(pl.col("code").is_not_null())
-    refusals = collections.Counter(frame["refused"].drop_nulls().to_list())
+    refused = collections.Counter(frame["refused"].drop_nulls().to_list())
     tokens = int(frame["tokens"].sum())
     summary = ShardReport(
         samples=len(samples),
@@ -140,26 +142,25 @@ def generate(
         answers=len(frame),
         usable=len(usable),
         samples_with_variant=usable["id"].n_unique(),
-        refused=dict(refusals.most_common()),
+        refused=dict(refused.most_common()),
         load_seconds=round(load_seconds, 3),
         seconds=round(seconds, 3),
         tokens=tokens,
         tokens_per_second=round(tokens / seconds, 1) if seconds > 0 else None,
         same_text=one_promise(promises),
-        **settings.model_dump(mode="json") | made_by,
-        shard=number,
-        records_sha256=records_digest(samples),
-        **({} if texts is None else {"other_ids": len(texts.keys() - set(samples["id"]))}),
+        **settings.model_dump(mode="json")
+        | {"shard": number, "records_sha256": records_digest(samples)}
+        | special,
     )
-    log.info("%s", table(summary))
+    log.info("%s", counts_in_lines(summary))
     if usable.is_empty() and len(questions) >= (1 if settings.shards == 1 else NO_CHANCE):
         if journal is not None:
             journal.drop()
         where = f"{records}, shard {number} of {settings.shards}" if shard else str(records)
         raise UserError(
             f"{where}: none of the {len(frame)} answers of the teacher {summary.teacher} is "
-            f"usable ({reasons(refusals)}). Try a stronger teacher, a larger max_new_tokens "
-            f"(now {settings.max_new_tokens}) or a lower min_similarity "
+            f"usable ({counts_in_words(summary.refused)}). Try a stronger teacher, a larger "
+            f"max_new_tokens (now {settings.max_new_tokens}) or a lower min_similarity "
             f"(now {settings.min_similarity}); the first answer begins: {frame['answer'][0]!r:.200}"
         )
     files.write_parquet(out, frame)
@@ -170,11 +171,7 @@ def generate(
 
 
 def shard_number(shard: int | None, shards: int, given: Path | None) -> int:
-    """The shard, 1 where there is one only.
-
-    Raises:
-        UserError: if there is no such shard.
-    """
+    """The shard, 1 where there is one only; UserError if there is no such shard."""
     if given is not None and shards > 1:
         raise UserError(
             f"--given {given}: answers that are there already are one shard; leave out --shards "
@@ -188,13 +185,12 @@ def shard_number(shard: int | None, shards: int, given: Path | None) -> int:
 
 
 def questions_of(
-    samples: pl.DataFrame, settings: GenerateSettings, given: Mapping[str, Sequence[str]] | None
+    samples: pl.DataFrame, settings: GenerateSettings, texts: Mapping[str, Sequence[str]] | None
 ) -> tuple[list[Question], int]:
-    """What is asked, in the samples' order, and how many samples have no code to ask about.
+    """The questions, in the samples' order, and how many samples have no code to ask about.
 
     Args:
-        given: answers by sample id, of which there may be any number; else there are
-            ``settings.variants`` of each.
+        texts: given answers by sample id; None has ``settings.variants`` questions of each sample.
     """
     questions: list[Question] = []
     without_code = 0
@@ -203,13 +199,12 @@ def questions_of(
         if block is None:
             without_code += 1
             continue
-        code = variants.normalised(block.content)
+        code = normalised(block.content)
         language = language_of(row["language"], block, code)
         prompt = teacher_prompt(row["instruction"], code, language)
-        count = settings.variants if given is None else len(given.get(row["id"], []))
+        count = settings.variants if texts is None else len(texts.get(row["id"], []))
         for k in range(count):
-            seed = variants.seed_of(settings.seed, row["id"], k)
-            request = Request(row["id"], k, seed, prompt)
+            request = Request(row["id"], k, seed_of(settings.seed, row["id"], k), prompt)
             questions.append(Question(request, code, language))
     return questions, without_code
 
@@ -225,16 +220,12 @@ def nothing_to_ask(
     )
 
 
-def row_of(
-    question: Question, answer: Answer, settings: GenerateSettings, given: bool
-) -> tuple[Any, ...]:
-    """A row of :data:`fgit.variants.SCHEMA`."""
+def variant_row(question: Question, answer: Answer, settings: GenerateSettings) -> tuple[Any, ...]:
+    """A row of :data:`fgit.variants.VARIANT_COLUMNS`."""
     # An endpoint's JSON may hold lone surrogates, which no file can.
     text = answer.text.encode("utf-8", "replace").decode("utf-8")
     variant, refused = None, answer.refused
     if refused is None:
-        if given and not code_blocks(text):
-            text = fenced(text, question.language)
         variant, refused = read_answer(
             text, question.code, question.language, settings.min_similarity
         )
@@ -253,7 +244,7 @@ def ask(
 ) -> tuple[GenerateSettings, float]:
     """Take the journal's answers, and the teacher's to the other requests, which the journal keeps.
 
-    What goes on keeps the dtype that it began with, where the settings leave it to the machine.
+    Later answers have the dtype of the first ones, where the settings leave it to the machine.
 
     Returns:
         The settings that the teacher answered by, and the seconds that loading it took; 0 where it
@@ -266,8 +257,7 @@ def ask(
         take(answer)
     missing = [index for index in range(len(requests)) if index not in journal.answers]
     if not missing:
-        begun = journal.dtype or settings.dtype
-        return settings.model_copy(update={"dtype": begun}), 0.0
+        return settings.model_copy(update={"dtype": journal.dtype or settings.dtype}), 0.0
     if journal.answers:
         log.info("%d of %d answers are there already", len(journal.answers), len(requests))
     log.info("Loading the teacher %s (%s)", settings.teacher, settings.backend)
@@ -278,19 +268,14 @@ def ask(
         settings = engines.with_dtype(settings, journal.dtype)
         stream = engines.answers([requests[index] for index in missing], settings, journal.spent)
         load_seconds = time.perf_counter() - loading
-        kept = journal.keep(placed(stream, missing), engines.promise(settings), settings.dtype)
-        for answer in kept:
+        answers = (dataclasses.replace(a, index=missing[a.index]) for a in stream)
+        for answer in journal.keep(answers, engines.promise(settings), settings.dtype):
             done += 1
             where = f"answer {done} of {len(requests)}"
             take(answer)
     except Stopped:
         raise Stopped(where) from None
     return settings, load_seconds
-
-
-def placed(answers: Iterator[Answer], places: Sequence[int]) -> Iterator[Answer]:
-    """The answers to some of the requests, with their indices among all."""
-    return (dataclasses.replace(answer, index=places[answer.index]) for answer in answers)
 
 
 def answers_digest(requests: Sequence[Request], settings: GenerateSettings) -> str:
@@ -331,10 +316,10 @@ def read_given(path: Path) -> dict[str, list[str]]:
     frame, _ = files.read_records(path, ["id", "variant"])
     if frame.is_empty():
         raise UserError(f"{path}: no variants in it; each row has an id and a variant")
-    found: dict[str, list[str]] = {}
-    for row in frame.iter_rows(named=True):
-        found.setdefault(row["id"], []).append(row["variant"])
-    return found
+    by_id: dict[str, list[str]] = {}
+    for identifier, text in frame.select("id", "variant").iter_rows():
+        by_id.setdefault(identifier, []).append(text)
+    return by_id
 
 
 def read_answer(
@@ -355,7 +340,7 @@ def read_answer(
         ``(code, None)`` or ``(None, reason)``; the code is :func:`fgit.variants.normalised`, and
         the reason one of ``no_code``, ``same_code``, ``does_not_parse``, ``too_different``.
     """
-    correct = variants.normalised(code)
+    correct = normalised(code)
     python = language in PYTHON and parses(correct)
     variant = longest_code(answer, python)
     if not variant:
@@ -365,7 +350,7 @@ def read_answer(
     if python:
         if not parses(variant):
             return None, "does_not_parse"
-        if variants.bytecode(variant) == variants.bytecode(correct):
+        if bytecode(variant) == bytecode(correct):
             return None, "same_code"
     if Levenshtein.ratio(variant, correct) < min_similarity:
         return None, "too_different"
@@ -374,19 +359,15 @@ def read_answer(
 
 def longest_code(answer: str, python: bool) -> str:
     """The answer's longest block (of those that parse, if ``python`` and any does), or ''."""
-    found = [variants.normalised(block.content) for block in code_blocks(answer)]
+    codes = [normalised(block.content) for block in code_blocks(answer)]
     if python:
         # An answer in a list item is indented as a whole.
-        found = [code if parses(code) else dedented(code) for code in found]
-        bare = main_code(answer) if not found else None
-        found += [variants.normalised(bare.content)] if bare else []
-    return max([code for code in found if python and parses(code)] or found, key=len, default="")
+        codes = [code if parses(code) else dedented(code) for code in codes]
+        bare = main_code(answer) if not codes else None
+        codes += [normalised(bare.content)] if bare else []
+    return max([code for code in codes if python and parses(code)] or codes, key=len, default="")
 
 
 def dedented(code: str) -> str:
     plain = textwrap.dedent(code)
     return plain if parses(plain) else code
-
-
-def reasons(refusals: collections.Counter[str]) -> str:
-    return ", ".join(f"{reason}: {count}" for reason, count in refusals.most_common()) or "none"

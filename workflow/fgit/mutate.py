@@ -13,20 +13,19 @@ from pathlib import Path
 
 import polars as pl
 
-from fgit import variants
 from fgit.common import files, processes
 from fgit.common.code_blocks import block_at, parses
 from fgit.common.errors import UserError
 from fgit.common.progress import bar
 from fgit.config import MutateSettings
-from fgit.stage_reports import MutateReport
-from fgit.variants import sample_ids, sample_parts
+from fgit.stage_reports import MutateReport, counts_in_words
+from fgit.variants import VARIANT_COLUMNS, bytecode, normalised, sample_ids, sample_parts, seed_of
 
 log = logging.getLogger(__name__)
 
-RULES = ["universal.rules", "python.rules"]
+RULE_FILES = ["universal.rules", "python.rules"]
 REFUSALS = ("invalid", "same_bytecode", "duplicate")
-PART = 100  # samples that are mutated at a time
+MUTATED_SAMPLES = 100  # at a time
 # Characters. A line of data can have thousands of mutants, each as long as it is: their number
 # times their length grows with the square of the line's.
 LONGEST_LINE = 500
@@ -39,8 +38,8 @@ def mutate(
 
     Args:
         records: Parquet with id, instruction, response, language, tests.
-        out: Parquet in the form of the teacher's variants (:data:`fgit.variants.SCHEMA`): the
-            answer is the mutant, nothing is refused, tokens are null.
+        out: Parquet as of a teacher (:data:`fgit.variants.VARIANT_COLUMNS`): the answer is the
+            mutant, nothing is refused, tokens are null.
         report: :class:`fgit.stage_reports.MutateReport`, with the settings.
         threads: processes; the mutants are the same for any number.
 
@@ -50,31 +49,32 @@ def mutate(
     started = time.perf_counter()
     samples = len(sample_ids(records))
     counts: collections.Counter[str] = collections.Counter()
-    found = processes.each(
+    parts = sample_parts(records, MUTATED_SAMPLES)
+    mutated_parts = processes.each(
         functools.partial(mutate_part, settings=settings),
-        (part.select("id", "response", "code_at") for part in sample_parts(records, PART)),
+        (part.select("id", "response", "code_at") for part in parts),
         threads,
         samples,
     )
     with (
-        files.writing_parquet(out, variants.SCHEMA) as write,
+        files.writing_parquet(out, VARIANT_COLUMNS) as write,
         bar(description="Mutating", total=samples, unit="sample") as progress,
     ):
-        for mutated, counted in found:
+        for mutated, counts_of_part in mutated_parts:
             write(mutated)
-            counts.update(counted)
-            progress.update(counted["samples"])
+            counts.update(counts_of_part)
+            progress.update(counts_of_part["samples"])
         refused = {reason: counts[reason] for reason in REFUSALS}
-        told = ", ".join(f"{reason}: {count}" for reason, count in refused.items())
         log.info(
             "%d mutants for %d of %d samples; refused %s",
-            *(counts["usable"], counts["samples_with_variant"], samples, told),
+            *(counts["usable"], counts["samples_with_variant"], samples),
+            counts_in_words(refused),
         )
         if not counts["usable"]:
             raise UserError(
                 f"{records}: no usable mutant of any of the {samples} responses "
                 f"({counts['without_code']} without code, {counts['not_python']} not Python; "
-                f"{told})"
+                f"{counts_in_words(refused)})"
             )
     MutateReport(
         samples=samples,
@@ -104,21 +104,21 @@ def mutate_part(
         if block is None:
             counts["without_code"] += 1
             continue
-        code = variants.normalised(block.content)
+        code = normalised(block.content)
         if not parses(code):
             counts["not_python"] += 1
             continue
-        seed = variants.seed_of(settings.seed, sample, 0)
-        chosen, refused = draw(code, settings.variants, seed)
+        seed = seed_of(settings.seed, sample, 0)
+        chosen, refused = draw_mutants(code, settings.variants, seed)
         counts.update(refused)
         counts["samples_with_variant"] += bool(chosen)
         counts["usable"] += len(chosen)
         for k, mutant in enumerate(chosen):
             rows.append({"id": sample, "k": k, "seed": seed, "answer": mutant, "code": mutant})
-    return pl.DataFrame(rows, schema=variants.SCHEMA), counts
+    return pl.DataFrame(rows, schema=VARIANT_COLUMNS), counts
 
 
-def draw(code: str, count: int, seed: int) -> tuple[list[str], collections.Counter[str]]:
+def draw_mutants(code: str, count: int, seed: int) -> tuple[list[str], collections.Counter[str]]:
     """Up to ``count`` mutants drawn without replacement from the usable ones.
 
     Usable: a program whose bytecode is neither the original's nor that of another one drawn.
@@ -131,15 +131,15 @@ def draw(code: str, count: int, seed: int) -> tuple[list[str], collections.Count
     candidates = mutants(lines)
     # Taking the first usable ones of a random order is such a draw, and few need be compiled.
     random.Random(seed).shuffle(candidates)
-    original = variants.bytecode(code)
+    original = bytecode(code)
     seen = {original}
     chosen: list[str] = []
     refused: collections.Counter[str] = collections.Counter()
     for number, changed in candidates:
         if len(chosen) == count:
             break
-        mutant = variants.normalised("".join([*lines[:number], changed, *lines[number + 1 :]]))
-        meaning = variants.bytecode(mutant)
+        mutant = normalised("".join([*lines[:number], changed, *lines[number + 1 :]]))
+        meaning = bytecode(mutant)
         if meaning is None:
             refused["invalid"] += 1
         elif meaning == original:
@@ -166,5 +166,5 @@ def mutants(lines: list[str]) -> list[tuple[int, str]]:
 
     short = [line if len(line) <= LONGEST_LINE else "\n" for line in lines]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints the rules' names at every call
-        found = mutator.mutants_regexp(short, ruleFiles=RULES, ignorePatterns=[])
-    return [(number - 1, changed) for number, changed, *_ in found]
+        changes = mutator.mutants_regexp(short, ruleFiles=RULE_FILES, ignorePatterns=[])
+    return [(number - 1, changed) for number, changed, *_ in changes]

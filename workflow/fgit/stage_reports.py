@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -18,7 +18,7 @@ from fgit.common.errors import UserError
 from fgit.common.files import write_text
 from fgit.common.reports import Bin, Count, Counts, Interval, Number, Report, Value, having
 
-Sides = Annotated[dict[str, Value], having("response", "variant")]
+BySide = Annotated[dict[str, Value], having("response", "variant")]
 Means = Annotated[dict[str, Number | None], having("mean", "median", "min")]
 HeldOut = Annotated[
     dict[str, Number | None],
@@ -35,8 +35,12 @@ def means(values: Sequence[float]) -> dict[str, float | None]:
     }
 
 
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name}: {count}" for name, count in counts.items()) or "none"
+
+
 class FoundText(BaseModel):
-    """A benchmark's text in a sample: a row of :data:`fgit.decontaminate.stage.MATCHES`."""
+    """A benchmark's text in a sample: a row of :data:`fgit.decontaminate.stage.MATCH_COLUMNS`."""
 
     id: str
     row: Count
@@ -54,7 +58,7 @@ class FoundText(BaseModel):
 
 class DecontaminateReport(Report):
     """How many rows came in, were unusable, were removed and kept, by what and why; the first
-    matches, and what the mode's rules left that the others find."""
+    matches in samples that were removed, and in those that were not."""
 
     stage = "decontaminate"
     rows: Count
@@ -113,8 +117,8 @@ class ShardReport(GenerateReport):
 
 
 class MutateReport(VariantsReport):
-    """``mutants_tried`` is how many were looked at until enough were found, and ``refused`` tells
-    why some of those were not taken."""
+    """``mutants_tried`` is how many were compiled until enough were usable; ``refused`` tells why
+    some were not."""
 
     stage = "mutate"
     mutants_tried: Count
@@ -122,7 +126,7 @@ class MutateReport(VariantsReport):
 
 class SelectReport(Report):
     """Counts, why samples have no variant (``lost``), the cosine similarities, the responses'
-    forms, and, where only wrong variants were wanted, what the samples' own tests say of them."""
+    forms, and, with ``verified``, what the samples' own tests say of the variants."""
 
     stage = "select"
     samples: Count
@@ -150,10 +154,10 @@ class AnnotateReport(Report):
     no_difference: Count
     without_marked_response: Count
     without_marked_variant: Count
-    changed_lines: Sides[Number | None]
-    changed_characters: Sides[Number | None]
+    changed_lines: BySide[Number | None]
+    changed_characters: BySide[Number | None]
     distribution: Annotated[
-        dict[str, Sides[list[Bin]]], having("changed_lines", "changed_characters")
+        dict[str, BySide[list[Bin]]], having("changed_lines", "changed_characters")
     ]
 
 
@@ -170,7 +174,7 @@ class TrainReport(Report):
     file = "metrics.json"
     counts: Counts
     held_out_counts: Counts
-    marked_share: Sides[list[Count]] | None = None
+    marked_share: BySide[list[Count]] | None = None
     held_out_before: HeldOut
     held_out_after: HeldOut
     seconds: Number
@@ -178,7 +182,7 @@ class TrainReport(Report):
     relative_update: Number
 
 
-class Step(Report):
+class TrainingStep(Report):
     """A row of ``steps.jsonl``; ``values`` has what else the loop logged."""
 
     stage = "train"

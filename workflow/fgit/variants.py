@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import itertools
+import operator
 import types
 import warnings
 from collections.abc import Container, Hashable, Iterator
@@ -17,11 +18,13 @@ from fgit.common import files
 from fgit.common.code_blocks import block_at, main_code, place_of
 from fgit.common.errors import UserError
 
-# Where the code of a record's response is; null where it has none.
+# Of a record, which decontaminate and fgit audit write.
+RECORD_COLUMNS = dict.fromkeys(("id", "instruction", "response", "language", "tests"), pl.String)
+# Where the code of its response is; null where it has none.
 CODE_AT = pl.Struct({"start": pl.Int64, "end": pl.Int64, "indent": pl.Int64, "language": pl.String})
 
 # One row per answer of the teacher, or per mutant. `code` is null where the answer was refused.
-SCHEMA: dict[str, type[pl.DataType]] = {
+VARIANT_COLUMNS: dict[str, type[pl.DataType]] = {
     "id": pl.String,
     "k": pl.Int64,
     "seed": pl.Int64,
@@ -31,24 +34,24 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "tokens": pl.Int64,
 }
 
-
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+PARTS_OF_CODE = operator.attrgetter(
+    *("co_code", "co_exceptiontable", "co_flags"),
+    *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount"),
+    *("co_names", "co_varnames", "co_freevars", "co_cellvars"),
+)
 
 
 def read_samples(path: Path) -> pl.DataFrame:
-    """The records: String columns id, instruction, response, language, tests; and ``code_at``.
-
-    ``code_at`` (:data:`CODE_AT`) says where the response's code is
-    (:func:`fgit.common.code_blocks.block_at`); it is found anew where the file does not say it.
-
-    Raises:
-        UserError: if a row lacks a field, if an id stands twice, or if there is no row.
-    """
+    """The records, as :func:`sample_parts` yields them, in one table."""
     return pl.concat(sample_parts(path, files.PART_ROWS))
 
 
 def sample_parts(path: Path, rows: int) -> Iterator[pl.DataFrame]:
-    """Yield the records, ``rows`` at a time: columns as :func:`read_samples` has.
+    """Yield the records, ``rows`` at a time: :data:`RECORD_COLUMNS`, and ``code_at``.
+
+    ``code_at`` (:data:`CODE_AT`) says where the response's code is
+    (:func:`fgit.common.code_blocks.block_at`); it is looked for where the file does not say it.
 
     Raises:
         UserError: if a row lacks a field, if an id stands twice, or if there is no row.
@@ -73,7 +76,7 @@ def sample_parts(path: Path, rows: int) -> Iterator[pl.DataFrame]:
 
 
 def place_in(path: Path, number: int, row: Any) -> dict[str, Any] | None:
-    """Where a record's code is: as it says, or found."""
+    """Where a record's code is: as it says, or by looking for it."""
     if "code_at" not in row:
         return place_of(main_code(row["response"]))
     try:
@@ -142,7 +145,7 @@ def bytecode(code: str) -> Hashable | None:
                 if isinstance(node, DOCUMENTED):
                     remove_docstring(node)
             # Compiled, since ast.parse alone lets a return outside a function pass.
-            return _key(compile(tree, "<code>", "exec", dont_inherit=True, optimize=0))
+            return comparable(compile(tree, "<code>", "exec", dont_inherit=True, optimize=0))
     except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
         return None
 
@@ -155,24 +158,12 @@ def remove_docstring(
             node.body = rest or [ast.copy_location(ast.Pass(), docstring)]
 
 
-def _key(value: object) -> Hashable:
+def comparable(value: object) -> Hashable:
     """A constant or code object, made comparable: 1, 1.0 and True differ, as do 0.0 and -0.0."""
     if isinstance(value, types.CodeType):
-        return (
-            value.co_code,
-            value.co_exceptiontable,
-            value.co_flags,
-            value.co_argcount,
-            value.co_posonlyargcount,
-            value.co_kwonlyargcount,
-            value.co_names,
-            value.co_varnames,
-            value.co_freevars,
-            value.co_cellvars,
-            tuple(_key(constant) for constant in value.co_consts),
-        )
+        return (*PARTS_OF_CODE(value), *map(comparable, value.co_consts))
     if isinstance(value, tuple):
-        return ("tuple", *(_key(item) for item in value))
+        return ("tuple", *map(comparable, value))
     if isinstance(value, frozenset):
-        return ("frozenset", frozenset(_key(item) for item in value))
+        return ("frozenset", frozenset(map(comparable, value)))
     return (type(value).__name__, repr(value))

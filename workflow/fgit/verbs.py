@@ -111,7 +111,7 @@ def decontaminate(
     place and text.
     """
     from fgit.common.files import resolve
-    from fgit.decontaminate import decontaminate
+    from fgit.decontaminate.stage import decontaminate
 
     files = {name: resolve(file) for name, file in benchmark.items()}
     decontaminate(

@@ -1,6 +1,6 @@
 """Which variants are shown to be wrong by tests that the correct code passes.
 
-For records that come with tests, a program of asserts. Nothing can be shown of the others.
+For records that come with tests, a program of asserts. Of the others nothing can be said.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from fgit.sandbox.pool import (
     conditions_of,
     fingerprint_of,
 )
+from fgit.stage_reports import counts_in_words
 from fgit.variants import normalised, read_samples, read_variants
 
 log = logging.getLogger(__name__)
 
 # A row per variant; wrong is null where `untested` says why.
-SCHEMA: dict[str, type[pl.DataType]] = {
+VERIFIED_COLUMNS: dict[str, type[pl.DataType]] = {
     "id": pl.String,
     "k": pl.Int64,
     "code": pl.String,
@@ -40,10 +41,6 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "wrong": pl.Boolean,
     "untested": pl.String,
 }
-NO_VARIANT = "no_variant"  # the answer was refused
-NO_TESTS = "no_tests"
-NO_CODE = "no_code"  # the response has none
-CORRECT_FAILS = "correct_code_fails"
 
 
 def verify(
@@ -57,7 +54,7 @@ def verify(
     Args:
         records: Parquet with id, instruction, response, language, tests.
         variants: Parquet with id, k and code, as generate and mutate write it.
-        out: Parquet, a row per row of ``variants`` (:data:`SCHEMA`).
+        out: Parquet, a row per row of ``variants`` (:data:`VERIFIED_COLUMNS`).
         report: JSON with counts, by reason for what could not be tested.
         threads: programs that run at a time.
 
@@ -68,9 +65,12 @@ def verify(
     started = time.monotonic()
     samples = {row["id"]: row for row in read_samples(records).iter_rows(named=True)}
     rows = read_variants(variants, samples).select("id", "k", "code").to_dicts()
-    problems = {name: problem_of(row) for name, row in samples.items() if has_tests(row)}
+    problems = {
+        name: as_problem(row) for name, row in samples.items() if (row["tests"] or "").strip()
+    }
     testable = {name: problem for name, problem in problems.items() if problem is not None}
-    asked = {row["id"] for row in rows if row["code"] is not None}
+    # With a variant; the tests of the others need not run.
+    tested = testable.keys() & {row["id"] for row in rows if row["code"] is not None}
     conditions = conditions_of("tests", settings)
     conditions |= {
         "records_sha256": files.sha256(records),
@@ -80,18 +80,14 @@ def verify(
     with VerdictJournal(journal_file, fingerprint_of("tests", conditions)) as journal:
         correct = check_programs(
             "tests",
-            {
-                f"correct {name}": with_tests(problem)
-                for name, problem in testable.items()
-                if name in asked
-            },
+            {f"correct {name}": with_tests(testable[name]) for name in testable if name in tested},
             settings,
             threads=threads,
             where=str(records),
             journal=journal,
             description="Testing correct code",
         )
-        right = {name for name in asked & testable.keys() if correct[f"correct {name}"].passed}
+        right = {name for name in tested if correct[f"correct {name}"].passed}
         keys: dict[tuple[str, str], str] = {}  # of each program, which may come more than once
         submissions: dict[str, Submission] = {}
         for row in rows:
@@ -108,11 +104,11 @@ def verify(
             journal=journal,
             description="Testing variants",
         )
-        result = [
+        outcomes = [
             row | outcome(row, problems, right, verdicts, keys.get((row["id"], row["code"]), ""))
             for row in rows
         ]
-        frame = pl.DataFrame(result, schema=SCHEMA)
+        frame = pl.DataFrame(outcomes, schema=VERIFIED_COLUMNS)
         summary = {
             "samples": len(samples),
             "with_tests": len(problems),
@@ -129,29 +125,20 @@ def verify(
         files.write_parquet(out, frame)
         files.write_json(report, summary)
         journal.remove()
-    tell(summary, [name for name in sorted(asked & testable.keys()) if name not in right])
-
-
-def tell(summary: Mapping[str, Any], failing: list[str]) -> None:
-    if failing:
+    if failing := sorted(tested - right):
         log.warning(
             "The correct code of %d samples does not pass its own tests (%s%s): their variants "
             "are not judged",
             *(len(failing), ", ".join(failing[:5]), ", …" if len(failing) > 5 else ""),
         )
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in summary["untested"].items())
     log.info(
         "Of %d variants %d are shown to be wrong by tests, %d pass them, %d are untested (%s)",
         *(summary["variants"], summary["wrong"], summary["not_wrong"]),
-        *(sum(summary["untested"].values()), reasons or "none"),
+        *(frame["untested"].count(), counts_in_words(summary["untested"])),
     )
 
 
-def has_tests(row: Mapping[str, Any]) -> bool:
-    return bool((row["tests"] or "").strip())
-
-
-def problem_of(row: Mapping[str, Any]) -> dict[str, str] | None:
+def as_problem(row: Mapping[str, Any]) -> dict[str, str] | None:
     """A record as a problem of kind ``tests``; None if its response has no code."""
     block = block_at(row["response"], row["code_at"])
     if block is None:
@@ -184,13 +171,13 @@ def outcome(
     """Status, wrong and untested of one variant."""
     name = row["id"]
     if row["code"] is None:
-        reason = NO_VARIANT
+        reason = "no_variant"  # the answer was refused
     elif name not in problems:
-        reason = NO_TESTS
+        reason = "no_tests"
     elif problems[name] is None:
-        reason = NO_CODE
+        reason = "no_code"  # the response has none
     elif name not in right:
-        reason = CORRECT_FAILS
+        reason = "correct_code_fails"
     else:
         status = verdicts[key].base
         return {"status": status, "wrong": status != PASS, "untested": None}
@@ -207,7 +194,7 @@ def read_verified(path: Path, variants: pl.DataFrame, source: Path) -> pl.Series
         UserError: if ``path`` is not what ``fgit verify`` made of just these variants.
     """
     frame = files.read_parquet(path)
-    missing = [column for column in SCHEMA if column not in frame.columns]
+    missing = [column for column in VERIFIED_COLUMNS if column not in frame.columns]
     if missing:
         raise UserError(
             f"{path}: no column {', '.join(missing)}; this file comes from the stage verify"

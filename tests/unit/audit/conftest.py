@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from fgit.audit.kappa import kappa
-from fgit.audit.variants import SCHEMA, variants
+from fgit.audit.variants import AUDIT_COLUMNS, variants
 from fgit.common import files
 from tests.audited import PROBLEMS, SCORING, SELECTION, answers, written
 
@@ -27,7 +27,7 @@ def audited(tmp_path):
             threads=2,
         )
         frame = pl.read_parquet(out / "variants.parquet")
-        assert dict(frame.schema) == SCHEMA
+        assert dict(frame.schema) == AUDIT_COLUMNS
         assert sorted(file.name for file in out.iterdir()) == ["audit.json", "variants.parquet"]
         rows = {(row["id"], row["k"]): row for row in frame.to_dicts()}
         return rows, files.read_json(out / "audit.json")

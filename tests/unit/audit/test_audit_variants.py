@@ -12,13 +12,12 @@ import pytest
 
 from fgit import cli
 from fgit.audit.records import records
-from fgit.audit.variants import check_canonical, report_in_words, variants
+from fgit.audit.variants import check_canonical, failures_in_words, variants
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import ScoreSettings
 from fgit.stage_reports import AuditReport
-from fgit.variants import SCHEMA as VARIANTS
-from fgit.variants import normalised
+from fgit.variants import VARIANT_COLUMNS, normalised
 from tests.audited import CODES, HEAD, PROBLEMS, SCORING, SELECTION, answers
 
 
@@ -134,7 +133,7 @@ def test_no_usable_answer_is_said(audited):
     empty = {"n": 0, "fail": 0, "share": None, "interval": None}
     assert summary["incorrect"]["base"]["selected"] == empty
     assert summary["similarity"]["selected"] == {"mean": None, "median": None, "min": None}
-    assert "–" in report_in_words(AuditReport(**summary))
+    assert "–" in failures_in_words(AuditReport(**summary))
 
 
 def test_variants_of_other_problems_are_refused(audited):
@@ -179,7 +178,7 @@ def test_the_bugs_of_humanevalpack_fail_the_tests_of_humaneval(shared_data, tmp_
         code = row["prompt"] + row["buggy_solution"]
         name = row["task_id"].replace("Python", "HumanEval")
         rows.append({"id": name, "k": 0, "answer": code, "code": code})
-    pl.DataFrame(rows, schema=VARIANTS).write_parquet(tmp_path / "v.parquet")
+    pl.DataFrame(rows, schema=VARIANT_COLUMNS).write_parquet(tmp_path / "v.parquet")
     variants(
         *("humaneval", problems, tmp_path / "v.parquet", tmp_path / "out"),
         *(ScoreSettings(), SELECTION),

@@ -16,7 +16,7 @@ from fgit.benchmarks.problems import read_problems
 from fgit.common.errors import UserError
 from fgit.common.files import read_objects
 from fgit.config import DecontaminateSettings
-from fgit.decontaminate import decontaminate
+from fgit.decontaminate.stage import decontaminate
 from tests.conftest import REPOSITORY
 from tests.pairs import HEAD, HUMANEVALPACK, PAIR, PAIRS, PROMPT
 

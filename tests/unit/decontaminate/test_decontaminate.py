@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import DecontaminateSettings
-from fgit.decontaminate.stage import MATCHES, RECORDS, Ids, decontaminate
+from fgit.decontaminate.stage import CLEAN_COLUMNS, MATCH_COLUMNS, Ids, decontaminate
 from fgit.decontaminate.texts import normalise
 from tests.problems import DESCRIPTION, PROBLEM, SOLUTION
 
@@ -54,7 +54,7 @@ def stage(tmp_path):
         )
         found = json.loads(report.read_text())
         table = pl.read_parquet(tmp_path / "matches.parquet", glob=False)
-        assert table.schema == pl.Schema(MATCHES)
+        assert table.schema == pl.Schema(MATCH_COLUMNS)
         for key, removed in {"removed": True, "not_removed": False}.items():
             rows_of = table.filter(pl.col("removed") == removed).to_dicts()
             assert found[key] == rows_of[: len(found[key])]
@@ -81,7 +81,7 @@ def test_removes_and_reports(stage):
         sample(response="x = 1", id="d"),
     ]
     frame, report = stage(rows)
-    assert dict(frame.schema) == RECORDS
+    assert dict(frame.schema) == CLEAN_COLUMNS
     assert frame["id"].to_list() == ["a", "d"]
     code_at = {"start": 0, "end": 5, "indent": 0, "language": "python"}
     assert frame.row(0) == ("a", "Say hello.", "x = 1", "python", "assert True", code_at)
@@ -509,14 +509,14 @@ def test_parts_and_processes_change_nothing(stage, monkeypatch, rows_a_part):
     rows = [{"instruction": f"Task {n}.", "response": SOLUTION if n % 3 else "x"} for n in range(7)]
     data = lines(*rows[:4], b"{\n", *rows[4:])
     plain = stage(data, on_bad_row="skip")
-    monkeypatch.setattr("fgit.decontaminate.stage.PART_ROWS", rows_a_part)
+    monkeypatch.setattr("fgit.decontaminate.stage.SEARCHED_ROWS", rows_a_part)
     spread = stage(data, on_bad_row="skip", threads=2)
     assert spread[0].equals(plain[0]) and spread[1] == plain[1]
     assert plain[1]["removed_count"] == 4
 
 
 def test_parts_are_cut_by_size_too(stage, monkeypatch):
-    monkeypatch.setattr("fgit.decontaminate.stage.PART_CHARACTERS", 1)
+    monkeypatch.setattr("fgit.decontaminate.stage.SEARCHED_CHARACTERS", 1)
     frame, _ = stage([sample(id=str(n)) for n in range(5)])
     assert frame["id"].to_list() == [str(n) for n in range(5)]
 

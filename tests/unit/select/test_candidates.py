@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fgit.common.code_blocks import main_code, place_of, replace_code
 from fgit.select.candidates import Candidates, Choice, choice_of, choices_of
-from fgit.variants import SCHEMA, normalised
+from fgit.variants import VARIANT_COLUMNS, normalised
 
 CODE = "def add(a, b):\n    return a + b"
 NEAR = "def add(a, b):\n    return a - b"
@@ -64,7 +64,7 @@ def test_no_code_is_no_choice():
 
 
 def write(path, rows):
-    pl.DataFrame(rows, schema=SCHEMA).write_parquet(path)
+    pl.DataFrame(rows, schema=VARIANT_COLUMNS).write_parquet(path)
     return path
 
 
@@ -84,16 +84,20 @@ def test_the_codes_of_each_sample_in_the_order_of_k(tmp_path, monkeypatch, seed)
     if seed:  # 0 is the order of the samples
         chance.shuffle(rows)
     ids = [f"s{n}" for n in range(10)]
-    found = Candidates(write(tmp_path / "v.parquet", rows), ids)
-    assert list(found.codes(ids)) == [expected[sample] for sample in ids]
-    assert found.kept == found.usable == Counter({s: len(codes) for s, codes in expected.items()})
-    assert found.shown is None
+    candidates = Candidates(write(tmp_path / "v.parquet", rows), ids)
+    assert list(candidates.codes(ids)) == [expected[sample] for sample in ids]
+    assert (
+        candidates.eligible
+        == candidates.usable
+        == Counter({s: len(codes) for s, codes in expected.items()})
+    )
+    assert candidates.verified is None
 
 
 def test_equal_ks_stay_in_the_files_order_and_none_comes_first(tmp_path):
     rows = [{"id": "a", "k": k, "code": f"{n}"} for n, k in enumerate([1, 0, None, 1, 0])]
-    found = Candidates(write(tmp_path / "v.parquet", rows), ["a"])
-    assert list(found.codes(["a"])) == [["2", "1", "4", "0", "3"]]
+    candidates = Candidates(write(tmp_path / "v.parquet", rows), ["a"])
+    assert list(candidates.codes(["a"])) == [["2", "1", "4", "0", "3"]]
 
 
 def test_what_passes_its_tests_is_left_out(tmp_path, monkeypatch):
@@ -110,8 +114,8 @@ def test_what_passes_its_tests_is_left_out(tmp_path, monkeypatch):
     pl.read_parquet(path).with_columns(status=empty, wrong=flat, untested=empty).write_parquet(
         tmp_path / "verified.parquet"
     )
-    found = Candidates(path, wrong, tmp_path / "verified.parquet")
-    assert list(found.codes(wrong)) == [["a 0", "a 2"], [], [], []]
-    assert found.usable == {"a": 3, "b": 1}
-    assert found.kept == {"a": 2} and "b" not in found.kept
-    assert found.shown == {"wrong": 1, "not_wrong": 2, "untested": 1}
+    candidates = Candidates(path, wrong, tmp_path / "verified.parquet")
+    assert list(candidates.codes(wrong)) == [["a 0", "a 2"], [], [], []]
+    assert candidates.usable == {"a": 3, "b": 1}
+    assert candidates.eligible == {"a": 2} and "b" not in candidates.eligible
+    assert candidates.verified == {"wrong": 1, "not_wrong": 2, "untested": 1}

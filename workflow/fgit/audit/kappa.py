@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,11 +74,9 @@ class Reading:
     incorrect: bool
     similar: bool
 
-    def says(self, question: str) -> bool:
-        """The answer to one of the questions, or to ``both`` together."""
-        if question == "both":
-            return self.incorrect and self.similar
-        return bool(getattr(self, question))
+    @property
+    def both(self) -> bool:
+        return self.incorrect and self.similar
 
 
 def kappa(first: Path, second: Path, out: Path | None = None) -> None:
@@ -99,14 +98,15 @@ def kappa(first: Path, second: Path, out: Path | None = None) -> None:
     )
     if out is not None:
         report.write(out)
-    print(report_in_words(report))
+    print(agreement_in_words(report))
 
 
 def agreement_on(
     question: str, first: Mapping[str, Reading], second: Mapping[str, Reading]
 ) -> dict[str, Any]:
     """How far two readers of the same pairs (by id) agree on one question."""
-    answers = {key: (first[key].says(question), second[key].says(question)) for key in first}
+    says = operator.attrgetter(question)
+    answers = {key: (says(first[key]), says(second[key])) for key in first}
     cells, n = Counter(answers.values()), len(first)
     table = [[cells[a, b] for b in (True, False)] for a in (True, False)]
     kappa = cohens_kappa(table)
@@ -128,7 +128,7 @@ def agreement_on(
     }
 
 
-def report_in_words(report: KappaReport) -> str:
+def agreement_in_words(report: KappaReport) -> str:
     lines = [f"{report.n} pairs, read by {' and '.join(report.readers)}"]
     for question, agreement in {
         "incorrect": report.incorrect,
@@ -168,9 +168,9 @@ def read_answers(path: Path) -> dict[str, Reading]:
     Raises:
         UserError: naming row and value, if an answer is missing, or neither yes nor no.
     """
-    found: dict[str, Reading] = {}
+    readings: dict[str, Reading] = {}
     for line, row in read_sheet(path):
-        given = {}
+        answers = {}
         for question in QUESTIONS:
             value = row[question].strip().lower()
             if value not in ("yes", "no"):
@@ -179,21 +179,21 @@ def read_answers(path: Path) -> dict[str, Reading]:
                     f"{path}, row {line} (number {row['number']}): {question!r} {what}; "
                     "answer yes or no"
                 )
-            given[question] = value == "yes"
-        if row["id"] in found:
+            answers[question] = value == "yes"
+        if row["id"] in readings:
             raise UserError(
                 f"{path}, row {line}: id {row['id']!r} stands twice; a pair is judged once"
             )
-        found[row["id"]] = Reading(row["number"].strip(), **given)
-    if not found:
+        readings[row["id"]] = Reading(row["number"].strip(), **answers)
+    if not readings:
         raise UserError(f"{path}: no answers in this file")
-    return found
+    return readings
 
 
 def check_same_pairs(readings: Sequence[Mapping[str, Reading]], paths: Sequence[Path]) -> None:
     """Raise UserError unless both readers judged the same pairs, under the same numbers."""
-    read = list(zip(readings, paths, strict=True))
-    for (mine, here), (other, there) in (read, read[::-1]):
+    one, two = zip(readings, paths, strict=True)
+    for (mine, here), (other, there) in ((one, two), (two, one)):
         for name, reading in mine.items():
             if name not in other:
                 raise UserError(

@@ -17,10 +17,9 @@ from fgit.common import files
 from fgit.common.code_blocks import fenced
 from fgit.common.errors import UserError
 from fgit.config import AUDITED, BenchmarkKind
+from fgit.variants import RECORD_COLUMNS
 
 log = logging.getLogger(__name__)
-
-RECORDS = dict.fromkeys(["id", "instruction", "response", "language", "tests"], pl.String)
 
 
 def records(
@@ -40,7 +39,7 @@ def records(
     """
     check_kind(kind)
     rows = [record_of(kind, problem) for problem in read_problems(kind, problems, sha256).values()]
-    files.write_parquet(out, pl.DataFrame(rows, schema=RECORDS))
+    files.write_parquet(out, pl.DataFrame(rows, schema=RECORD_COLUMNS))
     log.info("%d problems as records", len(rows))
 
 

@@ -22,7 +22,7 @@ from fgit.stage_reports import KappaReport
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ["number", "id", "incorrect", "similar"]
+SHEET_COLUMNS = ["number", "id", "incorrect", "similar"]
 READERS = ("reader-1.csv", "reader-2.csv")
 
 
@@ -61,10 +61,13 @@ def sheet(pairs: Path, out: Path, count: int, seed: int) -> None:
             f"Nothing was changed: move {out} away, or choose another --out"
         )
     files.write_text(page, sheet_page(drawn, seed, mark, out))
-    blank = csv_text([[str(number), row["id"], "", ""] for number, row in enumerate(drawn, 1)])
+    blank = io.StringIO()
+    csv.writer(blank, lineterminator="\n").writerows(
+        [SHEET_COLUMNS, *([number, row["id"], "", ""] for number, row in enumerate(drawn, 1))]
+    )
     for name in READERS:
         if name not in begun:
-            files.write_text(out / name, blank)
+            files.write_text(out / name, blank.getvalue())
     files.write_json(
         out / "sheet.json",
         {
@@ -107,12 +110,6 @@ def sheet_page(drawn: Sequence[Mapping[str, Any]], seed: int, mark: str, folder:
     )
 
 
-def csv_text(rows: Sequence[Sequence[str]]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([COLUMNS, *rows])
-    return out.getvalue()
-
-
 def has_answers(path: Path) -> bool:
     """Whether a reader's file holds anything that would be lost; what cannot be read may."""
     if not path.exists():
@@ -144,7 +141,7 @@ def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
     rows: list[tuple[int, dict[str, str]]] = []
     try:
         names = [name.strip().lower() for name in next(reader, [])]
-        if missing := [name for name in COLUMNS if name not in names]:
+        if missing := [name for name in SHEET_COLUMNS if name not in names]:
             raise UserError(
                 f"{path}: no column {', '.join(missing)} (it has: {', '.join(names) or 'none'}); "
                 "fill in a file that fgit audit sheet wrote"
@@ -155,7 +152,7 @@ def read_sheet(path: Path) -> list[tuple[int, dict[str, str]]]:
             if len(row) != len(names):
                 raise UserError(
                     f"{path}, row {reader.line_num}: {len(row)} fields where the heading has "
-                    f"{len(names)}; mend the row"
+                    f"{len(names)}; fix the row"
                 )
             rows.append((reader.line_num, dict(zip(names, row, strict=True))))
     except csv.Error as error:

@@ -23,6 +23,7 @@ from fgit.common import files
 from fgit.common.code_blocks import main_code
 from fgit.common.errors import UserError
 from fgit.config import BenchmarkKind, ScoreSettings, SelectSettings
+from fgit.scores import TESTS
 from fgit.stage_reports import AuditReport, means
 from fgit.variants import read_variants
 
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 PAPER_INCORRECT = 0.941
 PAPER_SIMILARITY = 0.95
 
-SCHEMA: dict[str, type[pl.DataType]] = {
+AUDIT_COLUMNS: dict[str, type[pl.DataType]] = {
     "id": pl.String,
     "k": pl.Int64,
     "code": pl.String,
@@ -44,7 +45,6 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "wrong": pl.Boolean,
     "selected": pl.Boolean,
 }
-TESTS = ("base", "plus")
 
 
 def variants(
@@ -61,7 +61,7 @@ def variants(
 
     Writes in the folder ``out``:
 
-    * ``variants.parquet`` (:data:`SCHEMA`), a row per answer: code (null where refused, and
+    * ``variants.parquet`` (:data:`AUDIT_COLUMNS`), a row per answer: code (null where refused, and
       ``refused`` says why), similarity (cosine to the canonical code, by the embedder of select),
       the outcome of the base and of the plus tests, wrong (some test fails), and selected (what
       select would choose). Of a refused answer what code it has is run too, so that its outcome
@@ -131,8 +131,7 @@ def variants(
             choice = choice_of(response, main_code(response), codes[name])
             assert choice is not None, "a fenced program is code"
             choices[name] = choice
-        embedder = Embedder(selection)
-        index, vectors = embedder.embed(
+        index, vectors = Embedder(selection).embed(
             code for name in codes for code in [choices[name].code, *codes[name]]
         )
         chosen = {
@@ -140,30 +139,23 @@ def variants(
             for name, choice in choices.items()
             if choice.responses
         }
-        result = []
         for row in rows:
             name, code = row["id"], row["code"]
             verdict = None if name in failing else verdicts.get(f"{row['k']} {name}")
-            similarity = None
             if code is not None:
                 pair = [vectors[[index[text]]] for text in (choices[name].code, code)]
-                similarity = float(cosine(*pair)[0])
-            result.append(
-                {key: row[key] for key in ("id", "k", "code", "refused")}
-                | {
-                    "similarity": similarity,
-                    "base_status": verdict.base if verdict else None,
-                    "plus_status": verdict.plus if verdict else None,
-                    "wrong": not verdict.passed if verdict else None,
-                    # The first of equal ones: the rows are ordered by k.
-                    "selected": code is not None and chosen.get(name) == code,
-                }
-            )
-            if result[-1]["selected"]:
+                row["similarity"] = float(cosine(*pair)[0])
+            if verdict is not None:
+                row["base_status"], row["plus_status"] = verdict.base, verdict.plus
+                row["wrong"] = not verdict.passed
+            # The first of equal ones: the rows are ordered by k.
+            row["selected"] = code is not None and chosen.get(name) == code
+            if row["selected"]:
                 del chosen[name]
         order = {name: number for number, name in enumerate(by_id)}
-        result.sort(key=lambda row: (order[row["id"]], row["k"]))
-        table = pl.DataFrame(result, schema=SCHEMA)
+        rows.sort(key=lambda row: (order[row["id"]], row["k"]))
+        columns = [{name: row.get(name) for name in AUDIT_COLUMNS} for row in rows]
+        table = pl.DataFrame(columns, schema=AUDIT_COLUMNS)
         selected = table.filter("selected")
         report = AuditReport(
             benchmark=kind,
@@ -185,7 +177,7 @@ def variants(
         files.write_parquet(out / "variants.parquet", table)
         report.write(out / AuditReport.file)
         journal.remove()
-    log.info("%s", report_in_words(report))
+    log.info("%s", failures_in_words(report))
 
 
 def check_canonical(failing: Sequence[str], count: int, least: float, problems: Path) -> None:
@@ -231,7 +223,7 @@ def failing_of(table: pl.DataFrame, tests: str) -> dict[str, Any] | None:
     return failing
 
 
-def report_in_words(report: AuditReport) -> str:
+def failures_in_words(report: AuditReport) -> str:
     lines = [f"Variants that fail the tests of {report.benchmark}:"]
     for tests, failing in report.incorrect.items():
         for name, part in (failing or {}).items():

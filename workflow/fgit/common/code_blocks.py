@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import types
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-# A line that may open or close a block. It begins with the newline before it, which is found much
-# faster than a line's start is.
+# A line that may open or close a block. It begins with the newline before it, which a search finds
+# much faster than a line's start.
 FENCE = re.compile(r"\n(?P<indent> {0,3})(?P<fence>`{3,}|~{3,})(?P<info>[^\n]*)")
 PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 DEEP_FENCE = re.compile(r"(?: {4,}| *\t[ \t]*)(?:`{3,}|~{3,})")
@@ -113,13 +114,13 @@ def block_at(response: str, place: Mapping[str, Any] | None) -> CodeBlock | None
     return CodeBlock(start, end, place["language"], content_of(response[start:end], indent), indent)
 
 
-@functools.lru_cache(maxsize=16)  # a response's code is asked about more than once in a row
+@functools.lru_cache(maxsize=16)  # a response's code is parsed more than once in a row
 def parses(code: str) -> bool:
     """Whether ``code`` is a Python program (by ``compile``: ``ast.parse`` lets too much pass)."""
     return compiled(code) is not None
 
 
-def compiled(code: str):
+def compiled(code: str) -> types.CodeType | None:
     """The code object of a Python program, or None if it does not compile."""
     try:
         with warnings.catch_warnings():
@@ -187,7 +188,7 @@ def without_deep_fence(response: str, block: CodeBlock) -> CodeBlock:
     return dataclasses.replace(block, end=last, content=content)
 
 
-def forms(response: str, code: CodeBlock | None, language: str | None = None) -> tuple[str, ...]:
+def forms_of(response: str, code: CodeBlock | None, language: str | None = None) -> tuple[str, ...]:
     """What a response looks like: one of :data:`CODE_FORMS`, then any of :data:`NOTES`, in order.
 
     Blank blocks do not count.

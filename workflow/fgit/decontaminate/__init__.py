@@ -3,7 +3,3 @@
 ``texts.py`` says what is looked for, ``search.py`` by which rules, ``ngrams.py`` has the two rules
 for copies that were changed, and ``stage.py`` reads the data, in parts, and writes what is left.
 """
-
-from fgit.decontaminate.stage import decontaminate
-
-__all__ = ["decontaminate"]

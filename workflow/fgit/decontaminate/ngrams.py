@@ -10,7 +10,6 @@ from __future__ import annotations
 import builtins
 import dataclasses
 import functools
-import itertools
 import keyword
 import re
 from collections.abc import Iterator, Sequence
@@ -22,13 +21,13 @@ from fgit.decontaminate.texts import LOWER, WHITESPACE, lowered
 # A word, or any other character that is not whitespace. Beyond ASCII everything is of a word.
 TOKEN = re.compile(r"(?:[a-z0-9_]|[^\x00-\x7f\s])+|\S")
 # Words that mean the same wherever they stand; all other words are names.
-KNOWN = frozenset(word.lower() for word in (*keyword.kwlist, *dir(builtins)))
-NAME = "a name"  # in place of every name
+PYTHON_WORDS = frozenset(word.lower() for word in (*keyword.kwlist, *dir(builtins)))
+ANY_NAME = "a name"  # in place of every name
 
-BLOCK = 1 << 18  # bytes that are hashed at a time: what the processor's cache holds
+HASHED_BYTES = 1 << 18  # that are hashed at a time: what the processor's cache holds
 SLOTS = 22  # bits of a hash that the first look is at
 SPACE, WORD, OTHER, DIGIT = 0, 1, 2, 3  # kinds of bytes; those of words are odd
-KINDS = bytes(
+BYTE_KINDS = bytes(
     SPACE
     if code in WHITESPACE
     else DIGIT
@@ -49,10 +48,10 @@ NO_GRAMS = np.zeros(0, np.uint64), np.zeros(0, np.int64)
 
 def tokens(text: str, blind: bool) -> list[str]:
     """The words of a text, lower-cased; with ``blind`` its other characters too, but no names."""
-    found = TOKEN.findall(lowered(text))
+    every = TOKEN.findall(lowered(text))
     if blind:
-        return [NAME if is_name(token) else token for token in found]
-    return [token for token in found if is_word(token)]
+        return [ANY_NAME if is_name(token) else token for token in every]
+    return [token for token in every if is_word(token)]
 
 
 def is_word(token: str) -> bool:
@@ -60,16 +59,16 @@ def is_word(token: str) -> bool:
 
 
 def is_name(token: str) -> bool:
-    return is_word(token) and token not in KNOWN and token[0] not in "0123456789"
+    return is_word(token) and token not in PYTHON_WORDS and token[0] not in "0123456789"
 
 
-def grams(found: Sequence[str], size: int) -> set[tuple[str, ...]]:
-    return {tuple(found[start : start + size]) for start in range(len(found) - size + 1)}
+def grams(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(size)), strict=False)
 
 
-@functools.lru_cache(maxsize=256)  # a sample is asked about several texts, and many about one text
+@functools.lru_cache(maxsize=256)  # a sample is compared with several texts, a text with many
 def grams_of(text: str, size: int, blind: bool) -> set[tuple[str, ...]]:
-    return grams(tokens(text, blind), size)
+    return set(grams(tokens(text, blind), size))
 
 
 def overlap(text: str, sample: str, size: int, blind: bool) -> float:
@@ -80,16 +79,11 @@ def overlap(text: str, sample: str, size: int, blind: bool) -> float:
 
 
 def first_place(text: str, sample: str, size: int, blind: bool) -> int:
-    """Where in ``lowered(sample)`` the first n-gram stands that ``text`` has too."""
+    """Where in ``lowered(sample)`` the first n-gram stands that ``text`` has too; it has one."""
     wanted = grams_of(text, size, blind)
-    found = tokens(sample, blind)
-    for start in range(len(found) - size + 1):
-        if tuple(found[start : start + size]) in wanted:
-            break
-    else:
-        raise ValueError("the sample has no n-gram of the text")
-    counted = (m for m in TOKEN.finditer(lowered(sample)) if blind or is_word(m[0]))
-    return next(itertools.islice(counted, start, None)).start()
+    starts = (m.start() for m in TOKEN.finditer(lowered(sample)) if blind or is_word(m[0]))
+    pairs = zip(starts, grams(tokens(sample, blind), size), strict=False)
+    return next(start for start, gram in pairs if gram in wanted)
 
 
 # ------------------------------------------------------------------ the sieve
@@ -117,7 +111,7 @@ def hashed(texts: Sequence[str]) -> Iterator[Hashed]:
     """
     for first, block in blocks(texts):
         joined = b"\n".join(block)
-        kinds = np.frombuffer(joined.translate(KINDS), np.uint8)
+        kinds = np.frombuffer(joined.translate(BYTE_KINDS), np.uint8)
         in_word = (kinds & WORD).view(bool)
         goes_on = in_word[1:] & in_word[:-1]
         begins, ends = kinds != SPACE, kinds != SPACE
@@ -142,13 +136,13 @@ def hashed(texts: Sequence[str]) -> Iterator[Hashed]:
 
 
 def blocks(texts: Sequence[str]) -> Iterator[tuple[int, list[bytes]]]:
-    """The lower-cased bytes of about BLOCK bytes of texts at a time, and the first one's index."""
+    """The lower-cased bytes of about HASHED_BYTES of texts at a time; the first one's index."""
     first, size = 0, 0
     block: list[bytes] = []
     for index, text in enumerate(texts):
         block.append(lowered_bytes(text))
         size += len(block[-1])
-        if size >= BLOCK:
+        if size >= HASHED_BYTES:
             yield first, block
             first, size, block = index + 1, 0, []
     if block:
@@ -168,19 +162,19 @@ def mixed(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(32))
 
 
-def gram_hashes(found: Hashed, size: int, blind: bool) -> tuple[np.ndarray, np.ndarray]:
+def gram_hashes(part: Hashed, size: int, blind: bool) -> tuple[np.ndarray, np.ndarray]:
     """A hash of each n-gram (uint64 [g]); and the tokens that count (int64 [t]).
 
     The i-th n-gram begins at the i-th of these tokens. It may go on into the next text.
     """
     if blind:
-        table, factor = known()
-        is_known = table[known_place(found.tokens, factor)] == found.tokens
-        values = np.where(found.name & ~is_known, np.uint64(1), found.tokens)
+        table, factor = python_words()
+        of_python = table[table_slot(part.tokens, factor)] == part.tokens
+        values = np.where(part.name & ~of_python, np.uint64(1), part.tokens)
         at = np.arange(len(values))
     else:
-        at = np.flatnonzero(found.word)
-        values = found.tokens[at]
+        at = np.flatnonzero(part.word)
+        values = part.tokens[at]
     count = max(len(values) - size + 1, 0)
     hashes = np.zeros(count, np.uint64)
     # By doubling: values has the hashes of 1, 2, 4 ... tokens, and size is a sum of such numbers.
@@ -195,20 +189,20 @@ def gram_hashes(found: Hashed, size: int, blind: bool) -> tuple[np.ndarray, np.n
 
 
 @functools.cache
-def known() -> tuple[np.ndarray, int]:
-    """The hashes of KNOWN, each at a place of its own (uint64 [4096]), and the factor for it."""
-    hashes = np.concatenate([part.tokens for part in hashed(sorted(KNOWN))])
+def python_words() -> tuple[np.ndarray, int]:
+    """The hashes of PYTHON_WORDS, each in a slot of its own (uint64 [4096]), and the factor."""
+    hashes = np.concatenate([part.tokens for part in hashed(sorted(PYTHON_WORDS))])
     factor = next(
         factor
         for factor in range(STEP, STEP + 2**20, 2)
-        if len(np.unique(known_place(hashes, factor))) == len(hashes)
+        if len(np.unique(table_slot(hashes, factor))) == len(hashes)
     )
     table = np.zeros(1 << 12, np.uint64)
-    table[known_place(hashes, factor)] = hashes
+    table[table_slot(hashes, factor)] = hashes
     return table, factor
 
 
-def known_place(hashes: np.ndarray, factor: int) -> np.ndarray:
+def table_slot(hashes: np.ndarray, factor: int) -> np.ndarray:
     return (hashes * np.uint64(factor) >> np.uint64(52)).astype(np.int64)
 
 
@@ -227,8 +221,8 @@ class Grams:
         self, texts: Sequence[str], size: int, share: float, blind: bool, least: int = 1
     ) -> None:
         self.size, self.share, self.blind = size, share, blind
-        found = [self.in_texts(part, None) for part in hashed(texts)] or [NO_GRAMS]
-        hashes, text, _ = counted(*map(np.concatenate, zip(*found, strict=True)))
+        parts = [self.in_texts(part, None) for part in hashed(texts)] or [NO_GRAMS]
+        hashes, text, _ = count_pairs(*map(np.concatenate, zip(*parts, strict=True)))
         self.totals = np.bincount(text, minlength=len(texts))  # distinct n-grams of each text
         enough = self.totals[text] >= least
         # The texts that have the n-gram i: texts[first[i]:first[i + 1]].
@@ -238,37 +232,33 @@ class Grams:
         self.slots = np.zeros(1 << SLOTS, bool)
         self.slots[self.slot(self.hashes)] = True
 
-    def in_texts(self, found: Hashed, slots: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    def in_texts(self, part: Hashed, slots: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The hashes of the n-grams in ``slots`` (uint64 [g]), and their texts (int64 [g])."""
-        hashes, at = gram_hashes(found, self.size, self.blind)
+        hashes, at = gram_hashes(part, self.size, self.blind)
         near = np.arange(len(hashes)) if slots is None else np.flatnonzero(slots[self.slot(hashes)])
-        near = near[found.text[at[near]] == found.text[at[near + self.size - 1]]]
-        return hashes[near], found.text[at[near]]
+        near = near[part.text[at[near]] == part.text[at[near + self.size - 1]]]
+        return hashes[near], part.text[at[near]]
 
     @staticmethod
     def slot(hashes: np.ndarray) -> np.ndarray:
         return (hashes >> np.uint64(64 - SLOTS)).astype(np.int64)
 
-    def candidates(self, found: Hashed) -> list[tuple[int, int]]:
-        """Pairs (sample, text) that may hold by the definition; every pair that does is there.
-
-        Args:
-            found: of :func:`hashed` samples.
-        """
-        hashes, samples = self.in_texts(found, self.slots)
+    def candidates(self, part: Hashed) -> list[tuple[int, int]]:
+        """Pairs (sample, text) of some :func:`hashed` samples: all that the definition finds."""
+        hashes, samples = self.in_texts(part, self.slots)
         at = np.searchsorted(self.hashes, hashes)
         same = at < len(self.hashes)
         same[same] = self.hashes[at[same]] == hashes[same]
-        samples, at, _ = counted(samples[same], at[same])  # each n-gram once a sample
+        samples, at, _ = count_pairs(samples[same], at[same])  # each n-gram once a sample
         of = self.first[at + 1] - self.first[at]  # texts that have it
         within = np.arange(of.sum()) - np.repeat(np.cumsum(of) - of, of)
         text = self.texts[np.repeat(self.first[at], of) + within]
-        samples, text, held = counted(np.repeat(samples, of), text)
+        samples, text, held = count_pairs(np.repeat(samples, of), text)
         enough = held + 1e-9 >= self.share * self.totals[text]  # rounded, it lets through more
         return list(zip(samples[enough].tolist(), text[enough].tolist(), strict=True))
 
 
-def counted(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def count_pairs(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distinct pairs of two arrays of one length, in order, and how often each is there."""
     order = np.lexsort((b, a))
     a, b = a[order], b[order]

@@ -16,20 +16,20 @@ import numpy as np
 import polars as pl
 
 from fgit.config import DecontaminateSettings
-from fgit.decontaminate.ngrams import KINDS, SPACE, Grams, first_place, hashed, overlap
+from fgit.decontaminate.ngrams import BYTE_KINDS, SPACE, Grams, first_place, hashed, overlap
 from fgit.decontaminate.texts import BenchmarkText, lowered, normalise
 
-Rule = Literal["verbatim", "text", "ngram", "renamed"]
-RULES: tuple[Rule, ...] = ("verbatim", "text", "ngram", "renamed")
-# By which rules a mode removes; what the others find is shown.
-REMOVES: Mapping[str, frozenset[Rule]] = {
+MatchRule = Literal["verbatim", "text", "ngram", "renamed"]
+MATCH_RULES: tuple[MatchRule, ...] = ("verbatim", "text", "ngram", "renamed")
+# By which rules a mode removes; matches of the others are reported.
+REMOVES: Mapping[str, frozenset[MatchRule]] = {
     "paper": frozenset({"verbatim"}),
     "strict": frozenset({"text", "ngram", "renamed"}),
 }
-FIELDS = ("instruction", "response")
+TEXT_FIELDS = ("instruction", "response")
 
-# A rule, which of the searched texts, the text that it holds, where, and Match.share.
-Found = tuple[Rule, int, BenchmarkText, int, float | None]
+# The index of a searched text; the rule by which it holds a text, which, where; and Match.share.
+Hit = tuple[int, MatchRule, BenchmarkText, int, float | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Match:
     ``share`` is that of the text's n-grams which the field has; None for a text held whole.
     """
 
-    rule: Rule
+    rule: MatchRule
     source: BenchmarkText
     field: str
     position: int
@@ -60,16 +60,19 @@ class Search:
         texts: Sequence[BenchmarkText],
         settings: DecontaminateSettings,
     ) -> None:
-        self.whole: dict[str, list[tuple[Rule, BenchmarkText]]] = {}
+        self.whole: dict[str, list[tuple[MatchRule, BenchmarkText]]] = {}
         for text in verbatim:
             self.whole.setdefault(normalise(text.text), []).append(("verbatim", text))
         for text in texts:
             self.whole.setdefault(normalise(text.text), []).append(("text", text))
-        self.sources = list(texts)
-        self.code = [text for text in texts if text.what == "solution"]
+        solutions = [text for text in texts if text.what == "solution"]
         size, share = settings.renamed_size, settings.ngram_share
-        self.words = Grams([text.text for text in texts], settings.ngram_size, share, blind=False)
-        self.blind = Grams([text.text for text in self.code], size, share, True, least=size + 1)
+        words = Grams([text.text for text in texts], settings.ngram_size, share, blind=False)
+        shapes = Grams([text.text for text in solutions], size, share, blind=True, least=size + 1)
+        self.in_pieces: list[tuple[MatchRule, Grams, Sequence[BenchmarkText]]] = [
+            ("ngram", words, texts),
+            ("renamed", shapes, solutions),
+        ]
 
     def matches(
         self,
@@ -83,47 +86,40 @@ class Search:
             normalised: the instructions, then the responses, as ``normalise`` gives them, if they
                 are at hand.
         """
-        found: list[dict[tuple[Rule, BenchmarkText], Match]] = [{} for _ in instructions]
-
-        def add(row: int, match: Match) -> None:
-            found[row].setdefault((match.rule, match.source), match)
-
+        by_sample: list[dict[tuple[MatchRule, BenchmarkText], Match]] = [{} for _ in instructions]
         texts = [*instructions, *responses]
-        place = [(row, field) for field in FIELDS for row in range(len(instructions))]
-        for rule, index, source, position, share in itertools.chain(
+        for index, rule, source, position, share in itertools.chain(
             self.held_whole(texts, normalised or list(map(normalise, texts))),
             self.held_in_pieces(texts),
         ):
-            row, field = place[index]
-            add(row, Match(rule, source, field, position, share))
-        return [list(matches.values()) for matches in found]
+            field, sample = divmod(index, len(instructions))
+            match = Match(rule, source, TEXT_FIELDS[field], position, share)
+            by_sample[sample].setdefault((rule, source), match)
+        return [list(matches.values()) for matches in by_sample]
 
-    def held_whole(self, texts: Sequence[str], normalised: Sequence[str]) -> Iterator[Found]:
+    def held_whole(self, texts: Sequence[str], normalised: Sequence[str]) -> Iterator[Hit]:
         """The texts that stand in others: for ``text`` case and whitespace aside, for ``verbatim``
         case alone (so they are among those that do without whitespace)."""
         for index, pattern, offset in find(normalised, list(self.whole)):
             for rule, source in self.whole[pattern]:
                 if rule == "text":
                     position = original_position(texts[index], offset, normalise)
-                    yield rule, index, source, position, None
+                    yield index, rule, source, position, None
                 elif (at := texts[index].lower().find(source.text.lower())) >= 0:
                     position = original_position(texts[index], at, str.lower)
-                    yield rule, index, source, position, None
+                    yield index, rule, source, position, None
 
-    def held_in_pieces(self, texts: Sequence[str]) -> Iterator[Found]:
+    def held_in_pieces(self, texts: Sequence[str]) -> Iterator[Hit]:
         """The texts of which others have enough n-grams."""
         for part in hashed(texts):
-            for rule, grams, sources in self.in_pieces():
+            for rule, grams, sources in self.in_pieces:
                 for index, number in grams.candidates(part):
                     source, size, blind = sources[number], grams.size, grams.blind
                     share = overlap(source.text, texts[index], size, blind)
                     if share >= grams.share:
                         offset = first_place(source.text, texts[index], size, blind)
                         position = original_position(texts[index], offset, lowered)
-                        yield rule, index, source, position, share
-
-    def in_pieces(self) -> list[tuple[Rule, Grams, list[BenchmarkText]]]:
-        return [("ngram", self.words, self.sources), ("renamed", self.blind, self.code)]
+                        yield index, rule, source, position, share
 
 
 def find(texts: Sequence[str], patterns: Sequence[str]) -> Iterator[tuple[int, str, int]]:
@@ -133,19 +129,19 @@ def find(texts: Sequence[str], patterns: Sequence[str]) -> Iterator[tuple[int, s
     """
     if not patterns:  # polars refuses to search for nothing
         return
-    found = pl.select(
+    places = pl.select(
         pl.lit(pl.Series(texts, dtype=pl.String)).str.find_many(list(patterns), overlapping=True)
     ).to_series()
     shortest = min(map(len, patterns))
     starting: dict[str, list[str]] = {}
     for pattern in patterns:
         starting.setdefault(pattern[:shortest], []).append(pattern)
-    holding = (found.list.len() > 0).arg_true()
-    for index, places in zip(holding, found.gather(holding), strict=True):
+    holding = (places.list.len() > 0).arg_true()
+    for index, bytes_in in zip(holding, places.gather(holding), strict=True):
         text = texts[index]
         encoded = text.encode()
         seen = set()
-        for byte in sorted(set(places)):
+        for byte in sorted(set(bytes_in)):
             offset = byte if len(encoded) == len(text) else len(encoded[:byte].decode())
             for pattern in starting[text[offset : offset + shortest]]:
                 if pattern not in seen and text.startswith(pattern, offset):
@@ -162,7 +158,7 @@ def original_position(text: str, offset: int, form: Callable[[str], str]) -> int
     if text.isascii():
         if form is not normalise:
             return offset
-        solid = np.frombuffer(text.encode().translate(KINDS), np.uint8) != SPACE
+        solid = np.frombuffer(text.encode().translate(BYTE_KINDS), np.uint8) != SPACE
         return int(np.flatnonzero(solid)[offset])
     for position, character in enumerate(text):
         offset -= len(form(character))

@@ -23,30 +23,28 @@ from fgit.common.progress import bar
 from fgit.common.provenance import note_dataset
 from fgit.common.subset import subset
 from fgit.config import DecontaminateSettings
-from fgit.decontaminate.search import REMOVES, RULES, Match, Search
-from fgit.decontaminate.texts import BenchmarkText, normalise, read_benchmark
+from fgit.decontaminate.search import MATCH_RULES, REMOVES, TEXT_FIELDS, Match, Search
+from fgit.decontaminate.texts import normalise, read_benchmark
 from fgit.stage_reports import DecontaminateReport, FoundText
-from fgit.variants import CODE_AT
+from fgit.variants import CODE_AT, RECORD_COLUMNS
 
 log = logging.getLogger(__name__)
 
-REQUIRED = ("instruction", "response")
-OPTIONAL = ("id", "language", "tests")
-
-RECORDS = dict.fromkeys(("id", *REQUIRED, "language", "tests"), pl.String) | {"code_at": CODE_AT}
+CLEAN_COLUMNS = {**RECORD_COLUMNS, "code_at": CODE_AT}
 TYPES: dict[Any, type[pl.DataType]] = {str: pl.String, int: pl.Int64, bool: pl.Boolean}
-MATCHES = {
+MATCH_COLUMNS = {
     name: TYPES.get(field.annotation, pl.Float64) for name, field in FoundText.model_fields.items()
 }
 
-SHOWN_CHARACTERS = 300  # of a matched text, and of the sample where it matches
-SHOWN_REMOVED = 200
-SHOWN_LEFT = 50
-SHOWN_BAD_ROWS = 20
+# What the report has at most.
+EXCERPT = 300  # characters of a matched text, and of the sample where it matches
+REMOVED_MATCHES = 200
+OTHER_MATCHES = 50
+BAD_ROWS = 20
 
 # What one process searches at a time.
-PART_ROWS = 16_000
-PART_CHARACTERS = 40_000_000
+SEARCHED_ROWS = 16_000
+SEARCHED_CHARACTERS = 40_000_000
 
 
 def decontaminate(
@@ -65,7 +63,7 @@ def decontaminate(
     """Write the samples of ``data`` that hold no text of ``benchmarks``.
 
     The data are never in memory as a whole: with t processes, about t + 1 parts of
-    ``PART_CHARACTERS`` are, and some hundred bytes for each row. (A ``.json`` array is.)
+    ``SEARCHED_CHARACTERS`` are, and some hundred bytes for each row. (A ``.json`` array is.)
 
     Args:
         data: a records file (a path or ``package:NAME/file``), or, where no such file exists,
@@ -76,7 +74,7 @@ def decontaminate(
             order of ``data``; the last two may be null. ``code_at`` says where the response's code
             is (:data:`fgit.variants.CODE_AT`), so that it is looked for once.
         report: :class:`fgit.stage_reports.DecontaminateReport`, with the settings.
-        matches: Parquet (:data:`MATCHES`): every match of every rule.
+        matches: Parquet (:data:`MATCH_COLUMNS`): every match of every rule.
         fields: our name -> the data's name, a path, or a template
             (:func:`fgit.common.dataset_fields.value_of`).
         revision: the commit of a dataset on the hub.
@@ -90,22 +88,21 @@ def decontaminate(
     """
     fields = fields or {}
     check_fields(fields)
-    verbatim: list[BenchmarkText] = []
-    texts: list[BenchmarkText] = []
-    read = {
+    by_name = {
         name: read_benchmark(name, path, settings.min_characters)
         for name, path in benchmarks.items()
     }
-    for benchmark in read.values():
-        verbatim += benchmark.verbatim
-        texts += benchmark.texts
     if not benchmarks:
         log.warning("no benchmark is named: nothing is looked for in %s", data)
 
     source, rows, total = open_data(data, revision, split)
     search = functools.partial(
         search_part,
-        search=Search(verbatim, texts, settings),
+        search=Search(
+            [text for benchmark in by_name.values() for text in benchmark.verbatim],
+            [text for benchmark in by_name.values() for text in benchmark.texts],
+            settings,
+        ),
         source=source,
         fields=fields,
         settings=settings,
@@ -114,31 +111,39 @@ def decontaminate(
     ids = Ids(source)
     with (
         writing_records(out, limit) as write,
-        files.writing_parquet(matches, MATCHES) if matches else nothing_written() as write_matches,
+        (
+            files.writing_parquet(matches, MATCH_COLUMNS)
+            if matches
+            else contextlib.nullcontext(lambda frame: None)
+        ) as write_matches,
         bar(description="decontaminate", total=total, unit="row") as progress,
     ):
         for part in processes.each(search, in_parts(rows), threads):
             if part.bad and settings.on_bad_row != "skip":
                 raise UserError(
-                    f"{part.bad[0]}. Mend the row, or set on_bad_row: skip to leave such rows out"
+                    f"{part.bad[0]}. Fix the row, or set on_bad_row: skip to leave such rows out"
                 )
             samples = part.samples.with_columns(ids.of(part.samples))
-            removed, found = account.take(part, samples)
-            write(samples.filter(~removed).select(list(RECORDS)))
-            write_matches(found)
+            is_removed, matches_of_part = account.take(part, samples)
+            write(samples.filter(~is_removed).select(list(CLEAN_COLUMNS)))
+            write_matches(matches_of_part)
             progress.update(part.rows)
         account.check(data)
     summary = account.summary(
         limit,
-        exempt_texts=sum(benchmark.exempt for benchmark in read.values()),
-        unprotected={n: found.unprotected for n, found in read.items() if found.unprotected},
+        exempt_texts=sum(benchmark.exempt for benchmark in by_name.values()),
+        unprotected={
+            name: benchmark.unprotected
+            for name, benchmark in by_name.items()
+            if benchmark.unprotected
+        },
         benchmarks={
             name: {
-                "problems": found.problems,
-                "texts": len(found.texts),
+                "problems": benchmark.problems,
+                "texts": len(benchmark.texts),
                 "sha256": files.sha256(benchmarks[name]),
             }
-            for name, found in read.items()
+            for name, benchmark in by_name.items()
         },
         **settings.model_dump(mode="json"),
         rule=rule(settings),
@@ -184,24 +189,19 @@ def line_of(data: str, report: DecontaminateReport) -> str:
 @contextlib.contextmanager
 def writing_records(out: Path, limit: int | None) -> Iterator[Callable[[pl.DataFrame], None]]:
     """Yield a function that takes the clean samples; in the end ``limit`` of them are written."""
-    with files.writing_parquet(out, RECORDS) as write:
+    with files.writing_parquet(out, CLEAN_COLUMNS) as write:
         if limit is None:
             yield write
             return
         with files.scratch() as folder:
             clean = folder / "clean.parquet"
-            with files.writing_parquet(clean, RECORDS) as keep:
+            with files.writing_parquet(clean, CLEAN_COLUMNS) as keep:
                 yield keep
             chosen = subset(pl.read_parquet(clean, columns=["id"])["id"], limit, seed=0)
             start = 0
-            for part in files.read_parts(clean, None, PART_ROWS):
+            for part in files.read_parts(clean, None, SEARCHED_ROWS):
                 write(part.filter(chosen.slice(start, len(part))))
                 start += len(part)
-
-
-@contextlib.contextmanager
-def nothing_written() -> Iterator[Callable[[pl.DataFrame], None]]:
-    yield lambda frame: None
 
 
 # ------------------------------------------------------------------ reading, in parts
@@ -239,7 +239,7 @@ def load_from_hub(name: str, revision: str | None, split: str) -> Any:
     from fgit.cluster.hub import load_dataset
 
     try:
-        found = load_dataset(name, revision=revision, split=split)
+        dataset = load_dataset(name, revision=revision, split=split)
     except UserError:
         raise
     except Exception as error:  # the network libraries beneath it raise errors of their own
@@ -249,8 +249,8 @@ def load_from_hub(name: str, revision: str | None, split: str) -> Any:
             f"Face hub: {error}. Check name, revision and split; on a machine without network, "
             "run fgit fetch --config CONFIG where there is one (same HF_HOME), or name a file"
         ) from error
-    note_dataset(name, revision, found)
-    return found
+    note_dataset(name, revision, dataset)
+    return dataset
 
 
 def check_fields(fields: Mapping[str, str]) -> None:
@@ -268,7 +268,7 @@ def in_parts(rows: Iterable[tuple[int, Any]]) -> Iterator[Rows]:
     for number, row in rows:
         part.append((number, row))
         size += row_size(row)
-        if len(part) == PART_ROWS or size >= PART_CHARACTERS:
+        if len(part) == SEARCHED_ROWS or size >= SEARCHED_CHARACTERS:
             yield part
             part, size = [], 0
     if part:
@@ -314,14 +314,14 @@ def search_part(
 ) -> Searched:
     objects = files.parsed(source, rows)
     samples, bad = files.check_rows(
-        objects, source, REQUIRED, OPTIONAL, fields=fields, on_bad_row="skip"
+        objects, source, TEXT_FIELDS, ("id", "language", "tests"), fields=fields, on_bad_row="skip"
     )
-    length = pl.sum_horizontal(pl.col(name).str.len_chars() for name in REQUIRED)
+    length = pl.sum_horizontal(pl.col(name).str.len_chars() for name in TEXT_FIELDS)
     too_long = samples.select("row", length=length).filter(
         pl.col("length") > settings.max_characters
     )
     if len(too_long):
-        samples = samples.filter(~pl.col("row").is_in(too_long["row"].implode()))
+        samples = samples.filter(length <= settings.max_characters)
         bad += [
             files.BadRow(
                 source,
@@ -333,7 +333,7 @@ def search_part(
             for row, characters in too_long.iter_rows()
         ]
         bad.sort(key=lambda row: row.row)
-    instructions, responses = (samples[name].to_list() for name in REQUIRED)
+    instructions, responses = (samples[name].to_list() for name in TEXT_FIELDS)
     normalised = [list(map(normalise, texts)) for texts in (instructions, responses)]
     places = [place_of(main_code(response)) for response in responses]
     return Searched(
@@ -342,7 +342,7 @@ def search_part(
         samples=samples.with_columns(pl.Series("code_at", places, dtype=CODE_AT)),
         matches=search.matches(instructions, responses, normalised[0] + normalised[1]),
         digests=samples.select(
-            exact=pl.concat_str(REQUIRED, separator="\0").hash(),
+            exact=pl.concat_str(TEXT_FIELDS, separator="\0").hash(),
             same_text=pl.concat_str(
                 *(pl.Series(column, dtype=pl.String) for column in normalised), separator="\0"
             ).hash(),
@@ -352,7 +352,7 @@ def search_part(
 
 
 class Ids:
-    """Ids of samples: the given one, else one made of the content, wherever the row stands."""
+    """Ids of samples: the data's own, else one of the content, wherever the row stands."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -365,19 +365,20 @@ class Ids:
         Raises:
             UserError: if two rows have the same id.
         """
-        found = []
-        for row, given, instruction, response in samples.select("row", "id", *REQUIRED).iter_rows():
-            if given in self.row_of:
+        ids = []
+        columns = samples.select("row", "id", *TEXT_FIELDS)
+        for row, own, instruction, response in columns.iter_rows():
+            if own in self.row_of:
                 raise UserError(
-                    f"{self.source}: rows {self.row_of[given]} and {row} have the same id "
-                    f"{given!r}; give each row an id of its own, or leave the field out"
+                    f"{self.source}: rows {self.row_of[own]} and {row} have the same id "
+                    f"{own!r}; give each row an id of its own, or leave the field out"
                 )
-            identifier = given if given and given.strip() else self.made(instruction, response)
+            identifier = own if own and own.strip() else self.of_content(instruction, response)
             self.row_of[identifier] = row
-            found.append(identifier)
-        return pl.Series("id", found, dtype=pl.String)
+            ids.append(identifier)
+        return pl.Series("id", ids, dtype=pl.String)
 
-    def made(self, instruction: str, response: str) -> str:
+    def of_content(self, instruction: str, response: str) -> str:
         digest = hashlib.sha256(f"{instruction}\0{response}".encode()).hexdigest()[:16]
         while True:
             self.copies[digest] += 1
@@ -400,14 +401,14 @@ class Account:
 
     def __init__(self, benchmarks: Sequence[str], removes: Container[str]) -> None:
         self.removes = removes
-        self.rows = self.samples = self.removed = self.left = 0
+        self.rows = self.samples = self.removed = self.not_removed = 0
         self.bad: list[str] = []
         self.bad_by_kind: Counter[str] = Counter()
         self.by_benchmark = dict.fromkeys(benchmarks, 0)
-        self.rules = {name: Counter(matches=0, samples=0, only=0) for name in RULES}
+        self.rules = {name: Counter(matches=0, samples=0, only=0) for name in MATCH_RULES}
         self.removed_matches = 0
-        self.shown_removed: list[dict[str, Any]] = []
-        self.shown_left: list[dict[str, Any]] = []
+        self.first_removed: list[dict[str, Any]] = []
+        self.first_not_removed: list[dict[str, Any]] = []
         self.digests: list[pl.DataFrame] = []
 
     def take(self, part: Searched, samples: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
@@ -417,48 +418,44 @@ class Account:
             samples: those of the part, all with ids.
 
         Returns:
-            Which samples are removed (Boolean), and the part's matches (:data:`MATCHES`).
+            Which samples are removed (Boolean), and the part's matches (:data:`MATCH_COLUMNS`).
         """
         self.rows += part.rows
         self.samples += len(samples)
-        self.bad += [str(row) for row in part.bad[: SHOWN_BAD_ROWS - len(self.bad)]]
+        self.bad += [str(row) for row in part.bad[: BAD_ROWS - len(self.bad)]]
         self.bad_by_kind.update(row.kind for row in part.bad)
-        removed = [any(match.rule in self.removes for match in found) for found in part.matches]
-        entries: list[dict[str, Any]] = []
-        for row, (found, is_removed) in enumerate(zip(part.matches, removed, strict=True)):
-            if not found:
+        removed = [any(match.rule in self.removes for match in held) for held in part.matches]
+        rows: list[dict[str, Any]] = []
+        for number, (held, is_removed) in enumerate(zip(part.matches, removed, strict=True)):
+            if not held:
                 continue
-            self.count(found, is_removed)
-            sample = samples.row(row, named=True)
-            mine = [entry(sample, match, is_removed) for match in found]
-            entries += mine
-            shown, most = (
-                (self.shown_removed, SHOWN_REMOVED) if is_removed else (self.shown_left, SHOWN_LEFT)
-            )
-            shown += mine[: most - len(shown)]
+            self.count(held, is_removed)
+            sample = samples.row(number, named=True)
+            rows += (match_row(sample, match, is_removed) for match in held)
+        for first, most, is_removed in (
+            (self.first_removed, REMOVED_MATCHES, True),
+            (self.first_not_removed, OTHER_MATCHES, False),
+        ):
+            first += [row for row in rows if row["removed"] is is_removed][: most - len(first)]
         mask = pl.Series(removed, dtype=pl.Boolean)
         self.digests.append(part.digests.filter(~mask))
-        return mask, pl.DataFrame(entries, schema=MATCHES)
+        return mask, pl.DataFrame(rows, schema=MATCH_COLUMNS)
 
-    def count(self, found: Sequence[Match], removed: bool) -> None:
+    def count(self, held: Sequence[Match], removed: bool) -> None:
         """Count the matches of one sample."""
-        rules = {match.rule for match in found}
-        for rule in rules:
-            self.rules[rule].update(
-                matches=sum(match.rule == rule for match in found),
-                samples=1,
-                only=len(rules) == 1,
-            )
+        by_rule = Counter(match.rule for match in held)
+        for rule, matches in by_rule.items():
+            self.rules[rule].update(matches=matches, samples=1, only=len(by_rule) == 1)
         if not removed:
-            self.left += 1
+            self.not_removed += 1
             return
         self.removed += 1
-        self.removed_matches += len(found)
-        held = {match.source.benchmark for match in found if match.rule in self.removes}
-        self.by_benchmark[next(name for name in self.by_benchmark if name in held)] += 1
+        self.removed_matches += len(held)
+        names = {match.source.benchmark for match in held if match.rule in self.removes}
+        self.by_benchmark[next(name for name in self.by_benchmark if name in names)] += 1
 
     def check(self, data: str) -> None:
-        """Refuse data of which nothing can be used, or nothing is left.
+        """Refuse data of which nothing can be used, or of which nothing is left.
 
         Raises:
             UserError: saying why.
@@ -490,19 +487,19 @@ class Account:
             removed_count=self.removed,
             removed_by_benchmark=self.by_benchmark,
             rules={name: dict(counts) for name, counts in self.rules.items()},
-            not_removed_count=self.left,
+            not_removed_count=self.not_removed,
             over_limit=clean - kept,
             kept=kept,
             duplicates={name: len(digests) - digests[name].n_unique() for name in digests.columns},
             removed_matches=self.removed_matches,
-            removed=self.shown_removed,
-            not_removed=self.shown_left,
+            removed=self.first_removed,
+            not_removed=self.first_not_removed,
             **others,
         )
 
 
-def entry(sample: Mapping[str, Any], match: Match, removed: bool) -> dict[str, Any]:
-    """A match as a row of :data:`MATCHES`."""
+def match_row(sample: Mapping[str, Any], match: Match, removed: bool) -> dict[str, Any]:
+    """A match as a row of :data:`MATCH_COLUMNS`."""
     text = sample[match.field]
     return {
         "id": sample["id"],
@@ -515,6 +512,6 @@ def entry(sample: Mapping[str, Any], match: Match, removed: bool) -> dict[str, A
         "field": match.field,
         "position": match.position,
         "share": match.share,
-        "text": match.source.text[:SHOWN_CHARACTERS],
-        "found": text[match.position : match.position + SHOWN_CHARACTERS],
+        "text": match.source.text[:EXCERPT],
+        "found": text[match.position : match.position + EXCERPT],
     }

@@ -15,7 +15,7 @@ from fgit.common.errors import UserError
 
 # Solutions of HumanEval that Magicoder's rule lets pass. (Its fourth, of HumanEval/28, is cut by
 # its own quotation marks, and lets nothing pass.)
-PASSED_OVER = frozenset({"return x + y", "return len(string)", "return n**2"})
+TRIVIAL_SOLUTIONS = frozenset({"return x + y", "return len(string)", "return n**2"})
 
 DOCSTRING = re.compile(r'("""|\'\'\')(.*?)\1', re.DOTALL)
 EXAMPLE = r">>>|(?:\bfor\s+)?\bexamples?\b|^[ \t]*assert\b"
@@ -84,10 +84,12 @@ def read_benchmark(name: str, path: Path, min_characters: int) -> ProtectedBench
     Raises:
         UserError: naming file and row, if a row is not a problem of a known benchmark.
     """
-    found = ProtectedBenchmark(0, [], [], 0, [])
+    verbatim: list[BenchmarkText] = []
+    texts: list[BenchmarkText] = []
+    unprotected: list[str] = []
     problems = exempt = 0
     for number, row in problem_rows(path):
-        problem = row if isinstance(row, files.BadRow) else problem_of(path, number, row)
+        problem = row if isinstance(row, files.BadRow) else protected_problem(path, number, row)
         if isinstance(problem, files.BadRow):
             raise UserError(
                 f"{problem}. Benchmark {name!r} must be a problem file of HumanEval, MBPP, "
@@ -96,22 +98,23 @@ def read_benchmark(name: str, path: Path, min_characters: int) -> ProtectedBench
             )
         problems += 1
         task_id = problem["task_id"]
-        found.verbatim.extend(
-            BenchmarkText(name, task_id, what, text)
-            for what, text in verbatim_texts(problem).items()
+        verbatim += (
+            BenchmarkText(name, task_id, *item) for item in verbatim_texts(problem).items()
         )
-        texts = problem_texts(problem, min_characters)
-        long = {w: t for w, t in texts.items() if len(normalise(t)) >= min_characters}
-        exempt += len(texts) - len(long)
+        by_what = problem_texts(problem, min_characters)
+        long = [item for item in by_what.items() if len(normalise(item[1])) >= min_characters]
+        exempt += len(by_what) - len(long)
         if not long:
-            found.unprotected.append(task_id)
-        found.texts.extend(BenchmarkText(name, task_id, what, text) for what, text in long.items())
+            unprotected.append(task_id)
+        texts += (BenchmarkText(name, task_id, *item) for item in long)
     if not problems:
         raise UserError(f"{path}: no problem in it; fetch the file of benchmark {name!r} again")
-    return dataclasses.replace(found, problems=problems, exempt=exempt)
+    return ProtectedBenchmark(problems, verbatim, texts, exempt, unprotected)
 
 
-def problem_of(path: Path, number: int, row: Mapping[str, Any]) -> dict[str, Any] | files.BadRow:
+def protected_problem(
+    path: Path, number: int, row: Mapping[str, Any]
+) -> dict[str, Any] | files.BadRow:
     """A row as a problem of the kind whose fields it has.
 
     Of whatever kind: ``task_id``; ``prompt``, ``entry_point`` and ``canonical_solution``, or
@@ -134,15 +137,15 @@ def verbatim_texts(problem: Mapping[str, Any]) -> dict[str, str]:
     MBPP's are text and code, of the test split alone; DS-1000's is the prompt.
     """
     if "verbatim" in problem:
-        found = problem["verbatim"]
+        texts = problem["verbatim"]
     elif "text" in problem:
-        found = {"description": problem["text"], "solution": problem["code"]}
+        texts = {"description": problem["text"], "solution": problem["code"]}
     else:
-        found = {
+        texts = {
             "docstring": docstring(problem["prompt"], problem["entry_point"]).strip(),
             "solution": problem["canonical_solution"].strip(),
         }
-    return {w: t for w, t in found.items() if t.strip() and t not in PASSED_OVER}
+    return {w: t for w, t in texts.items() if t.strip() and t not in TRIVIAL_SOLUTIONS}
 
 
 def problem_texts(problem: Mapping[str, Any], min_characters: int) -> dict[str, str]:
@@ -154,30 +157,30 @@ def problem_texts(problem: Mapping[str, Any], min_characters: int) -> dict[str, 
     partial copies.
 
     A text of fewer than ``min_characters`` would be found by chance. So where the description has
-    fewer, ``prompt`` is added, the function's head with it; and ``program``, head and solution,
-    where the solution has.
+    fewer, ``prompt`` is added: the function's head and the description. Where the solution has
+    fewer, ``program`` is: head and solution.
     """
     if "text" in problem:
-        found = {"description": problem["text"], "solution": problem["code"]}
+        texts = {"description": problem["text"], "solution": problem["code"]}
     else:
         prompt, entry = problem["prompt"], problem["entry_point"]
         end = f"{EXAMPLE}|{problem['section']}" if "section" in problem else EXAMPLE
         whole = docstring(prompt, entry)
         description = prose(whole, entry, end)
         solution = problem["canonical_solution"]
-        found = {"description": description, "solution": solution}
+        texts = {"description": description, "solution": solution}
         if len(normalise(whole)) >= max(len(normalise(description)) + 1, min_characters):
-            found["docstring"] = whole
+            texts["docstring"] = whole
         head, opening = head_of(prompt, entry)
         if head and len(normalise(description)) < min_characters:
-            found["prompt"] = f"{head}{opening}{description}"
+            texts["prompt"] = f"{head}{opening}{description}"
         if head and len(normalise(solution)) < min_characters:
-            found["program"] = f"{head}\n{solution}"
-    return {what: text.strip() for what, text in found.items() if text.strip()}
+            texts["program"] = f"{head}\n{solution}"
+    return {what: text.strip() for what, text in texts.items() if text.strip()}
 
 
 def head_of(prompt: str, entry_point: str) -> tuple[str, str]:
-    """The head of the function that is asked for, and what is between it and its docstring's text.
+    """The head of the function ``entry_point``, and what is between it and its docstring's text.
 
     Two empty texts if there is no such function, or no docstring behind its head.
     """

@@ -20,7 +20,7 @@ from fgit.cluster import hub
 from fgit.common.errors import UserError
 from fgit.common.files import existing, raw_rows, resolve
 from fgit.config import Benchmark, Config, Estimate, PlanSettings
-from fgit.gather import part
+from fgit.gather import rows_of_shard
 from fgit.runs import Run, all_runs, is_fetched_benchmark, is_file, train_settings
 from fgit.steps import STAGES, Step, output_of, own_samples, steps_of
 
@@ -347,7 +347,7 @@ class Costs:
 
     def generate(self, step: Step) -> dict[str, Any]:
         dataset, shard, shards = step.wildcards.values()
-        rows = part(self.samples(step), int(shard), int(shards))
+        rows = rows_of_shard(self.samples(step), int(shard), int(shards))
         requests = (rows.stop - rows.start) * self.config.generate.variants
         written_before = self.config.datasets[dataset].variants is not None
         work = {"items": requests} if written_before else self.answering(requests)

@@ -7,9 +7,10 @@ from typing import Any
 
 from fgit.audit.kappa import PAPER_KAPPA, PAPER_READ
 from fgit.audit.sheet import kappa_command
-from fgit.audit.variants import PAPER_INCORRECT, PAPER_SIMILARITY, TESTS
+from fgit.audit.variants import PAPER_INCORRECT, PAPER_SIMILARITY
 from fgit.config import Config
 from fgit.report.rendering import decimals
+from fgit.scores import TESTS
 from fgit.stage_reports import AuditReport, Failing, KappaReport
 
 PARTS = {"all": "all answers", "usable": "usable answers", "selected": "the selected ones"}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fgit.runs import Run
-from fgit.stage_reports import RunParameters, Step, TrainReport
+from fgit.stage_reports import RunParameters, TrainingStep, TrainReport
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Training:
 
     run: Run
     metrics: TrainReport
-    steps: list[Step]
+    steps: list[TrainingStep]
     parameters: RunParameters
 
 
@@ -32,7 +32,7 @@ def read_trainings(runs: Iterable[Run], results: Path) -> dict[str, Training]:
     for run in runs:
         folder = results / "train" / run.name
         if run.dataset is not None and (metrics := TrainReport.find(folder)) is not None:
-            steps = Step.read_rows(folder / Step.file)
+            steps = TrainingStep.read_rows(folder / TrainingStep.file)
             parameters = RunParameters.read(folder / RunParameters.file)
             found[run.name] = Training(run, metrics, steps, parameters)
     return found

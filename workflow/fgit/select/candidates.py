@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from fgit.common.code_blocks import CodeBlock, block_at, forms, replace_code
+from fgit.common.code_blocks import CodeBlock, block_at, forms_of, replace_code
 from fgit.common.files import PART_ROWS
 from fgit.variants import normalised, variant_parts
 
@@ -65,15 +65,15 @@ def choices_of(
         samples: response, where its code is, language, and the codes of its variants.
 
     Returns:
-        The choices, and how many responses have which of :func:`fgit.common.code_blocks.forms`.
+        The choices, and how many responses have which of :func:`fgit.common.code_blocks.forms_of`.
     """
     choices: list[Choice | None] = []
-    counted: Counter[str] = Counter()
+    forms: Counter[str] = Counter()
     for response, place, language, codes in samples:
         block = block_at(response, place)
         choices.append(choice_of(response, block, codes))
-        counted.update(forms(response, block, language))
-    return choices, counted
+        forms.update(forms_of(response, block, language))
+    return choices, forms
 
 
 class Candidates:
@@ -86,13 +86,13 @@ class Candidates:
         path: Parquet with id, k and code (null where refused), as generate and mutate write it.
         ids: of all samples.
         verified: Parquet as verify writes it of ``path``: what passes its tests is left out, what
-            nothing was shown of stays.
+            is untested stays.
 
     Attributes:
         usable: how many usable codes a sample has; no entry for none.
-        kept: how many of them are not left out, likewise.
-        shown: how many usable ones are ``wrong``, ``not_wrong`` (left out) and ``untested``; None
-            without ``verified``.
+        eligible: how many of them are not left out, likewise.
+        verified: how many usable ones are ``wrong``, ``not_wrong`` (left out) and ``untested``;
+            None without the file.
 
     Raises:
         UserError: if a column is missing, a variant belongs to no sample, or ``verified`` is of
@@ -108,28 +108,23 @@ class Candidates:
             frame = pl.concat(list(variant_parts(path, self.ids, PART_ROWS)))
             self.wrong = read_verified(verified, frame, path)
         self.usable: Counter[str] = Counter()
-        self.kept: Counter[str] = Counter()
+        self.eligible: Counter[str] = Counter()
         counts: Counter[bool | None] = Counter()
         for sample, _, _, wrong in self.rows():
             self.usable[sample] += 1
-            self.kept[sample] += wrong is not False
+            self.eligible[sample] += wrong is not False
             counts[wrong] += 1
-        self.kept = +self.kept
-        self.shown = None
-        if verified is not None:
-            self.shown = {
-                "wrong": counts[True],
-                "not_wrong": counts[False],
-                "untested": counts[None],
-            }
+        self.eligible = +self.eligible
+        outcomes = {"wrong": counts[True], "not_wrong": counts[False], "untested": counts[None]}
+        self.verified = None if verified is None else outcomes
 
     def rows(self) -> Iterator[tuple[str, int | None, str, bool | None]]:
         """The usable variants in the file's order: id, k, code, and whether tests show it wrong."""
         start = 0
         for part in variant_parts(self.path, self.ids, PART_ROWS):
-            shown = pl.lit(None) if self.wrong is None else self.wrong.slice(start, len(part))
+            wrong = pl.lit(None) if self.wrong is None else self.wrong.slice(start, len(part))
             start += len(part)
-            rows = part.with_columns(wrong=shown).filter(pl.col("code").is_not_null())
+            rows = part.with_columns(wrong=wrong).filter(pl.col("code").is_not_null())
             yield from rows.select("id", "k", "code", "wrong").iter_rows()
 
     def codes(self, ids: Iterable[str]) -> Iterator[list[str]]:
@@ -137,9 +132,9 @@ class Candidates:
         rows = (row for row in self.rows() if row[3] is not False)
         waiting: dict[str, list[tuple[int | None, str]]] = {}
         for wanted in ids:
-            while len(waiting.get(wanted, [])) < self.kept[wanted]:
+            while len(waiting.get(wanted, [])) < self.eligible[wanted]:
                 sample, k, code, _ = next(rows)
                 waiting.setdefault(sample, []).append((k, code))
-            found = waiting.pop(wanted, [])
-            found.sort(key=lambda row: (row[0] is not None, row[0]))
-            yield [code for _, code in found]
+            codes = waiting.pop(wanted, [])
+            codes.sort(key=lambda row: (row[0] is not None, row[0]))
+            yield [code for _, code in codes]

@@ -21,35 +21,22 @@ from fgit.common.progress import bar
 from fgit.config import SelectSettings
 from fgit.select.candidates import Candidates, Choice, choices_of
 from fgit.stage_reports import SelectReport, means
-from fgit.variants import normalised, sample_ids, sample_parts
+from fgit.variants import RECORD_COLUMNS, normalised, sample_ids, sample_parts
 
 log = logging.getLogger(__name__)
 
-SCHEMA: dict[str, type[pl.DataType]] = {
-    "id": pl.String,
-    "instruction": pl.String,
-    "response": pl.String,
-    "language": pl.String,
-    "tests": pl.String,
-    "variant": pl.String,
-    "similarity": pl.Float64,
-    "candidates": pl.Int64,
-}
+CHOICE_COLUMNS = {"variant": pl.String, "similarity": pl.Float64, "candidates": pl.Int64}
+PAIR_COLUMNS: dict[str, type[pl.DataType]] = {**RECORD_COLUMNS, **CHOICE_COLUMNS}
 
+LOST = ("no_code", "no_usable_variant", "same_as_response", "passes_its_tests")  # reason_of
 
-# Why a sample has no variant; the first that holds.
-NO_CODE = "no_code"  # in its response
-PASSES = "passes_its_tests"  # all its variants that are usable do
-SAME = "same_as_response"  # all its variants are, after normalisation
-NO_VARIANT = "no_usable_variant"
-
-PART = 250  # samples whose candidates are read at a time
+READ_SAMPLES = 250  # whose candidates are read at a time
 WINDOW = 16  # parts whose texts are embedded together, in the order of their lengths
-TOKENIZED = 500  # texts at a time
+TOKENIZED_TEXTS = 500  # at a time
 # At a time, on a CPU: with more, what a layer makes does not stay in its caches, and the same
 # texts take a quarter longer.
 CPU_TOKENS = 2048
-BINS = 400  # of the similarities, from -1 to 1
+SIMILARITY_BINS = 400  # from -1 to 1
 
 
 def select(
@@ -81,18 +68,18 @@ def select(
     candidates = Candidates(variants, ids, verified)
     embedder = Embedder(settings)
     counts: Counter[str] = Counter()
-    lost = dict.fromkeys((NO_CODE, NO_VARIANT, SAME, PASSES), 0)
+    lost = dict.fromkeys(LOST, 0)
     similarities: list[float] = []
-    texts = sum(candidates.kept.values()) + len(candidates.kept)
+    texts = candidates.eligible.total() + len(candidates.eligible)
     forms: Counter[str] = Counter()
     parts = read_choices(records, candidates, ids, threads, forms)
     with (
-        files.writing_parquet(out, SCHEMA) as write,
+        files.writing_parquet(out, PAIR_COLUMNS) as write,
         bar(description="Embedding", total=texts, unit="text") as progress,
     ):
         done = 0
         while window := list(itertools.islice(parts, WINDOW)):
-            choices = [choice for _, found in window for choice in found if choice is not None]
+            choices = [choice for _, some in window for choice in some if choice is not None]
             counts["same_response"] += sum(choice.same_response for choice in choices)
             counts["duplicates"] += sum(choice.duplicates for choice in choices)
             index, vectors = embedder.embed(
@@ -104,13 +91,13 @@ def select(
                 ),
                 progress,
             )
-            for part, found in window:
-                for sample, choice in zip(part["id"], found, strict=True):
-                    usable, kept = candidates.usable[sample], candidates.kept[sample]
+            for part, some in window:
+                for sample, choice in zip(part["id"], some, strict=True):
+                    usable, eligible = candidates.usable[sample], candidates.eligible[sample]
                     if choice is None or not choice.responses:
-                        lost[reason_of(choice, usable, kept)] += 1
-                    done += kept + bool(kept)
-                pairs = paired(part, found, index, vectors)
+                        lost[reason_of(choice, usable, eligible)] += 1
+                    done += eligible + bool(eligible)
+                pairs = with_variants(part, some, index, vectors)
                 similarities += pairs["similarity"].drop_nulls().to_list()
                 write(pairs)
             progress.update(done - progress.n)  # of equal texts one was embedded
@@ -123,7 +110,7 @@ def select(
         forms={name: forms[name] for name in (*CODE_FORMS, *NOTES)},
         same_response=counts["same_response"],
         duplicates=counts["duplicates"],
-        verified=candidates.shown,
+        verified=candidates.verified,
         similarity=means(similarities),
         distribution=distribution(similarities),
         device=str(models.device()),
@@ -149,39 +136,39 @@ def read_choices(
         forms: is updated with the forms of the responses (:func:`fgit.common.code_blocks.forms`).
     """
     codes = candidates.codes(ids)
-    parts, asked = itertools.tee(sample_parts(records, PART))
+    parts, same_parts = itertools.tee(sample_parts(records, READ_SAMPLES))
     columns = ("response", "code_at", "language")
     work = (
         list(zip(*(part[name] for name in columns), codes, strict=False))  # codes go on and on
-        for part in asked
+        for part in same_parts
     )
-    found = processes.each(choices_of, work, threads, len(ids))
-    for part, (choices, counted) in zip(parts, found, strict=True):
-        forms.update(counted)
+    results = processes.each(choices_of, work, threads, len(ids))
+    for part, (choices, forms_of_part) in zip(parts, results, strict=True):
+        forms.update(forms_of_part)
         yield part.drop("code_at"), choices
 
 
-def reason_of(choice: Choice | None, usable: int, kept: int) -> str:
-    """Why a sample has no variant.
+def reason_of(choice: Choice | None, usable: int, eligible: int) -> str:
+    """Why a sample has no variant: the first of :data:`LOST` that holds.
 
     Args:
         usable: its variants that are not refused.
-        kept: those of them that do not pass its tests.
+        eligible: those of them that do not pass its tests.
     """
     if choice is None:
-        return NO_CODE
-    if kept:
-        return SAME
-    return PASSES if usable else NO_VARIANT
+        return "no_code"
+    if eligible:
+        return "same_as_response"  # after normalisation
+    return "passes_its_tests" if usable else "no_usable_variant"
 
 
-def paired(
+def with_variants(
     part: pl.DataFrame,
     choices: Sequence[Choice | None],
     index: Mapping[str, int],
     vectors: np.ndarray,
 ) -> pl.DataFrame:
-    """The records with the columns variant, similarity and candidates (:data:`SCHEMA`)."""
+    """The records with the columns variant, similarity and candidates (:data:`PAIR_COLUMNS`)."""
     rows: list[tuple[str | None, float | None, int]] = []
     for choice in choices:
         if choice is None or not choice.responses:
@@ -189,22 +176,21 @@ def paired(
         else:
             code, similarity = most_similar(choice, index, vectors)
             rows.append((choice.responses[code], similarity, len(choice.responses)))
-    added = ("variant", "similarity", "candidates")
-    columns = pl.DataFrame(rows, schema={name: SCHEMA[name] for name in added}, orient="row")
+    columns = pl.DataFrame(rows, schema=CHOICE_COLUMNS, orient="row")
     return pl.concat([part, columns], how="horizontal")
 
 
 def distribution(similarities: Sequence[float]) -> list[tuple[float, float, int]]:
-    """How many are in each of :data:`BINS` equal bins, between the first and the last that is used.
+    """Those of :data:`SIMILARITY_BINS` equal bins from the first to the last that is used.
 
     Each is (from, to, count); cosines beyond 1 by rounding are taken for 1.
     """
-    counts, edges = np.histogram(np.clip(similarities, -1, 1), bins=BINS, range=(-1, 1))
+    clipped = np.clip(similarities, -1, 1)
+    counts, edges = np.histogram(clipped, bins=SIMILARITY_BINS, range=(-1, 1))
+    ends = edges.round(3).tolist()
     used = np.flatnonzero(counts)
-    return [
-        (round(float(edges[number]), 3), round(float(edges[number + 1]), 3), int(counts[number]))
-        for number in (range(used[0], used[-1] + 1) if len(used) else ())
-    ]
+    bins = list(zip(ends[:-1], ends[1:], counts.tolist(), strict=True))
+    return bins[used[0] : used[-1] + 1] if len(used) else []
 
 
 def most_similar(
@@ -316,8 +302,8 @@ class Embedder:
         distinct = list(dict.fromkeys(texts))
         index: dict[str, int] = {}
         rows: dict[bytes, int] = {}  # by token ids: as Python's integers they would take ten times
-        for start in range(0, len(distinct), TOKENIZED):
-            some = distinct[start : start + TOKENIZED]
+        for start in range(0, len(distinct), TOKENIZED_TEXTS):
+            some = distinct[start : start + TOKENIZED_TEXTS]
             for text, ids in zip(some, self.token_ids(list(map(normalised, some))), strict=True):
                 index[text] = rows.setdefault(ids.tobytes(), len(rows))
         sequences = [np.frombuffer(ids, dtype=np.int32) for ids in rows]
@@ -327,23 +313,21 @@ class Embedder:
             bar(description="Embedding", total=len(order), unit="text")
             if progress is None
             else contextlib.nullcontext(progress)
-        ) as shown:
+        ) as counted:
             start = 0
             while start < len(order):
                 batch = order[start : start + self.texts_at_a_time(len(sequences[order[start]]))]
                 vectors[batch] = self.forward([sequences[row] for row in batch])
-                shown.update(len(batch))
+                counted.update(len(batch))
                 start += len(batch)
         return index, vectors
 
     def texts_at_a_time(self, length: int) -> int:
         """``batch_size``, or on a CPU fewer texts of so many tokens."""
         size = self.settings.batch_size
-        return (
-            size
-            if models.device().type != "cpu"
-            else max(1, min(size, CPU_TOKENS // max(length, 1)))
-        )
+        if models.device().type == "cpu":
+            size = max(1, min(size, CPU_TOKENS // max(length, 1)))
+        return size
 
     @torch.inference_mode()
     def forward(self, sequences: Sequence[np.ndarray]) -> np.ndarray:

@@ -29,7 +29,7 @@ from fgit.common.models import (
     seed_everything,
 )
 from fgit.config import TrainSettings
-from fgit.stage_reports import RunParameters, SegmentsReport, Step, TrainReport
+from fgit.stage_reports import RunParameters, SegmentsReport, TrainingStep, TrainReport
 from fgit.train.examples import end_of_turn, examples, marked_share_bins, split_held_out
 from fgit.train.loop import Trained, train_loop
 from fgit.train.model_card import CardFacts, model_card
@@ -145,7 +145,7 @@ def save(
         out / RunParameters.file,
         yaml.safe_dump(parameters | {"train": settings.model_dump()}, sort_keys=False),
     )
-    write_jsonl(out / Step.file, trained.history)
+    write_jsonl(out / TrainingStep.file, trained.history)
     report.write(out / TrainReport.file)
     if report.held_out_before:
         losses = report.held_out_before["nll"], report.held_out_after["nll"]
