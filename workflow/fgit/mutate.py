@@ -78,9 +78,7 @@ def mutate(
             )
     MutateReport(
         samples=samples,
-        without_code=counts["without_code"],
-        not_python=counts["not_python"],
-        samples_with_variant=counts["samples_with_variant"],
+        **{key: counts[key] for key in ("without_code", "not_python", "samples_with_variant")},
         mutants_tried=counts["usable"] + sum(refused.values()),
         refused=refused,
         usable=counts["usable"],

@@ -16,9 +16,9 @@ from pydantic import BaseModel, model_validator
 
 from fgit.common.errors import UserError
 from fgit.common.files import write_text
-from fgit.common.reports import Bin, Count, Counts, Interval, Number, Report, Value, having
+from fgit.common.reports import Bin, Count, Counts, Interval, Number, Report, Content, having
 
-BySide = Annotated[dict[str, Value], having("response", "variant")]
+BySide = Annotated[dict[str, Content], having("response", "variant")]
 Means = Annotated[dict[str, Number | None], having("mean", "median", "min")]
 HeldOut = Annotated[
     dict[str, Number | None],

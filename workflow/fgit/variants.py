@@ -141,21 +141,19 @@ def bytecode(code: str) -> Hashable | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             tree = ast.parse(code)
-            for node in ast.walk(tree):
-                if isinstance(node, DOCUMENTED):
-                    remove_docstring(node)
+            remove_docstrings(tree)
             # Compiled, since ast.parse alone lets a return outside a function pass.
             return comparable(compile(tree, "<code>", "exec", dont_inherit=True, optimize=0))
     except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
         return None
 
 
-def remove_docstring(
-    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
-) -> None:
-    match node.body:
-        case [ast.Expr(value=ast.Constant(value=str())) as docstring, *rest]:
-            node.body = rest or [ast.copy_location(ast.Pass(), docstring)]
+def remove_docstrings(tree: ast.Module) -> None:
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED):
+            match node.body:
+                case [ast.Expr(value=ast.Constant(value=str())) as docstring, *rest]:
+                    node.body = rest or [ast.copy_location(ast.Pass(), docstring)]
 
 
 def comparable(value: object) -> Hashable:

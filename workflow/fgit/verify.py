@@ -5,6 +5,7 @@ For records that come with tests, a program of asserts. Of the others nothing ca
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import Counter
@@ -78,37 +79,31 @@ def verify(
     }
     journal_file = out.with_name(f"{out.name}.journal")
     with VerdictJournal(journal_file, fingerprint_of("tests", conditions)) as journal:
-        correct = check_programs(
+        run = functools.partial(
+            check,
             "tests",
-            {f"correct {name}": with_tests(testable[name]) for name in testable if name in tested},
-            settings,
+            settings=settings,
             threads=threads,
             where=str(records),
             journal=journal,
+        )
+        correct = run(
+            {f"correct {name}": with_tests(testable[name]) for name in testable if name in tested},
             description="Testing correct code",
         )
         right = {name for name in tested if correct[f"correct {name}"].passed}
         keys: dict[tuple[str, str], str] = {}  # of each program, which may come more than once
-        submissions: dict[str, Submission] = {}
         for row in rows:
-            name, code = row["id"], row["code"]
-            if code is not None and name in right and (name, code) not in keys:
-                keys[name, code] = f"{row['k']} {name}"
-                submissions[keys[name, code]] = Submission(testable[name], code)
-        verdicts = check_programs(
-            "tests",
-            submissions,
-            settings,
-            threads=threads,
-            where=str(records),
-            journal=journal,
+            if row["code"] is not None and row["id"] in right:
+                keys.setdefault((row["id"], row["code"]), f"{row['k']} {row['id']}")
+        by_key = run(
+            {key: Submission(testable[name], code) for (name, code), key in keys.items()},
             description="Testing variants",
         )
-        outcomes = [
-            row | outcome(row, problems, right, verdicts, keys.get((row["id"], row["code"]), ""))
-            for row in rows
-        ]
-        frame = pl.DataFrame(outcomes, schema=VERIFIED_COLUMNS)
+        verdicts = {program: by_key[key] for program, key in keys.items()}
+        frame = pl.DataFrame(
+            [row | outcome(row, problems, right, verdicts) for row in rows], schema=VERIFIED_COLUMNS
+        )
         summary = {
             "samples": len(samples),
             "with_tests": len(problems),
@@ -165,8 +160,7 @@ def outcome(
     row: Mapping[str, Any],
     problems: Mapping[str, Any],
     right: set[str],
-    verdicts: Mapping[str, Verdict],
-    key: str,
+    verdicts: Mapping[tuple[str, str], Verdict],
 ) -> dict[str, Any]:
     """Status, wrong and untested of one variant."""
     name = row["id"]
@@ -179,7 +173,7 @@ def outcome(
     elif name not in right:
         reason = "correct_code_fails"
     else:
-        status = verdicts[key].base
+        status = verdicts[name, row["code"]].base
         return {"status": status, "wrong": status != PASS, "untested": None}
     return {"status": None, "wrong": None, "untested": reason}
 

@@ -14,8 +14,8 @@ from fgit.common.errors import UserError
 from fgit.decontaminate.texts import (
     docstring,
     normalise,
-    problem_of,
     problem_texts,
+    protected_problem,
     read_benchmark,
     verbatim_texts,
 )
@@ -72,7 +72,7 @@ def test_texts_of_bigcodebench():
         "canonical_solution": "    return 1",
         "entry_point": "task_func",
     }
-    texts = problem_texts(problem_of(Path("p"), 1, problem), 1)
+    texts = problem_texts(protected_problem(Path("p"), 1, problem), 1)
     assert texts.pop("docstring").endswith('>>> task_func("a")')
     assert texts == {
         "description": "Read a file.\n\n    Count its rows.",
@@ -81,7 +81,7 @@ def test_texts_of_bigcodebench():
 
 
 def test_texts_of_mbpp_and_mbpp_plus():
-    mbpp = problem_of(Path("p"), 1, {"task_id": 2, "text": "Add.", "code": "a + b\r\n"})
+    mbpp = protected_problem(Path("p"), 1, {"task_id": 2, "text": "Add.", "code": "a + b\r\n"})
     assert mbpp["task_id"] == "2"
     assert problem_texts(mbpp, 1) == {"description": "Add.", "solution": "a + b"}
     plus = PROBLEM | {"prompt": '"""\nAdd the two.\nassert add(1, 2) == 3\n"""\n'}
@@ -143,7 +143,7 @@ def test_three_trivial_solutions_are_let_pass(solution, looked_for):
 def test_of_mbpp_only_the_test_split_is_verbatim():
     def found(task_id, **others):
         row = {"task_id": task_id, "text": "Add.", "code": "a + b", **others}
-        return verbatim_texts(problem_of(Path("p"), 1, row))
+        return verbatim_texts(protected_problem(Path("p"), 1, row))
 
     whole = {"description": "Add.", "solution": "a + b"}
     assert found(10, test_list=[]) == found(511, test_list=[]) == {}
@@ -159,7 +159,7 @@ def test_texts_of_ds_1000():
     prompt = (
         "Problem:\nSort the frame.\n\nA:\n<code>\nimport pandas\n</code>\nBEGIN SOLUTION\n<code>\n"
     )
-    problem = problem_of(Path("p"), 3, {"prompt": prompt, "reference_code": "df.sort()"})
+    problem = protected_problem(Path("p"), 3, {"prompt": prompt, "reference_code": "df.sort()"})
     assert problem["task_id"] == "3"
     assert problem_texts(problem, 1) == {
         "description": "Problem:\nSort the frame.",
@@ -170,7 +170,7 @@ def test_texts_of_ds_1000():
 
 def test_texts_of_apps():
     row = {"problem_id": 12, "question": "Add the two.", "solutions": "[]"}
-    problem = problem_of(Path("p"), 3, row)
+    problem = protected_problem(Path("p"), 3, row)
     assert problem["task_id"] == "12"
     assert problem_texts(problem, 1) == {"description": "Add the two."}
     assert verbatim_texts(problem) == {"description": "Add the two."}
@@ -234,5 +234,5 @@ def test_bigcodebench_descriptions_open_the_instruct_prompt(shared_data):
     """The same sentences stand in both prompts, so one text covers both."""
     path = shared_data / "bigcodebench/BigCodeBench.jsonl.gz"
     for number, row in files.read_objects(path):
-        description = problem_texts(problem_of(path, number, row), 40)["description"]
+        description = problem_texts(protected_problem(path, number, row), 40)["description"]
         assert normalise(row["instruct_prompt"]).startswith(normalise(description))

@@ -108,21 +108,18 @@ def agreement_on(
     says = operator.attrgetter(question)
     answers = {key: (says(first[key]), says(second[key])) for key in first}
     cells, n = Counter(answers.values()), len(first)
-    table = [[cells[a, b] for b in (True, False)] for a in (True, False)]
-    kappa = cohens_kappa(table)
+    both, first_only = cells[True, True], cells[True, False]
+    second_only, neither = cells[False, True], cells[False, False]
+    kappa = cohens_kappa([[both, first_only], [second_only, neither]])
     return {
-        "table": {
-            f"{a}/{b}": count
-            for a, counts in zip(("yes", "no"), table, strict=True)
-            for b, count in zip(("yes", "no"), counts, strict=True)
-        },
-        "agreement": (table[0][0] + table[1][1]) / n,
+        "table": {"yes/yes": both, "yes/no": first_only, "no/yes": second_only, "no/no": neither},
+        "agreement": (both + neither) / n,
         "kappa": kappa.value if kappa else None,
         "interval": [kappa.low, kappa.high] if kappa else None,
         "yes": {
-            "first": sum(table[0]) / n,
-            "second": (table[0][0] + table[1][0]) / n,
-            "both": table[0][0] / n,
+            "first": (both + first_only) / n,
+            "second": (both + second_only) / n,
+            "both": both / n,
         },
         "disagreements": [first[key].number for key, (a, b) in answers.items() if a != b],
     }

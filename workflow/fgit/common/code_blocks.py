@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-import types
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -117,17 +116,13 @@ def block_at(response: str, place: Mapping[str, Any] | None) -> CodeBlock | None
 @functools.lru_cache(maxsize=16)  # a response's code is parsed more than once in a row
 def parses(code: str) -> bool:
     """Whether ``code`` is a Python program (by ``compile``: ``ast.parse`` lets too much pass)."""
-    return compiled(code) is not None
-
-
-def compiled(code: str) -> types.CodeType | None:
-    """The code object of a Python program, or None if it does not compile."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return compile(code, "<code>", "exec", dont_inherit=True, optimize=0)
+            compile(code, "<code>", "exec", dont_inherit=True, optimize=0)
     except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
-        return None
+        return False
+    return True
 
 
 def main_code(response: str) -> CodeBlock | None:

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from fgit.common.errors import UserError
 from fgit.common.files import BadRow, as_model, read_json, read_objects, write_json
 
-Value = TypeVar("Value")
+Content = TypeVar("Content")
 Count = Annotated[int, Field(strict=True, ge=0)]
 Counts = dict[str, Count]
 Number = Annotated[float, Field(strict=True)]
@@ -21,7 +21,7 @@ Interval = tuple[Number, Number]
 def having(*keys: str, or_empty: bool = False) -> AfterValidator:
     """Refuse objects without these keys."""
 
-    def check(value: dict[str, Value]) -> dict[str, Value]:
+    def check(value: dict[str, Content]) -> dict[str, Content]:
         for key in keys:
             if key not in value and (value or not or_empty):
                 raise PydanticCustomError("missing", "missing", {"missing": (key,)})
