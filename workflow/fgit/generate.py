@@ -44,7 +44,7 @@ PROMPT = jinja2.Template(
     (importlib.resources.files("fgit") / f"prompts/{TEACHER_PROMPT}.jinja").read_text("utf-8")
 )
 
-# A shard whose answers are all unusable is garbage if it has so many; a smaller one may just have
+# A shard whose answers are all unusable is an error if it has so many; a smaller one may just have
 # hard samples, and is written.
 NO_CHANCE = 12
 
@@ -72,16 +72,16 @@ def generate(
 ) -> GenerateSettings:
     """Ask the teacher for ``settings.variants`` answers to each record that has code.
 
-    The teacher's answers are kept in ``state/NAME/answers.jsonl`` beside ``out`` as they come, NAME
-    being that of ``out`` without its suffix, until ``out`` and ``report`` are written: what is
-    started again after a kill asks for the missing ones only. They are not kept where none of them
-    is usable, so that a second try asks again; what they cost is.
+    The answers are kept in ``state/NAME/answers.jsonl`` beside ``out`` as they come, until ``out``
+    and ``report`` are written; NAME is that of ``out`` without its suffix. A second start requests
+    the missing ones only. Where none is usable they are dropped, except what they cost, so that a
+    second try requests them all.
 
     Args:
         records: Parquet with id, instruction, response, language, tests.
-        given: answers that are there already, in place of a teacher's: rows of id and variant
-            (code, or an answer with a code block), several of an id if there are. They are held to
-            the same rules. Rows of other ids are counted and left out.
+        given: answers in place of a teacher's: rows of id and variant (code, or an answer with a
+            code block), any number of each id. The same rules hold for them. Rows of other ids are
+            counted and left out.
         shard: which of the ``settings.shards`` parts of the records, from 1
             (:func:`fgit.gather.rows_of_shard`); None where there is one only.
         out: Parquet (:data:`fgit.variants.VARIANT_COLUMNS`), one row per answer in the records'
@@ -112,7 +112,7 @@ def generate(
 
     journal = None
     promises: Sequence[str] = []
-    special: dict[str, Any] = {}  # what the report says of given answers
+    of_given: dict[str, Any] = {}  # what the report says of given answers alone
     if texts is None:
         requests = [question.request for question in questions]
         journal = AnswerJournal(
@@ -130,7 +130,7 @@ def generate(
             take(Answer(index, text, None))
         load_seconds, seconds = 0.0, time.perf_counter() - started
         other_ids = texts.keys() - set(samples["id"])
-        special = {"teacher": str(given), "backend": "given", "other_ids": len(other_ids)}
+        of_given = {"teacher": str(given), "backend": "given", "other_ids": len(other_ids)}
 
     frame = pl.DataFrame(rows, schema=VARIANT_COLUMNS, orient="row")
     usable = frame.filter(pl.col("code").is_not_null())
@@ -150,7 +150,7 @@ def generate(
         same_text=one_promise(promises),
         **settings.model_dump(mode="json")
         | {"shard": number, "records_sha256": records_digest(samples)}
-        | special,
+        | of_given,
     )
     log.info("%s", counts_in_lines(summary))
     if usable.is_empty() and len(questions) >= (1 if settings.shards == 1 else NO_CHANCE):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, model_validator
 
 from fgit.common.errors import UserError
 from fgit.common.files import write_text
-from fgit.common.reports import Bin, Count, Counts, Interval, Number, Report, Content, having
+from fgit.common.reports import Bin, Content, Count, Counts, Interval, Number, Report, having
 
 BySide = Annotated[dict[str, Content], having("response", "variant")]
 Means = Annotated[dict[str, Number | None], having("mean", "median", "min")]

@@ -143,7 +143,7 @@ def bytecode(code: str) -> Hashable | None:
             tree = ast.parse(code)
             remove_docstrings(tree)
             # Compiled, since ast.parse alone lets a return outside a function pass.
-            return comparable(compile(tree, "<code>", "exec", dont_inherit=True, optimize=0))
+            return constant_key(compile(tree, "<code>", "exec", dont_inherit=True, optimize=0))
     except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
         return None
 
@@ -156,12 +156,12 @@ def remove_docstrings(tree: ast.Module) -> None:
                     node.body = rest or [ast.copy_location(ast.Pass(), docstring)]
 
 
-def comparable(value: object) -> Hashable:
+def constant_key(value: object) -> Hashable:
     """A constant or code object, made comparable: 1, 1.0 and True differ, as do 0.0 and -0.0."""
     if isinstance(value, types.CodeType):
-        return (*PARTS_OF_CODE(value), *map(comparable, value.co_consts))
+        return (*PARTS_OF_CODE(value), *map(constant_key, value.co_consts))
     if isinstance(value, tuple):
-        return ("tuple", *map(comparable, value))
+        return ("tuple", *map(constant_key, value))
     if isinstance(value, frozenset):
-        return ("frozenset", frozenset(map(comparable, value)))
+        return ("frozenset", frozenset(map(constant_key, value)))
     return (type(value).__name__, repr(value))

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 CHOICE_COLUMNS = {"variant": pl.String, "similarity": pl.Float64, "candidates": pl.Int64}
 PAIR_COLUMNS: dict[str, type[pl.DataType]] = {**RECORD_COLUMNS, **CHOICE_COLUMNS}
 
-LOST = ("no_code", "no_usable_variant", "same_as_response", "passes_its_tests")  # reason_of
+LOST_REASONS = ("no_code", "no_usable_variant", "same_as_response", "passes_its_tests")  # reason_of
 
 READ_SAMPLES = 250  # whose candidates are read at a time
 WINDOW = 16  # parts whose texts are embedded together, in the order of their lengths
@@ -68,7 +68,7 @@ def select(
     candidates = Candidates(variants, ids, verified)
     embedder = Embedder(settings)
     counts: Counter[str] = Counter()
-    lost = dict.fromkeys(LOST, 0)
+    lost = dict.fromkeys(LOST_REASONS, 0)
     similarities: list[float] = []
     texts = candidates.eligible.total() + len(candidates.eligible)
     forms: Counter[str] = Counter()
@@ -149,7 +149,7 @@ def read_choices(
 
 
 def reason_of(choice: Choice | None, usable: int, eligible: int) -> str:
-    """Why a sample has no variant: the first of :data:`LOST` that holds.
+    """Why a sample has no variant: the first of :data:`LOST_REASONS` that holds.
 
     Args:
         usable: its variants that are not refused.
