@@ -57,8 +57,8 @@ def select(
             replaced; null where there is none), similarity (cosine to the correct code, null
             likewise) and candidates (how many distinct ones there were).
         report: :class:`fgit.stage_reports.SelectReport`, with the settings.
-        verified: Parquet as verify writes it: a variant that passes the tests is left out, one
-            that nothing was shown of stays.
+        verified: Parquet as verify writes it: a variant that passes the tests is left out, an
+            untested one stays.
         threads: processes that read the candidates.
 
     Raises:
@@ -79,25 +79,21 @@ def select(
     ):
         done = 0
         while window := list(itertools.islice(parts, WINDOW)):
-            choices = [choice for _, some in window for choice in some if choice is not None]
-            counts["same_response"] += sum(choice.same_response for choice in choices)
-            counts["duplicates"] += sum(choice.duplicates for choice in choices)
+            every = [choice for _, choices in window for choice in choices if choice is not None]
+            counts["same_response"] += sum(choice.same_response for choice in every)
+            counts["duplicates"] += sum(choice.duplicates for choice in every)
+            with_candidates = (choice for choice in every if choice.responses)
             index, vectors = embedder.embed(
-                (
-                    text
-                    for choice in choices
-                    if choice.responses
-                    for text in (choice.code, *choice.responses)
-                ),
+                (text for choice in with_candidates for text in (choice.code, *choice.responses)),
                 progress,
             )
-            for part, some in window:
-                for sample, choice in zip(part["id"], some, strict=True):
+            for part, choices in window:
+                for sample, choice in zip(part["id"], choices, strict=True):
                     usable, eligible = candidates.usable[sample], candidates.eligible[sample]
                     if choice is None or not choice.responses:
                         lost[reason_of(choice, usable, eligible)] += 1
                     done += eligible + bool(eligible)
-                pairs = with_variants(part, some, index, vectors)
+                pairs = with_variants(part, choices, index, vectors)
                 similarities += pairs["similarity"].drop_nulls().to_list()
                 write(pairs)
             progress.update(done - progress.n)  # of equal texts one was embedded
