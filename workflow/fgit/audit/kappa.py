@@ -17,8 +17,8 @@ from fgit.audit.sheet import read_sheet
 from fgit.common.errors import UserError
 from fgit.stage_reports import KappaReport
 
-# Of 50 variants that two of the paper's authors read (section III-B1), the share that is similar and
-# incorrect, and Cohen's kappa.
+# Of 50 variants that two of the authors of the paper read (section III-B1): the share that is
+# similar and incorrect, and Cohen's kappa.
 PAPER_READ = 0.94
 PAPER_KAPPA = 0.78
 

@@ -29,8 +29,8 @@ from fgit.variants import read_variants
 
 log = logging.getLogger(__name__)
 
-# Section III-B1 of the paper: the share of the variants of HumanEval and MBPP that fail their tests,
-# and their mean cosine similarity.
+# Section III-B1 of the paper: the share of the variants of HumanEval and MBPP that fail their
+# tests, and their mean cosine similarity.
 PAPER_INCORRECT = 0.941
 PAPER_SIMILARITY = 0.95
 
