@@ -80,7 +80,12 @@ def verify(
     journal_file = out.with_name(f"{out.name}.journal")
     with VerdictJournal(journal_file, fingerprint_of("tests", conditions)) as journal:
         run = functools.partial(
-            check, "tests", settings=settings, threads=threads, where=str(records), journal=journal
+            check_programs,
+            "tests",
+            settings=settings,
+            threads=threads,
+            where=str(records),
+            journal=journal,
         )
         correct = run(
             {f"correct {name}": with_tests(testable[name]) for name in testable if name in tested},
