@@ -546,13 +546,16 @@ def test_provenance_of_a_model_folder(fgit, tmp_path, tiny_model, pairs):
 
 @pytest.mark.parametrize("variants", [None, Path("variants.parquet")])
 def test_models_that_settings_name_are_inputs(variants):
-    values = {"given": variants}
+    def inputs(name, settings, **values):
+        verb = cli.VERBS[name]
+        return cli.inputs_of(verb, dict.fromkeys(verb.flags) | values, settings)
+
     generating = config.GenerateSettings(teacher="org/teacher")
-    teacher = {} if variants else {"teacher": Path("org/teacher")}
-    assert cli.named_models(values, generating) == teacher
+    read = {"given": variants} if variants else {"teacher": Path("org/teacher")}
+    assert inputs("generate", generating, given=variants) == read
     selecting = config.SelectSettings(embedder="org/embedder")
-    assert cli.named_models(values, selecting) == {"embedder": Path("org/embedder")}
-    assert cli.named_models(values, None) == {}
+    assert inputs("select", selecting) == {"embedder": Path("org/embedder")}
+    assert inputs("gather", None) == {}
 
 
 def test_no_provenance_of_what_failed(refused, tmp_path):

@@ -18,7 +18,7 @@ MESSAGES = {  # of Pydantic's that say more of Python than of the config
 }
 
 
-def explain(
+def validation_message(
     error: ValidationError,
     where: str = "",
     *,
@@ -34,7 +34,7 @@ def explain(
     """
     lines = []
     for item in error.errors():
-        key = ".".join(filter(None, [where, key_of(item["loc"])]))
+        key = ".".join(filter(None, [where, key_text(item["loc"])]))
         message = MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
         message = message.replace("Input should be", "must be", 1)
         if item["type"] == "extra_forbidden":
@@ -52,7 +52,7 @@ def explain(
     return "\n  ".join(lines)
 
 
-def key_of(location: Iterable[int | str]) -> str:
+def key_text(location: Iterable[int | str]) -> str:
     """Where a finding is: ``tables.NAME.rows, entry 2, label``, entries counted from 1."""
     key, separator = "", ""
     for part in location:
