@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -17,8 +18,17 @@ import pytest
 import fgit
 from fgit.common import provenance
 from fgit.common.errors import UserError
-from fgit.common.files import sha256
 from fgit.config import GenerateSettings, SelectSettings
+
+
+def sha256(path):
+    """Of a file, or of a folder's names and contents."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    members = sorted(member for member in path.rglob("*") if member.is_file())
+    lines = [f"{member.relative_to(path)}\0{sha256(member)}\n" for member in members]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
 
 STARTED = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
@@ -139,6 +149,26 @@ def test_of_a_folder_each_entry_is_recorded(tmp_path, model):
         str(tmp_path / "metrics.json"): sha256(tmp_path / "metrics.json"),
         str(model): sha256(model),
     }
+
+
+def test_the_digest_of_a_folder_is_that_of_names_and_contents(tmp_path):
+    def make(name, members):
+        for member, content in members.items():
+            path = tmp_path / name / member
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return provenance.digest(tmp_path / name)
+
+    same = make("a", {"x": "1", "sub/y": "2"})
+    assert make("b", {"sub/y": "2", "x": "1"}) == same
+    others = [
+        make("c", {"x": "1", "sub/y": "3"}),
+        make("d", {"x": "1", "sub/z": "2"}),
+        make("e", {"x": "1", "y": "2"}),
+        make("f", {"x": "1", "sub/y": "2", "z": ""}),
+        make("g", {"x": "1"}),
+    ]
+    assert len({same, *others}) == 6
 
 
 @pytest.fixture

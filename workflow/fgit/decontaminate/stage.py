@@ -120,7 +120,7 @@ def decontaminate(
         for part in processes.each(search, in_parts(rows), threads):
             if part.bad and settings.on_bad_row != "skip":
                 raise UserError(
-                    f"{part.bad[0]}. Mend the row, or set on_bad_row: skip to leave such rows out"
+                    f"{part.bad[0]}. Fix the row, or set on_bad_row: skip to leave such rows out"
                 )
             samples = part.samples.with_columns(ids.of(part.samples))
             removed, found = account.take(part, samples)
@@ -313,8 +313,8 @@ def search_part(
     settings: DecontaminateSettings,
 ) -> Searched:
     objects = files.parsed(source, rows)
-    samples, bad = files.check_rows(
-        objects, source, REQUIRED, OPTIONAL, fields=fields, on_bad_row="skip"
+    samples, bad = files.read_records(
+        source, REQUIRED, OPTIONAL, rows=objects, fields=fields, on_bad_row="skip"
     )
     length = pl.sum_horizontal(pl.col(name).str.len_chars() for name in REQUIRED)
     too_long = samples.select("row", length=length).filter(
