@@ -226,7 +226,7 @@ def test_the_commit_of_a_model_that_another_process_loaded(tmp_path, monkeypatch
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(provenance, "DATASETS", {})
+    monkeypatch.setattr(provenance, "LOADED_DATASETS", {})
     monkeypatch.delitem(sys.modules, "fgit.common.models", raising=False)
     cached = tmp_path / "hub/models--org--teacher"
     (cached / "refs").mkdir(parents=True)
@@ -242,7 +242,7 @@ def test_the_commit_of_a_model_that_another_process_loaded(tmp_path, monkeypatch
 
 
 def test_the_commit_of_a_dataset(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "DATASETS", {})
+    monkeypatch.setattr(provenance, "LOADED_DATASETS", {})
     info = types.SimpleNamespace(
         download_checksums={f"hf://datasets/org/data@{COMMIT}/a.jsonl": {"num_bytes": 1}}
     )
@@ -253,10 +253,10 @@ def test_the_commit_of_a_dataset(tmp_path, monkeypatch):
 
 def test_a_dataset_whose_commit_is_not_told(monkeypatch):
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(provenance, "DATASETS", {})
+    monkeypatch.setattr(provenance, "LOADED_DATASETS", {})
     provenance.note_dataset("org/data", None, datasets.Dataset.from_dict({"a": [1]}))
-    assert provenance.DATASETS["org/data"]["commit"] is None
-    assert provenance.DATASETS["org/data"]["fingerprint"]
+    assert provenance.LOADED_DATASETS["org/data"]["commit"] is None
+    assert provenance.LOADED_DATASETS["org/data"]["fingerprint"]
 
 
 def test_it_is_read_back(tmp_path):
