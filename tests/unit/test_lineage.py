@@ -13,8 +13,7 @@ from fgit import lineage
 from fgit.common import provenance
 from fgit.common.errors import UserError
 from fgit.common.files import sha256, write_text
-from fgit.common.provenance import digest
-from fgit.common.provenance import provenance_path
+from fgit.common.provenance import digest, provenance_path
 from fgit.config import GenerateSettings, SelectSettings
 from tests.chained_stages import NAMES, RUN, Workflow
 

@@ -15,7 +15,7 @@ from fgit.common.code_blocks import (
     block_at,
     code_blocks,
     compiled,
-    forms,
+    forms_of,
     main_code,
     parses,
     place_of,
@@ -305,7 +305,7 @@ FORMS = {
 
 @pytest.mark.parametrize("response", FORMS)
 def test_forms(response):
-    assert " ".join(forms(response, main_code(response))) == FORMS[response]
+    assert " ".join(forms_of(response, main_code(response))) == FORMS[response]
 
 
 @pytest.mark.parametrize(
@@ -318,12 +318,12 @@ def test_forms(response):
 )
 def test_the_records_language_stands_in_where_the_fence_names_none(fence, language, notes):
     response = f"{fence}\nint x;\n```"
-    assert forms(response, main_code(response), language) == ("one_block", *notes)
-    assert forms("```\nint x;\n```", main_code("```\nint x;\n```"), " Python") == (
+    assert forms_of(response, main_code(response), language) == ("one_block", *notes)
+    assert forms_of("```\nint x;\n```", main_code("```\nint x;\n```"), " Python") == (
         "one_block",
         "does_not_parse",
     )
-    assert forms("```python\nint x;\n```", main_code("```python\nint x;\n```"), "C") == (
+    assert forms_of("```python\nint x;\n```", main_code("```python\nint x;\n```"), "C") == (
         "one_block",
         "does_not_parse",
     )
@@ -351,7 +351,7 @@ def test_a_place_outside_of_the_response(start, end):
 @given(st.sampled_from(list(FORMS)), st.sampled_from(list(FORMS)), st.sampled_from(["\n", "\r\n"]))
 def test_a_response_has_one_form_and_it_is_that_of_its_main_code(one, other, newline):
     response = f"{one}\n{other}".replace("\n", newline)
-    form, *notes = forms(response, main_code(response))
+    form, *notes = forms_of(response, main_code(response))
     assert form in CODE_FORMS
     assert notes == [name for name in NOTES if name in notes]
     block = main_code(response)
@@ -381,7 +381,7 @@ def test_a_response_has_one_form_and_it_is_that_of_its_main_code(one, other, new
     ids=range(11),
 )
 def test_long_and_hostile_responses(response, expected):
-    assert " ".join(forms(response, main_code(response))) == expected
+    assert " ".join(forms_of(response, main_code(response))) == expected
 
 
 # ------------------------------------------------------------------ replacing

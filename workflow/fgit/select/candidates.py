@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from fgit.common.code_blocks import CodeBlock, block_at, forms, replace_code
+from fgit.common.code_blocks import CodeBlock, block_at, forms_of, replace_code
 from fgit.common.files import PART_ROWS
 from fgit.variants import normalised, variant_parts
 
@@ -65,14 +65,14 @@ def choices_of(
         samples: response, where its code is, language, and the codes of its variants.
 
     Returns:
-        The choices, and how many responses have which of :func:`fgit.common.code_blocks.forms`.
+        The choices, and how many responses have which of :func:`fgit.common.code_blocks.forms_of`.
     """
     choices: list[Choice | None] = []
     counted: Counter[str] = Counter()
     for response, place, language, codes in samples:
         block = block_at(response, place)
         choices.append(choice_of(response, block, codes))
-        counted.update(forms(response, block, language))
+        counted.update(forms_of(response, block, language))
     return choices, counted
 
 
