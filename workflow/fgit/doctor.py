@@ -506,7 +506,7 @@ def in_sandbox(config: Config, reason: str) -> Finding:
     if wanted == "rlimits":
         return ok("sandbox", "limits only (score.sandbox: rlimits): accidents, not attacks")
     if not reason:
-        return ok("sandbox", "bubblewrap starts a box here")
+        return ok("sandbox", "bubblewrap starts a sandbox here")
     says = f"on this machine {reason}"
     if wanted == "bwrap":
         return Finding("wrong", "sandbox", says, "or set score.sandbox: rlimits")

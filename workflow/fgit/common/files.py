@@ -203,7 +203,9 @@ def read_model(path: str | os.PathLike[str], model: type[JsonModel], advice: str
     return as_model(path, read_json(path), model, advice)
 
 
-def as_model(where: str | os.PathLike[str], values: Any, model: type[Model], advice: str) -> Model:
+def as_model(
+    where: str | os.PathLike[str], values: Any, model: type[JsonModel], advice: str
+) -> JsonModel:
     """:func:`read_model` of values that were read already; ``where`` names them."""
     try:
         return model.model_validate(values)

