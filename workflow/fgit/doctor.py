@@ -517,16 +517,11 @@ def in_sandbox(config: Config, reason: str) -> Finding:
 
 def gpus(slurm: bool) -> Finding:
     """The GPUs of this machine, as the driver lists them."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-        names = done.stdout.strip().splitlines() if done.returncode == 0 else []
-    except (OSError, subprocess.TimeoutExpired):
-        names = []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    names: list[str] = []
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        names = done.stdout.strip().splitlines()
     if names:
         return ok("GPU", f"here: {len(names)} x {names[0]}")
     return ok("GPU", f"none here; {'the nodes have theirs' if slurm else 'models run on the CPU'}")

@@ -112,7 +112,9 @@ def write_provenance(
         arguments=dict(arguments),
         inputs={name: described(path) for name, path in inputs.items()},
         outputs={str(path): digest(path) for item in outputs for path in entries(item)},
-        models=loaded({} if values.get("url") else inputs, revision),  # a server has its own
+        models=loaded_from_hub(
+            {} if values.get("url") else inputs, revision
+        ),  # a server has its own
         code=code_version(),
         packages=package_versions(),
         hardware=hardware(),
@@ -234,7 +236,9 @@ def cache_place(path: Path) -> Path | None:
 # ------------------------------------------------------------------ the hub
 
 
-def loaded(inputs: Mapping[str, Path], revision: str | None) -> dict[str, dict[str, str | None]]:
+def loaded_from_hub(
+    inputs: Mapping[str, Path], revision: str | None
+) -> dict[str, dict[str, str | None]]:
     """The hub's models and datasets that this process has loaded, with their commits."""
     models = sys.modules.get("fgit.common.models")  # not imported for this: it imports torch
     commits = (dict(models.LOADED_MODELS) if models else {}) | LOADED_DATASETS
@@ -293,13 +297,12 @@ def code_version() -> dict[str, str | bool | None]:
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    try:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        return done.stdout.strip()
+    return None
 
 
 def package_versions() -> dict[str, str]:
