@@ -142,7 +142,7 @@ def look_at(repository: Repository, timeout: float) -> Look:
         timeout: seconds to wait for the hub.
 
     Returns:
-        ok, warning (not here, and the hub does not answer) or wrong; what is so; what to do.
+        ok, warning (not here, and the hub does not answer) or wrong; the finding; what to do.
     """
     revision = repository.revision or "main"
     if (folder := snapshot(repository)) is not None:
