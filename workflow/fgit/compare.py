@@ -17,7 +17,7 @@ import numpy as np
 from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
 from fgit.common.files import existing, write_json
-from fgit.common.statistics import Floats, over_seeds, compare_paired, paired_bootstrap
+from fgit.common.statistics import Floats, compare_paired, over_seeds, paired_bootstrap
 from fgit.scores import Evaluation, Score, metric_of, read_evaluation
 
 log = logging.getLogger(__name__)
