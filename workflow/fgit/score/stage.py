@@ -36,7 +36,7 @@ from fgit.sandbox.pool import (
 )
 from fgit.score.preferences import counts, score_pairs
 from fgit.scores import AGAIN, TESTS, read_outcomes, read_summary, write_summary
-from fgit.steps import CANONICAL
+from fgit.steps import CANONICAL_RUN
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def score(
     conditions = conditions_of(kind, settings, problems, python)
     second_solutions: dict[str, str] = {}  # to prompts with one BOS
     truth = digest_of_samples = None
-    if os.fspath(samples) == CANONICAL:
+    if os.fspath(samples) == CANONICAL_RUN:
         solutions = {task: programs.canonical(problem) for task, problem in by_id.items()}
     else:
         solutions = read_solutions(kind, by_id, samples, others=leave_out_others)
@@ -313,7 +313,7 @@ def check_ground_truth(
     folder = path.parent
     if ground_truth is None and (not path.exists() or unlike(folder, conditions)):
         log.info("Running the canonical solutions first: the environment must be the right one")
-        score(kind, problems, CANONICAL, folder, settings, threads=threads, python=python)
+        score(kind, problems, CANONICAL_RUN, folder, settings, threads=threads, python=python)
     if reason := unlike(folder, conditions):
         raise UserError(f"{path}: {reason}; score the canonical solutions again")
     frame = read_outcomes(folder, kind)
