@@ -18,7 +18,7 @@ hypothesis.settings.load_profile("no deadline")
 def made_workflow(tmp_path_factory):
     folder = tmp_path_factory.mktemp("workflow")
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
-        patch.setattr(provenance, "loaded", loaded)
+        patch.setattr(provenance, "loaded_from_hub", loaded)
         return Workflow(folder).all()
 
 
@@ -27,7 +27,7 @@ def workflow(made_workflow, tmp_path, monkeypatch):
     """Stages that ran with provenance, made once, as if they had been made here."""
     made = made_workflow.folder
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(provenance, "loaded", loaded)
+    monkeypatch.setattr(provenance, "loaded_from_hub", loaded)
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.rglob("*provenance.json"):
         path.write_text(path.read_text().replace(str(made), str(tmp_path)))

@@ -18,6 +18,7 @@ import pytest
 from fgit import cli, config, verbs
 from fgit.common.errors import Stopped, UserError
 from fgit.common.files import sha256, write_jsonl, write_parquet
+from fgit.common.provenance import digest
 from fgit.fetch import RELEASED
 from fgit.flags import read_settings
 
@@ -399,7 +400,7 @@ def test_of_several_processes_the_first_one_speaks(monkeypatch, fgit, tmp_path, 
     def wrong(**values):
         logging.getLogger("fgit.x").info("all is well")
         logging.getLogger("fgit.x").warning("something is odd")
-        raise UserError("a.jsonl, row 3: 'x' is empty. Mend the row")
+        raise UserError("a.jsonl, row 3: 'x' is empty. Fix the row")
 
     replace_annotate(monkeypatch, wrong)
     monkeypatch.setattr(logging.root, "handlers", [])
@@ -407,7 +408,7 @@ def test_of_several_processes_the_first_one_speaks(monkeypatch, fgit, tmp_path, 
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     code, error = fgit("annotate", "--pairs", "p", "--out", "o", "--report", "r")
-    message = "a.jsonl, row 3: 'x' is empty. Mend the row"
+    message = "a.jsonl, row 3: 'x' is empty. Fix the row"
     first = ["all is well", "something is odd", f"fgit annotate: error: {message}"]
     assert code == 1
     assert error.splitlines() == (first if rank == "0" else ["something is odd"])
@@ -465,13 +466,13 @@ def test_several_findings_stand_below_each_other(refused, tmp_path):
 
 def test_user_errors_are_printed_as_they_are(monkeypatch, fgit):
     def wrong(**values):
-        raise UserError("a.jsonl, row 3: 'x' is empty. Mend the row")
+        raise UserError("a.jsonl, row 3: 'x' is empty. Fix the row")
 
     monkeypatch.setitem(cli.VERBS, "annotate", cli.VERBS["annotate"]._replace(run=wrong))
     code, error = fgit("annotate", "--pairs", "p", "--out", "o", "--report", "r")
     assert (code, error) == (
         1,
-        "fgit annotate: error: a.jsonl, row 3: 'x' is empty. Mend the row\n",
+        "fgit annotate: error: a.jsonl, row 3: 'x' is empty. Fix the row\n",
     )
 
 
@@ -538,7 +539,7 @@ def test_provenance_of_a_model_folder(fgit, tmp_path, tiny_model, pairs):
     code, error = fgit("weights", "--model", tiny_model, "--pairs", pairs, "--out", out)
     assert code == 0, error
     found = json.loads((tmp_path / "weights.parquet.provenance.json").read_text())
-    assert found["inputs"]["model"] == {"path": str(tiny_model), "sha256": sha256(tiny_model)}
+    assert found["inputs"]["model"] == {"path": str(tiny_model), "sha256": digest(tiny_model)}
     assert found["arguments"] == {}
     assert found["settings"]["alpha"] == 2.0
     assert found["packages"]["torch"] and found["packages"]["transformers"]
@@ -546,13 +547,16 @@ def test_provenance_of_a_model_folder(fgit, tmp_path, tiny_model, pairs):
 
 @pytest.mark.parametrize("variants", [None, Path("variants.parquet")])
 def test_models_that_settings_name_are_inputs(variants):
-    values = {"given": variants}
+    def inputs(name, settings, **values):
+        verb = cli.VERBS[name]
+        return cli.inputs_of(verb, dict.fromkeys(verb.flags) | values, settings)
+
     generating = config.GenerateSettings(teacher="org/teacher")
-    teacher = {} if variants else {"teacher": Path("org/teacher")}
-    assert cli.named_models(values, generating) == teacher
+    read = {"given": variants} if variants else {"teacher": Path("org/teacher")}
+    assert inputs("generate", generating, given=variants) == read
     selecting = config.SelectSettings(embedder="org/embedder")
-    assert cli.named_models(values, selecting) == {"embedder": Path("org/embedder")}
-    assert cli.named_models(values, None) == {}
+    assert inputs("select", selecting) == {"embedder": Path("org/embedder")}
+    assert inputs("gather", None) == {}
 
 
 def test_no_provenance_of_what_failed(refused, tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from fgit.cli import main
 from fgit.common.errors import UserError
 from fgit.common.files import write_json, write_parquet
-from fgit.common.statistics import paired, paired_bootstrap, wilson
+from fgit.common.statistics import compare_paired, paired_bootstrap, wilson
 from fgit.compare import compare
 from fgit.scores import write_summary
 from tests.results_folder import score_summary
@@ -80,7 +80,7 @@ def test_two_runs(a, b, tmp_path):
         "deviation": None,
         "interval": list(wilson(8, 10)),
     }
-    found = paired([A], [B])
+    found = compare_paired([A], [B])
     assert (base["difference"], base["interval"]) == (0.5, [found.low, found.high])
     assert base["only_a"] == [f"HumanEval/{number}" for number in range(1, 7)]
     assert base["only_b"] == ["HumanEval/7"]
@@ -101,7 +101,7 @@ def test_swapping_the_runs_mirrors_the_result(a, b, tmp_path):
 def test_several_seeds(a, b, tmp_path):
     second = score(tmp_path / "a-2", [1] * 10, [1] * 10)
     base = compared([a, second], b, tmp_path)["metrics"]["pass@1 base"]
-    assert base["p"] == paired([A, [1] * 10], [B]).p == 3 / 128
+    assert base["p"] == compare_paired([A, [1] * 10], [B]).p == 3 / 128
     assert base["a"]["values"] == [0.8, 1.0]
     assert base["a"]["deviation"] == pytest.approx(0.02**0.5)
     mean = [(one + 1) / 2 for one in A]

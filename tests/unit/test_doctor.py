@@ -188,13 +188,13 @@ def test_what_another_snakemake_s_jobs_write_is_named(tmp_path):
 
 
 def test_an_environment_that_lacks_a_package(tmp_path):
-    finding = doctor.environment("vllm", sys.executable, pins=True)
+    finding = doctor.check_environment("vllm", sys.executable, pins=True)
     assert finding.state == "wrong" and "has no vllm" in finding.says
     assert "make .venv-vllm" in finding.fix
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho dead >&2; exit 3\n")
     broken.chmod(0o755)
-    assert "does not start (dead)" in doctor.environment("main", str(broken), pins=True).says
+    assert "does not start (dead)" in doctor.check_environment("main", str(broken), pins=True).says
 
 
 def test_versions_are_compared_with_the_pins(tmp_path, monkeypatch):
@@ -203,9 +203,9 @@ def test_versions_are_compared_with_the_pins(tmp_path, monkeypatch):
     pins = "torch==2.13.0\nnumpy==2.0 ; python_full_version < '3.12'\n# a comment\nPyYAML==6.0\n"
     pins += "colorama==1.0 ; sys_platform == 'win32'\nvision==1.0+cpu\n"
     (tmp_path / "envs" / "main.txt").write_text(pins)
-    told = {"version": "3.11.2", "system": "linux", "machine": "x86_64"}
+    facts = {"version": "3.11.2", "system": "linux", "machine": "x86_64"}
     packages = {"torch": "2.13.0+cpu", "numpy": "2.1", "vision": "1.0+cpu"}
-    assert doctor.differing("main", told | {"packages": packages}) == [
+    assert doctor.differing("main", facts | {"packages": packages}) == [
         "numpy 2.1, not 2.0",
         "PyYAML is not there",
     ]
@@ -234,7 +234,7 @@ def test_a_place_that_cannot_be_written_to(monkeypatch, tmp_path):
 
 def test_the_sandbox_that_is_asked_for(project):
     config = parse_config(project.config | {"score": {"sandbox": "bwrap"}})
-    assert doctor.in_a_box(config, "it is not installed").state == "wrong"
+    assert doctor.in_sandbox(config, "it is not installed").state == "wrong"
     auto = parse_config(project.config)
-    assert doctor.in_a_box(auto, "it is not installed").state == "warning"
-    assert doctor.in_a_box(auto, "").state == "ok"
+    assert doctor.in_sandbox(auto, "it is not installed").state == "warning"
+    assert doctor.in_sandbox(auto, "").state == "ok"

@@ -13,7 +13,7 @@ from fgit import lineage
 from fgit.common import provenance
 from fgit.common.errors import UserError
 from fgit.common.files import sha256, write_text
-from fgit.common.provenance import provenance_path
+from fgit.common.provenance import digest, provenance_path
 from fgit.config import GenerateSettings, SelectSettings
 from tests.chained_stages import NAMES, RUN, Workflow
 
@@ -144,7 +144,7 @@ def test_files_are_read_once_for_all_numbers(workflow, monkeypatch):
         "read_provenance",
         lambda path: read.append(path) or provenance.read_provenance(path),
     )
-    monkeypatch.setattr(lineage, "digest", lambda path, again: read.append(path) or sha256(path))
+    monkeypatch.setattr(lineage, "digest", lambda path, again: read.append(path) or digest(path))
     chains = lineage.Lineage(workflow.results, hashes=False)
     for run in runs:
         chains.behind(run, "mbpp")

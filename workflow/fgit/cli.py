@@ -71,37 +71,27 @@ def with_role(verb: Verb, values: Mapping[str, Any], role: str) -> dict[str, Any
     }
 
 
-def named_inputs(values: Mapping[str, Any]) -> dict[str, Path]:
-    """The input files, by flag, that provenance records."""
+def inputs_of(verb: Verb, values: Mapping[str, Any], settings: Any) -> dict[str, Path]:
+    """What provenance records as read, by flag: files, and the models that settings name."""
     from fgit.common.files import resolve
 
     files: dict[str, Path] = {}
-    for name, value in values.items():
+    for name, value in with_role(verb, values, "input").items():
         if isinstance(value, dict):
             files |= {f"{name} {key}": resolve(item) for key, item in value.items()}
         elif isinstance(value, list):
             files |= {f"{name} {number}": item for number, item in enumerate(value, start=1)}
         else:
             files[name] = resolve(str(value))
+    for name in ["embedder"] if values.get("given") else ["teacher", "embedder"]:
+        if (model := getattr(settings, name, None)) is not None:
+            files[name] = resolve(model)
     return files
 
 
-def named_outputs(values: Mapping[str, Any]) -> list[Path]:
-    """The output files."""
-    return [
-        path
-        for value in values.values()
-        for path in (value if isinstance(value, list) else [value])
-    ]
-
-
-def named_models(values: Mapping[str, Any], settings: Any) -> dict[str, Path]:
-    """The models that settings name: they are read, and so are inputs too."""
-    from fgit.common.files import resolve
-
-    read = ["embedder"] if values.get("given") else ["teacher", "embedder"]
-    named = {name: getattr(settings, name, None) for name in read}
-    return {name: resolve(value) for name, value in named.items() if value is not None}
+def outputs_of(verb: Verb, values: Mapping[str, Any]) -> list[Path]:
+    named = with_role(verb, values, "output").values()
+    return [path for value in named for path in (value if isinstance(value, list) else [value])]
 
 
 # ------------------------------------------------------------------ running
@@ -134,16 +124,17 @@ def main(argv: list[str] | None = None) -> int:
         for name, flag in verb.flags.items():
             if flag.follows:
                 values[name] = flag.worked_out(values)
-        outputs = named_outputs(with_role(verb, values, "output")) if processes.is_first() else []
+        outputs = outputs_of(verb, values) if processes.is_first() else []
         with ending_on_sigterm(), Lock(outputs[0]) if outputs else contextlib.nullcontext():
             if outputs:
                 from fgit.common.provenance import check_inputs, write_provenance
 
-                inputs = named_inputs(with_role(verb, values, "input"))
-                inputs |= named_models(values, settings)
+                inputs = inputs_of(verb, values, settings)
                 check_inputs(inputs.values())
-            given = {"settings": settings} if verb.settings else {}
-            settings = verb.run(**values, **given) or settings
+            if verb.settings:
+                settings = verb.run(**values, settings=settings) or settings
+            else:
+                verb.run(**values)
             if outputs:
                 write_provenance(
                     outputs[0],
@@ -155,23 +146,23 @@ def main(argv: list[str] | None = None) -> int:
                     started=started,
                 )
     except UserError as error:
-        return failed(arguments.verb, str(error))
+        return fail(arguments.verb, str(error))
     except OSError as error:
         advice = OS_ERRORS.get(error.errno or 0)
         if advice is None:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        return failed(arguments.verb, f"{error.strerror}{where}. {advice}")
+        return fail(arguments.verb, f"{error.strerror}{where}. {advice}")
     except KeyboardInterrupt:
-        return failed(arguments.verb, "interrupted", code=130)
+        return fail(arguments.verb, "interrupted", code=130)
     except Stopped as stopped:
         where = f" in {stopped.where}" if stopped.where else ""
         message = f"stopped by SIGTERM{where}; start it again to go on"
-        return failed(arguments.verb, message, code=stopped.CODE)
+        return fail(arguments.verb, message, code=stopped.CODE)
     return 0
 
 
-def failed(name: str, message: str, code: int = 1) -> int:
+def fail(name: str, message: str, code: int = 1) -> int:
     if processes.is_first():
         print(f"fgit {name}: error: {message}", file=sys.stderr, flush=True)
     if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):

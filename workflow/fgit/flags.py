@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from fgit import config
 from fgit.common.errors import UserError
 
-Run = Callable[..., BaseModel | None]
+VerbFunction = Callable[..., BaseModel | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,24 +59,24 @@ METAVARS = {Path: "FILE", int: "N", Positive: "N"}
 class Verb(NamedTuple):
     summary: str
     details: str
-    run: Run
+    run: VerbFunction
     flags: dict[str, Flag]
     types: dict[str, Any]  # of the flags
     settings: type[BaseModel] | None = None
     fields: Collection[str] = ()  # of the settings, those that are flags
 
 
-def verb_of(run: Run) -> Verb:
+def verb_of(run: VerbFunction) -> Verb:
     """What a function says of itself by its docstring, its parameters and their annotations."""
     summary, _, details = " ".join((run.__doc__ or "").split()).partition(". ")
-    made = Verb(summary, details, run, {}, {})
+    verb = Verb(summary, details, run, {}, {})
     for name, parameter in inspect.signature(run, eval_str=True).parameters.items():
         if isinstance(parameter.default, Flag):
-            made.flags[name], made.types[name] = parameter.default, parameter.annotation
+            verb.flags[name], verb.types[name] = parameter.default, parameter.annotation
         else:
             settings, *fields = typing.get_args(parameter.annotation) or [parameter.annotation]
-            made = made._replace(settings=settings, fields=fields or settings.model_fields)
-    return made
+            verb = verb._replace(settings=settings, fields=fields or settings.model_fields)
+    return verb
 
 
 def add_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
@@ -102,7 +102,7 @@ def add_flags(parser: argparse.ArgumentParser, verb: Verb) -> None:
 
 
 def of_type(kind: Any) -> dict[str, Any]:
-    """What argparse is told of a flag's type."""
+    """What argparse needs to know of a flag's type."""
     inner = typing.get_args(kind)
     if typing.get_origin(kind) is list:
         return {"nargs": "+", **of_type(inner[0])}
@@ -136,14 +136,14 @@ def add_settings(parser: argparse.ArgumentParser, verb: Verb) -> None:
 
 
 def read_settings(arguments: argparse.Namespace, verb: Verb) -> Any:
-    """The settings of the flags that were given, or None for a verb without."""
+    """The settings that the flags say, or None for a verb without."""
     if verb.settings is None:
         return None
-    given = {n: getattr(arguments, n) for n in verb.settings.model_fields if hasattr(arguments, n)}
+    fields = verb.settings.model_fields
     try:
-        return verb.settings(**given)
+        return verb.settings(**{n: v for n, v in vars(arguments).items() if n in fields})
     except ValidationError as error:
-        raise UserError(config.explain(error)) from error
+        raise UserError(config.validation_message(error)) from error
 
 
 def bare_type(annotation: Any) -> Any:

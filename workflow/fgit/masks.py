@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from fgit.annotate import SIDES, Segments, Span, segments
-from fgit.common.files import check_rows, read_objects, writing_parquet
+from fgit.common.files import read_objects, read_records, writing_parquet
 from fgit.common.progress import bar
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
     count = 0
     with writing_parquet(out, schema) as write:
         while batch:
-            frame, _ = check_rows(batch, pairs, ["id", *SIDES], empty=SIDES)
+            frame, _ = read_records(pairs, ["id", *SIDES], rows=batch, empty=SIDES)
             texts = list(frame.select(SIDES).iter_rows())
             batch_masks = masks_of_pairs(loaded, texts, itertools.starmap(segments, texts))
             for id, of_pair in zip(frame["id"], batch_masks[: max(0, show - count)], strict=False):

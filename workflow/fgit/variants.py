@@ -59,8 +59,8 @@ def sample_parts(path: Path, rows: int) -> Iterator[pl.DataFrame]:
     numbered = files.read_objects(path)
     first_rows: dict[str, int] = {}
     while part := list(itertools.islice(numbered, rows)):
-        frame, _ = files.check_rows(
-            part, path, ["id", "instruction", "response"], ["language", "tests"]
+        frame, _ = files.read_records(
+            path, ["id", "instruction", "response"], ["language", "tests"], rows=part
         )
         for number, sample in frame.select("row", "id").iter_rows():
             first = first_rows.setdefault(sample, number)

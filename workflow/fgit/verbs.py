@@ -23,19 +23,19 @@ GROUPS = {  # first words of verbs of two
     "export": "take pairs to other trainers, and trained models to where others find them",
 }
 
-RECORDS = Input("clean records, as decontaminate writes them")
-VARIANTS = Input("variants, as generate or mutate writes them")
+RECORDS_IN = Input("clean records, as decontaminate writes them")
+VARIANTS_IN = Input("variants, as generate or mutate writes them")
 VARIANTS_OUT = Output("the variants, one row an answer (Parquet)")
 REASONS = Output("counts by reason (JSON)")
-PAIRS = Input("pairs, as select writes them")
-SPANS = Input("annotated pairs, as annotate writes them")
+PAIRS_IN = Input("pairs, as select writes them")
+SPANS_IN = Input("annotated pairs, as annotate writes them")
 MODEL = Input("a folder, a hub name or package:NAME/file")
 REVISION = Value("the model's commit on the hub")
 TEMPLATE = "own, magicoder, semcoder, or a Jinja file"
 BENCHMARK = Value("whose prompts and scorer")
-PROBLEMS = Input("the benchmark's problem file")
+PROBLEMS_IN = Input("the benchmark's problem file")
 SHA256 = Value("the problem file's digest; another file is refused")
-SCORES = Input("score folders of one run, as score writes them; several are seeds", "DIR")
+SCORES_IN = Input("score folders of one run, as score writes them; several are seeds", "DIR")
 RESULTS = Value("the results folder", "DIR")
 RESULTS_OUT = Unrecorded("the results folder: read, and written to", "DIR")
 ENDED = Value("nothing runs any more: what began and has no result is marked failed")
@@ -122,7 +122,7 @@ def decontaminate(
 
 def generate(
     settings: config.GenerateSettings,
-    records: Path = RECORDS,
+    records: Path = RECORDS_IN,
     out: Path = VARIANTS_OUT,
     report: Path = REASONS,
     given: Path | None = Input("variants in place of a teacher's: rows of id, variant"),
@@ -142,7 +142,7 @@ def generate(
 
 def gather(
     shards: list[Path] = Input("all of generate's shards, each report beside it (NAME.json)"),
-    records: Path = RECORDS,
+    records: Path = RECORDS_IN,
     out: Path = VARIANTS_OUT,
     report: Path = REASONS,
 ) -> None:
@@ -156,7 +156,7 @@ def gather(
 
 def mutate(
     settings: config.MutateSettings,
-    records: Path = RECORDS,
+    records: Path = RECORDS_IN,
     out: Path = VARIANTS_OUT,
     report: Path = REASONS,
     threads: Positive | None = THREADS,
@@ -171,8 +171,8 @@ def mutate(
 
 def verify(
     settings: config.ScoreSettings,
-    records: Path = RECORDS,
-    variants: Path = VARIANTS,
+    records: Path = RECORDS_IN,
+    variants: Path = VARIANTS_IN,
     out: Path = Output("of each variant whether tests show it to be wrong (Parquet)"),
     report: Path = Output("counts (JSON)"),
     threads: Positive | None = THREADS,
@@ -187,8 +187,8 @@ def verify(
 
 def select(
     settings: config.SelectSettings,
-    records: Path = RECORDS,
-    variants: Path = VARIANTS,
+    records: Path = RECORDS_IN,
+    variants: Path = VARIANTS_IN,
     out: Path = Output("one variant a sample: the pairs (Parquet)"),
     report: Path = Output("similarity figures (JSON)"),
     verified: Path | None = Input("verify's result: variants that pass their tests are left out"),
@@ -204,7 +204,7 @@ def select(
 
 
 def annotate(
-    pairs: Path = PAIRS,
+    pairs: Path = PAIRS_IN,
     out: Path = Output("the pairs with their spans (Parquet)"),
     report: Path = Output("counts (JSON)"),
     threads: Positive | None = THREADS,
@@ -225,7 +225,7 @@ def train(
     revision: str | None = REVISION,
     template: str = Input(TEMPLATE, default="own"),
     licence: str | None = Unrecorded("the base model's, for the card (default: its own card's)"),
-    spans: Path = SPANS,
+    spans: Path = SPANS_IN,
     out: Path = Output(
         "where model/, metrics.json, steps.jsonl, samples.parquet, segments.json and run.yaml go",
         "DIR",
@@ -250,7 +250,7 @@ def evaluate(
     template: str = Input(TEMPLATE, default="own"),
     mode: Mode = Value("prompting", default="chat"),
     benchmark: BenchmarkKind = BENCHMARK,
-    problems: Path = PROBLEMS,
+    problems: Path = PROBLEMS_IN,
     sha256: str | None = SHA256,
     out: Path = Output("samples: one sanitized solution a problem (JSONL)"),
     one_bos: Path | None = Output(
@@ -273,7 +273,7 @@ def evaluate(
 def score(
     settings: config.ScoreSettings,
     benchmark: BenchmarkKind = BENCHMARK,
-    problems: Path = PROBLEMS,
+    problems: Path = PROBLEMS_IN,
     sha256: str | None = SHA256,
     samples: str | None = Input(
         "solutions: task_id and solution, or completion (JSONL); or the word canonical, which "
@@ -409,7 +409,9 @@ def weights(
 
 
 def compare(
-    a: list[Path] = SCORES, b: list[Path] = SCORES, out: Path = Output("the comparison (JSON)")
+    a: list[Path] = SCORES_IN,
+    b: list[Path] = SCORES_IN,
+    out: Path = Output("the comparison (JSON)"),
 ) -> None:
     """Compare two scored runs on the same problems. Exact McNemar test (over several seeds the
     sign-flip test of their means), bootstrap interval of the difference, and the problems that one
@@ -423,7 +425,7 @@ def compare(
 def failures(
     run: dict[str, str] = Input("score folders of runs on this benchmark; repeatable", "NAME=DIR"),
     benchmark: BenchmarkKind = BENCHMARK,
-    problems: Path = PROBLEMS,
+    problems: Path = PROBLEMS_IN,
     sha256: str | None = SHA256,
     tests: Literal["base", "plus"] | None = Value(
         "what counts as failing (default: plus, base and plus tests, where there are any)"
@@ -486,18 +488,18 @@ def doctor(
     results: Path | None = Value("where results go (default: results/NAME)", "DIR"),
     json: bool = Value("print the findings as JSON"),
 ) -> None:
-    """Say whether a config can run here, and what to mend. Cluster, environments, models and
+    """Say whether a config can run here, and what to fix. Cluster, environments, models and
     datasets, disk, sandbox: a line for each check. Nothing is changed or downloaded.
     """
     from fgit.doctor import doctor
 
     if not doctor(config, profile, results, json):
-        raise UserError("something above is wrong; mend it, and look again")
+        raise UserError("something above is wrong; fix it, and look again")
 
 
 def audit_records(
     benchmark: BenchmarkKind = BENCHMARK,
-    problems: Path = PROBLEMS,
+    problems: Path = PROBLEMS_IN,
     sha256: str | None = SHA256,
     out: Path = Output("the problems as records (Parquet)"),
 ) -> None:
@@ -516,7 +518,7 @@ class AuditSettings(config.ScoreSettings, config.SelectSettings):
 def audit_variants(
     settings: AuditSettings,
     benchmark: BenchmarkKind = BENCHMARK,
-    problems: Path = PROBLEMS,
+    problems: Path = PROBLEMS_IN,
     sha256: str | None = SHA256,
     variants: Path = Input("variants of the problems' records, as generate writes them"),
     out: Path = Output("where variants.parquet and audit.json go", "DIR"),
@@ -536,7 +538,7 @@ def audit_variants(
 
 
 def audit_sheet(
-    pairs: Path = PAIRS,
+    pairs: Path = PAIRS_IN,
     out: Path = Output("where sheet.html, reader-1.csv and reader-2.csv go", "DIR"),
     count: Positive = Value("pairs to draw (default: 50)", default=50),
     seed: int = Value("seed of the draw (default: 0)", default=0),
@@ -567,7 +569,7 @@ def audit_kappa(
 
 
 def export_pairs(
-    spans: Path = SPANS,
+    spans: Path = SPANS_IN,
     out: Path = Output("the pairs (JSONL)"),
     tokenizer: str | None = Value("a folder, a hub name or package:...: adds token ids and masks"),
     revision: str | None = Value("the tokenizer's commit on the hub"),

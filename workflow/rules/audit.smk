@@ -56,9 +56,7 @@ rule audit_variants:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=lambda w, threads, attempt: (
-            attempt * (CONFIG.score.memory_mb + 2000 * threads)
-        ),
+        mem_mb=programs_mb,
         runtime=growing(240),
     params:
         python=CONFIG.python.main,

@@ -87,8 +87,9 @@ def teacher_folder(w):
 
 def teacher_flags(w):
     """The teacher's settings that its answers depend on."""
-    folder = {"teacher": found for found in teacher_folder(w)}
-    return result_flags(CONFIG.generate.model_copy(update=folder), leave_out=["shards"])
+    teacher = {"teacher": folder for folder in teacher_folder(w)}
+    settings = CONFIG.generate.model_copy(update=teacher)
+    return result_flags(settings, leave_out=["shards"])
 
 
 def shards(w, suffix):
@@ -114,11 +115,10 @@ def scored_flags(w, input):
     """The same as flags."""
     if whole_of(w):
         return f"--part-of {shlex.quote(str(Path(input.whole).parent))}"
-    given = {name: input.get(name) for name in ["samples", "one_bos", "ground_truth"]}
     parts = [
         f"--{name.replace('_', '-')} {shlex.quote(str(file))}"
-        for name, file in given.items()
-        if file
+        for name in ["samples", "one_bos", "ground_truth"]
+        if (file := input.get(name))
     ]
     own = own_samples(CONFIG, RUNS[w.run], w.benchmark)
     if own and conf(w).benchmarks[w.benchmark].limit:
@@ -142,9 +142,9 @@ def on_gpus(rule, of_a_node, nodes=1):
 
     A profile that sets nothing for the rule runs it where nobody hands out GPUs.
     """
-    given = workflow.resource_settings.overwrite_resources.get(rule, {})
-    kind = [str(given["gpu_type"].raw)] if "gpu_type" in given else []
-    if not given:
+    profile = workflow.resource_settings.overwrite_resources.get(rule, {})
+    kind = [str(profile["gpu_type"].raw)] if "gpu_type" in profile else []
+    if not profile:
         return {}
     if nodes == 1:
         return {"gpu": of_a_node, "gpu_model": kind[0] if kind else None}
@@ -158,11 +158,16 @@ def on_gpus(rule, of_a_node, nodes=1):
     }
 
 
-def boxes_mb(w, threads, attempt):
-    """Memory for scoring: one box that is full, and what the others have; pairs run no programs."""
-    programs = kind_of(CONFIG.benchmarks[w.benchmark].kind).programs
-    none = programs is None or whole_of(w)
-    return attempt * (4000 if none else CONFIG.score.memory_mb + 2000 * threads)
+def programs_mb(w, threads, attempt):
+    """Memory for programs: one sandbox that is full, and what the others have."""
+    return attempt * (CONFIG.score.memory_mb + 2000 * threads)
+
+
+def score_mb(w, threads, attempt):
+    """The same, where programs run: not for pairs, nor for a part of a larger benchmark."""
+    if kind_of(CONFIG.benchmarks[w.benchmark].kind).programs is None or whole_of(w):
+        return attempt * 4000
+    return programs_mb(w, threads, attempt)
 
 
 def scores(w, tables):
@@ -172,9 +177,9 @@ def scores(w, tables):
 
 def readers(w):
     """What fgit audit kappa wrote of the sheets: no rule makes it, so it is there or it is not."""
-    sheets = f"{w.results}/audit/sheets"
-    found = [f"{sheets}/{d}/kappa.json" for d in sheets_of(CONFIG)]
-    return [path for path in found if Path(path).exists()]
+    folder = f"{w.results}/audit/sheets"
+    files = [f"{folder}/{dataset}/kappa.json" for dataset in sheets_of(CONFIG)]
+    return [file for file in files if Path(file).exists()]
 
 
 def drawn(results, table):
@@ -192,13 +197,12 @@ def everything(results):
 def asks_of(jobs):
     """What jobs ask for, each kind once."""
     later = {"tmpdir", "disk", "disk_mb", "disk_mib"}  # known when there is input
-    asked = (
-        (
-            job.rule.name,
+    asks = set()
+    for job in jobs:
+        if workflow.local_exec or not job.is_local:
             # Not job.resources, which Snakemake keeps once they are asked for.
-            job.rule.expand_resources(job.wildcards_dict, job.input, 1, later),
-        )
-        for job in jobs
-        if workflow.local_exec or not job.is_local
-    )
-    return {Ask.of(name, found["_cores"], found) for name, found in asked}
+            resources = job.rule.expand_resources(
+                job.wildcards_dict, job.input, 1, later
+            )
+            asks.add(Ask.of(job.rule.name, resources["_cores"], resources))
+    return asks

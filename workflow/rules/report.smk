@@ -56,7 +56,7 @@ rule table:
         numbers="{results}/results/{table}.parquet",
     output:
         multiext("{results}/tables/{table}", ".md", ".csv", ".tex"),
-        shown=report(
+        drawing=report(
             "{results}/tables/{table}.html",
             category="Tables",
             labels={"of": "{results}", "table": "{table}"},
@@ -74,7 +74,7 @@ rule table:
         runtime=growing(30),
     params:
         python=CONFIG.python.main,
-        out=subpath(output.shown, parent=True),
+        out=subpath(output.drawing, parent=True),
     message:
         "Drawing {wildcards.table}"
     shell:
@@ -85,7 +85,7 @@ rule table:
 use rule table as figure with:
     output:
         multiext("{results}/tables/{table}", ".md", ".csv", ".tex", ".html", ".png"),
-        shown=report(
+        drawing=report(
             "{results}/tables/{table}.svg",
             category="Figures",
             labels={"of": "{results}", "figure": "{table}"},

@@ -13,7 +13,7 @@ rule ground_truth:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=boxes_mb,
+        mem_mb=score_mb,
         runtime=growing(240),
     params:
         python=CONFIG.python.main,
@@ -46,7 +46,7 @@ rule score:
         "../../envs/main.yaml"
     threads: lambda w: 1 if whole_of(w) else 8
     resources:
-        mem_mb=boxes_mb,
+        mem_mb=score_mb,
         runtime=growing(240),
     params:
         python=CONFIG.python.main,

@@ -13,9 +13,7 @@ rule verify:
         "../../envs/main.yaml"
     threads: 8
     resources:
-        mem_mb=lambda w, threads, attempt: (
-            attempt * (CONFIG.score.memory_mb + 2000 * threads)
-        ),
+        mem_mb=programs_mb,
         runtime=1440,
     params:
         python=CONFIG.python.main,

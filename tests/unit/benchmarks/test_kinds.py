@@ -23,7 +23,7 @@ from fgit.common.errors import UserError
 from fgit.common.files import write_jsonl
 from fgit.decontaminate.texts import read_benchmark
 from fgit.evaluate.stage import evaluate
-from fgit.fetch import release
+from fgit.fetch import problems_of_release
 from fgit.score.stage import score
 
 HUMANEVAL = {"prompt": "\n\ndef f(x):\n    ''' Return x. '''\n", "entry_point": "f"}
@@ -202,5 +202,5 @@ def test_a_new_kind_is_its_record_alone(contest, tmp_path, tiny_model, monkeypat
         "fgit.cluster.hub.load_dataset",
         lambda *place, **more: asked.append((*place, more)) or [CONTEST],
     )
-    assert release("contest", "c0ffee") == [CONTEST]
+    assert problems_of_release("contest", "c0ffee") == [CONTEST]
     assert asked == [("somebody/contest", None, {"revision": "c0ffee", "split": "test"})]

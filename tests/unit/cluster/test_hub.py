@@ -300,7 +300,7 @@ def test_a_file_with_a_wrong_hash_is_fetched_again(tmp_path, server):
     server.wrong["model.safetensors"] = 1
     done = fetch(server, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "model.safetensors is not as the hub says; once more" in done.stderr
+    assert "model.safetensors is not as the hub says; removed" in done.stderr
 
 
 @pytest.mark.parametrize("path", ["model.safetensors", "config.json"])

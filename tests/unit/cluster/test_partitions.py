@@ -26,7 +26,7 @@ CLUSTER = partitions.cluster_of(PARTITIONS, NODES)
 
 
 def why(**asked):
-    return " ".join(says for says, _ in partitions.problems(Ask("train", **asked), CLUSTER))
+    return " ".join(says for says, _ in partitions.misfits(Ask("train", **asked), CLUSTER))
 
 
 def test_what_slurm_says_is_read():
@@ -78,8 +78,8 @@ def test_a_partition_that_does_not_exist():
     assert why(partition="gpus") == "partition 'gpus' does not exist (there are: main, gpu, old)"
     assert "is DOWN" in why(partition="old")
     nothing = dataclasses.replace(CLUSTER, partitions={"gpu": CLUSTER.partitions["gpu"]})
-    (problem,) = partitions.problems(Ask("train"), nothing)
-    assert "no default" in problem[0]
+    (misfit,) = partitions.misfits(Ask("train"), nothing)
+    assert "no default" in misfit[0]
 
 
 def test_more_than_a_node_has():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.resources
 import json
 import shutil
 
@@ -73,9 +74,7 @@ def test_a_conversation_goes_on_as_its_prompt_began(folder, template, text):
 
 
 def test_every_shipped_template_is_tested_here():
-    shipped = {
-        item.name for item in (models.importlib.resources.files("fgit") / "prompts").iterdir()
-    }
+    shipped = {item.name for item in (importlib.resources.files("fgit") / "prompts").iterdir()}
     assert shipped == {"magicoder.jinja", "semcoder.jinja", f"{models.TEACHER_PROMPT}.jinja"}
 
 
@@ -244,7 +243,7 @@ def test_code_of_the_models_repository_is_never_run(copy, model_type, monkeypatc
 
 def test_trust_remote_code_is_off_in_every_call(monkeypatch):
     """Wherever the package calls from_pretrained, with the hub's names too."""
-    package = models.importlib.resources.files("fgit")
+    package = importlib.resources.files("fgit")
     calls = 0
     for source in sorted(package.rglob("*.py")):
         text = source.read_text(encoding="utf-8")

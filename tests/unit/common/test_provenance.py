@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -17,8 +18,17 @@ import pytest
 import fgit
 from fgit.common import provenance
 from fgit.common.errors import UserError
-from fgit.common.files import sha256
 from fgit.config import GenerateSettings, SelectSettings
+
+
+def sha256(path):
+    """Of a file, or of a folder's names and contents."""
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    members = sorted(member for member in path.rglob("*") if member.is_file())
+    lines = [f"{member.relative_to(path)}\0{sha256(member)}\n" for member in members]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
 
 STARTED = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
@@ -141,6 +151,26 @@ def test_of_a_folder_each_entry_is_recorded(tmp_path, model):
     }
 
 
+def test_the_digest_of_a_folder_is_that_of_names_and_contents(tmp_path):
+    def make(name, members):
+        for member, content in members.items():
+            path = tmp_path / name / member
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        return provenance.digest(tmp_path / name)
+
+    same = make("a", {"x": "1", "sub/y": "2"})
+    assert make("b", {"sub/y": "2", "x": "1"}) == same
+    others = [
+        make("c", {"x": "1", "sub/y": "3"}),
+        make("d", {"x": "1", "sub/z": "2"}),
+        make("e", {"x": "1", "y": "2"}),
+        make("f", {"x": "1", "sub/y": "2", "z": ""}),
+        make("g", {"x": "1"}),
+    ]
+    assert len({same, *others}) == 6
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """Every file is large, and digests are kept below here."""
@@ -196,7 +226,7 @@ def test_the_commit_of_a_model_that_another_process_loaded(tmp_path, monkeypatch
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(provenance, "DATASETS", {})
+    monkeypatch.setattr(provenance, "LOADED_DATASETS", {})
     monkeypatch.delitem(sys.modules, "fgit.common.models", raising=False)
     cached = tmp_path / "hub/models--org--teacher"
     (cached / "refs").mkdir(parents=True)
@@ -212,7 +242,7 @@ def test_the_commit_of_a_model_that_another_process_loaded(tmp_path, monkeypatch
 
 
 def test_the_commit_of_a_dataset(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "DATASETS", {})
+    monkeypatch.setattr(provenance, "LOADED_DATASETS", {})
     info = types.SimpleNamespace(
         download_checksums={f"hf://datasets/org/data@{COMMIT}/a.jsonl": {"num_bytes": 1}}
     )
@@ -223,10 +253,10 @@ def test_the_commit_of_a_dataset(tmp_path, monkeypatch):
 
 def test_a_dataset_whose_commit_is_not_told(monkeypatch):
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(provenance, "DATASETS", {})
+    monkeypatch.setattr(provenance, "LOADED_DATASETS", {})
     provenance.note_dataset("org/data", None, datasets.Dataset.from_dict({"a": [1]}))
-    assert provenance.DATASETS["org/data"]["commit"] is None
-    assert provenance.DATASETS["org/data"]["fingerprint"]
+    assert provenance.LOADED_DATASETS["org/data"]["commit"] is None
+    assert provenance.LOADED_DATASETS["org/data"]["fingerprint"]
 
 
 def test_it_is_read_back(tmp_path):

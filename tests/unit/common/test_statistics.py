@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from fgit.common.statistics import over_seeds, paired, paired_bootstrap, sign_flip, wilson
+from fgit.common.statistics import compare_paired, over_seeds, paired_bootstrap, sign_flip, wilson
 
 OUTCOMES = st.integers(0, 1)
 PAIRS = st.lists(st.tuples(OUTCOMES, OUTCOMES), min_size=1, max_size=60)
@@ -226,7 +226,7 @@ def test_what_cannot_be_paired_is_refused(a, b, message):
 def test_two_runs_of_one_seed():
     a = [[1] * 30 + [1] * 6 + [0] * 4]
     b = [[1] * 30 + [0] * 6 + [0] * 4]
-    found = paired(a, b)
+    found = compare_paired(a, b)
     assert (found.n, found.only_a, found.only_b) == (40, [30, 31, 32, 33, 34, 35], [])
     assert found.p == 0.03125 and found.significant
     assert (found.difference, found.low, found.high) == paired_bootstrap(a[0], b[0])
@@ -235,19 +235,19 @@ def test_two_runs_of_one_seed():
 def test_several_seeds_are_compared_by_their_mean():
     a = [[1, 1, 0, 1, 0], [1, 1, 1, 0, 0]]
     b = [[0, 1, 0, 0, 1]]
-    found = paired(a, b)
+    found = compare_paired(a, b)
     assert found.p == all_signs([2, 0, 1, 1, -2]) == 0.75  # in halves of a problem
     assert (found.only_a, found.only_b) == ([0], [4])  # not what only some seeds solve
     assert (found.difference, found.low, found.high) == paired_bootstrap([1, 1, 0.5, 0.5, 0], b[0])
     assert not found.significant
-    assert paired([[1] * 8, [1] * 8], [[0] * 8]).significant
+    assert compare_paired([[1] * 8, [1] * 8], [[0] * 8]).significant
 
 
 def test_more_seeds_that_say_the_same_change_nothing():
     """Four problems that one side solves are not enough, however often they are asked."""
     a, b = [1] * 4 + [0, 1] * 5, [0] * 4 + [0, 1] * 5
     for seeds in (1, 2, 3):
-        found = paired([a] * seeds, [b])
+        found = compare_paired([a] * seeds, [b])
         assert (found.p, found.significant) == (0.125, False)
     assert found.low > 0  # the bootstrap alone would say otherwise
 
@@ -256,14 +256,14 @@ def test_more_seeds_that_say_the_same_change_nothing():
 @settings(max_examples=30)
 def test_a_comparison_is_reversed_by_swapping(pairs):
     a, b = ([list(side)] for side in zip(*pairs, strict=True))
-    found = paired(a, b)
+    found = compare_paired(a, b)
     assert found.reversed.reversed == found
     assume(found.difference != 0)
-    assert found.reversed == paired(b, a)
+    assert found.reversed == compare_paired(b, a)
 
 
 def test_a_run_does_not_differ_from_itself():
-    found = paired([[1, 0, 1]], [[1, 0, 1]])
+    found = compare_paired([[1, 0, 1]], [[1, 0, 1]])
     assert (found.difference, found.low, found.high, found.p) == (0, 0, 0, 1)
     assert not found.significant
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from fgit.common.statistics import paired
+from fgit.common.statistics import compare_paired
 from fgit.lineage import Lineage, without_provenance
 from fgit.published import read_published
 from fgit.report.cells import hint
@@ -142,7 +142,7 @@ def better(folder):
 
 def test_a_run_is_compared_with_its_base_model(better):
     base, sft, fgit, *_ = rows_of(better)
-    found = paired([AFTER], [BEFORE])
+    found = compare_paired([AFTER], [BEFORE])
     assert [fgit[f"base {what}"] for what in DIFFERENCE] == [
         "35.00",
         f"{100 * found.low:.2f}",
@@ -163,7 +163,7 @@ def test_a_significant_difference_is_marked(better):
 
 
 def test_the_pointer_shows_all_pairs(better):
-    found = paired([AFTER], [BEFORE])
+    found = compare_paired([AFTER], [BEFORE])
     end = f"{100 * found.low:+.1f} to {100 * found.high:+.1f}"
     hints = hints_of(better)
     assert f"against its base model: +35.0 points ({end}), p 0.016" in hints
@@ -178,12 +178,12 @@ def test_several_seeds_are_compared_by_their_mean(seeds):
         seeds.score(run, "easy", scores.get(run, BEFORE))
     drawn = drawn_of(seeds)
     fgit = rows_of(drawn)[2]
-    p = f"{paired([AFTER, first(11, 20)], [BEFORE]).p:.4g}"
+    p = f"{compare_paired([AFTER, first(11, 20)], [BEFORE]).p:.4g}"
     assert (fgit["base"], fgit["base difference"], fgit["base p"]) == ("50.0", "40.00", p)
     assert drawn.lines[2].cells[0].marked == "50.0*"
     said = "exact sign-flip test of the problems' means over the seeds, p < 0.05"
     assert said in to_markdown(drawn, None)
-    assert f"p {paired([AFTER, first(11, 20)], [BEFORE, BEFORE]).p:.2g}" in hints_of(drawn)
+    assert f"p {compare_paired([AFTER, first(11, 20)], [BEFORE, BEFORE]).p:.2g}" in hints_of(drawn)
 
 
 def test_a_table_without_base_rows_compares_nothing(tmp_path):

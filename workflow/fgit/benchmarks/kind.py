@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from fgit.benchmarks.releases import EvalPlusFile, HubDataset
 from fgit.common.errors import UserError
-from fgit.common.files import BadRow, check_row
+from fgit.common.files import BadRow, text_columns
 from fgit.config import WITH_PLUS, BenchmarkKind, Mode
 
 Problem = dict[str, Any]
@@ -125,5 +125,5 @@ def text_fields(
     own = next((row[key] for key in ("task_id", "problem_id") if key in row), number)
     values = {name: row[name] for name in fields} | {"task_id": str(own)}
     same = {name: name for name in values}
-    checked = check_row(path, number, values, list(values), [], same, tuple(may_be_empty))
-    return checked if isinstance(checked, BadRow) else dict(checked)
+    texts = text_columns(values, same, values, set(values).difference(may_be_empty))
+    return BadRow(str(path), number, *texts) if isinstance(texts, tuple) else dict(texts)

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.releases import RELEASE_PREFIX, HubDataset
@@ -27,12 +27,16 @@ from fgit.steps import Step
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["model", "dataset"]
-MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+RepositoryKind = Literal["model", "dataset"]
+PATTERNS = {
+    "model": ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"],
+    "dataset": [
+        *("*.parquet", "*.json", "*.jsonl", "*.csv", "*.arrow", "*.gz", "*.zst", "*.zip"),
+        *("*.txt", "*.yaml", "*.md"),
+    ],
+}
 PICKLED = "*.bin"  # of an embedder that has no safetensors (fgit.common.models)
 TWICE = ["consolidated*", "original/*", "onnx/*", "openvino/*"]  # the same weights in other forms
-DATASET_FILES = ["*.parquet", "*.json", "*.jsonl", "*.csv", "*.arrow", "*.gz", "*.zst", "*.zip"]
-DATASET_FILES += ["*.txt", "*.yaml", "*.md"]
 Look = tuple[Literal["ok", "warning", "wrong"], str, str]
 COMMIT = re.compile("[0-9a-f]{40}")
 ATTEMPTS = 4  # at a file; each goes on where the last one broke off
@@ -48,7 +52,7 @@ class Repository:
         keys: the config's keys that name it, each with the key of its revision.
     """
 
-    kind: Kind
+    kind: RepositoryKind
     name: str
     revision: str | None
     keys: tuple[str, ...]
@@ -69,14 +73,14 @@ def needed(config: Config, steps: Iterable[Step]) -> list[Repository]:
     read = dict.fromkeys(key for step in steps for key in step.hub)
     models = [f"models.{run.model}" for run in all_runs(config).values()]
     rest = sorted(read, key=lambda key: key.startswith("benchmarks."))
-    keys: dict[tuple[Kind, str, str | None], list[str]] = {}
+    keys_of: dict[tuple[RepositoryKind, str, str | None], list[str]] = {}
     for key in dict.fromkeys([*models, "generate", "select", *rest]):
         if key in read and (place := place_on_hub(config, key)) is not None:
-            keys.setdefault(place, []).append(key)
-    return [Repository(*place, tuple(named)) for place, named in keys.items()]
+            keys_of.setdefault(place, []).append(key)
+    return [Repository(*place, tuple(keys)) for place, keys in keys_of.items()]
 
 
-def place_on_hub(config: Config, key: str) -> tuple[Kind, str, str | None] | None:
+def place_on_hub(config: Config, key: str) -> tuple[RepositoryKind, str, str | None] | None:
     """Kind, name and revision of what a key of the config names; None if it is not on the hub."""
     section, _, name = key.partition(".")
     entry = getattr(config, section)[name] if name else getattr(config, section)
@@ -85,7 +89,7 @@ def place_on_hub(config: Config, key: str) -> tuple[Kind, str, str | None] | Non
         place = release and release(entry.problems.removeprefix(RELEASE_PREFIX))
         return ("dataset", place.name, place.revision) if isinstance(place, HubDataset) else None
     path = getattr(entry, {"generate": "teacher", "select": "embedder"}.get(section, "path"))
-    kind: Kind = "dataset" if section == "datasets" else "model"
+    kind: RepositoryKind = "dataset" if section == "datasets" else "model"
     return (kind, path, entry.revision) if is_on_hub(path) else None
 
 
@@ -96,10 +100,6 @@ def is_on_hub(path: str) -> bool:
 
 
 # ------------------------------------------------------------------ what is there
-
-
-def patterns(repository: Repository) -> list[str]:
-    return MODEL_FILES if repository.kind == "model" else DATASET_FILES
 
 
 def snapshot(repository: Repository) -> Path | None:
@@ -113,7 +113,7 @@ def snapshot(repository: Repository) -> Path | None:
                 repository.name,
                 repo_type=repository.kind,
                 revision=repository.revision,
-                allow_patterns=patterns(repository),
+                allow_patterns=PATTERNS[repository.kind],
                 ignore_patterns=TWICE,
                 local_files_only=True,
             )
@@ -131,18 +131,18 @@ def has_weights(folder: Path) -> bool:
         names = json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values()
         if names and all((folder / name).exists() for name in names):
             return True
-    single = [*folder.glob("model.safetensors"), *folder.glob("pytorch_model.bin")]
-    return any(path.exists() for path in single)
+    return any((folder / name).exists() for name in ("model.safetensors", "pytorch_model.bin"))
 
 
-def look(repository: Repository, timeout: float) -> Look:
-    """Whether the jobs will find a repository; nothing is downloaded, nor asked for what is here.
+def look_at(repository: Repository, timeout: float) -> Look:
+    """Whether the jobs will find a repository. Nothing is downloaded, and of what is in the cache
+    the hub is not asked.
 
     Args:
         timeout: seconds to wait for the hub.
 
     Returns:
-        ok, warning (not here, and the hub does not answer) or wrong; what was found; what to do.
+        ok, warning (not here, and the hub does not answer) or wrong; the finding; what to do.
     """
     revision = repository.revision or "main"
     if (folder := snapshot(repository)) is not None:
@@ -198,9 +198,9 @@ def refusal(repository: Repository, error: BaseException) -> tuple[str, str] | N
 
 
 def look_at_all(repositories: Sequence[Repository], timeout: float) -> list[Look]:
-    """:func:`look` at each, at the same time."""
+    """:func:`look_at` each, at the same time."""
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        return list(pool.map(lambda one: look(one, timeout), repositories))
+        return list(pool.map(lambda repository: look_at(repository, timeout), repositories))
 
 
 def short(error: BaseException) -> str:
@@ -211,38 +211,38 @@ def short(error: BaseException) -> str:
 # ------------------------------------------------------------------ bringing it
 
 
-def listed(repository: Repository) -> tuple[str, int]:
-    """Commit of a repository's revision, and the bytes that are still to come."""
+class Listing(NamedTuple):
+    """What the hub has of a repository's revision: its commit, the paths of the files that the
+    stages read, and how many bytes of them are not in the cache yet."""
+
+    commit: str
+    files: list[str]
+    missing_bytes: int
+
+
+def listing(repository: Repository) -> Listing:
+    """What there is to download.
+
+    Raises:
+        UserError: if the hub refuses or does not answer; as :func:`wanted_files`.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
+    api, name, kind = HfApi(), repository.name, repository.kind
     revision = repository.revision or "main"
     with hub_errors(repository):
-        commit = (
-            HfApi().repo_info(repository.name, repo_type=repository.kind, revision=revision).sha
-        )
+        commit = api.repo_info(name, repo_type=kind, revision=revision).sha
         assert commit is not None
-        files = snapshot_download(
-            repository.name,
-            repo_type=repository.kind,
-            revision=commit,
-            allow_patterns=wanted_files(repository, commit),
-            dry_run=True,
+        paths = api.list_repo_files(name, repo_type=kind, revision=commit)
+        files = wanted_files(repository, commit, paths)
+        downloads = snapshot_download(
+            name, repo_type=kind, revision=commit, allow_patterns=files, dry_run=True
         )
-    return commit, sum(file.file_size or 0 for file in files if file.will_download)
+    size = sum(file.file_size or 0 for file in downloads if file.will_download)
+    return Listing(commit, files, size)
 
 
-def tree(repository: Repository, commit: str) -> dict[str, Any]:
-    """The files of a repository at a commit, by path: size, blob_id, lfs."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
-
-    entries = HfApi().list_repo_tree(
-        repository.name, repo_type=repository.kind, revision=commit, recursive=True
-    )
-    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-
-
-def wanted_files(repository: Repository, commit: str) -> list[str]:
+def wanted_files(repository: Repository, commit: str, paths: list[str]) -> list[str]:
     """The paths that the stages read: of a model, safetensors, tokenizer and configuration.
 
     Raises:
@@ -250,20 +250,20 @@ def wanted_files(repository: Repository, commit: str) -> list[str]:
     """
     from huggingface_hub.utils import filter_repo_objects
 
-    paths = list(tree(repository, commit))
-    found = list(
-        filter_repo_objects(paths, allow_patterns=patterns(repository), ignore_patterns=TWICE)
-    )
-    if repository.kind == "model" and not any(path.endswith(".safetensors") for path in found):
+    def matching(patterns: list[str]) -> list[str]:
+        return list(filter_repo_objects(paths, allow_patterns=patterns, ignore_patterns=TWICE))
+
+    files = matching(PATTERNS[repository.kind])
+    if repository.kind == "model" and not any(path.endswith(".safetensors") for path in files):
         if repository.keys != ("select",):
             raise UserError(
                 f"{repository}: no weights in safetensors at commit {commit}; pickled weights are "
                 "not read: convert them, and name the folder"
             )
-        found += filter_repo_objects(paths, allow_patterns=[PICKLED], ignore_patterns=TWICE)
-    if not found:
+        files += matching([PICKLED])
+    if not files:
         raise UserError(f"{repository}: no files of a {repository.kind} at commit {commit}")
-    return found
+    return files
 
 
 def check_space(size: int) -> None:
@@ -286,49 +286,56 @@ def existing_parent(path: Path) -> Path:
     return next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.is_dir())
 
 
-def brought(repository: Repository, commit: str) -> dict[str, Any]:
+def bring(repository: Repository, commit: str, files: list[str]) -> dict[str, Any]:
     """Download a repository's files at a commit, verify them, and say what they are.
 
     Raises:
         UserError: if a file is not as the hub says after it was downloaded twice.
     """
-    files = wanted_files(repository, commit)
-    folder = download(repository, files)
-    if folder.name != commit:
-        raise UserError(
-            f"{repository}: revision {repository.revision or 'main'} moved on the hub while it was "
-            "fetched; start it again"
-        )
-    if wrong := mismatches(repository, commit, folder, files):
-        for path in wrong:
-            log.warning("%s: %s is not as the hub says; once more", repository, path)
-            remove_blob(folder / path)
-        download(repository, files)
-    if wrong := mismatches(repository, commit, folder, files):
-        for path in wrong:
-            remove_blob(folder / path)
-        path, (expected, found) = next(iter(wrong.items()))
-        raise UserError(
-            f"{repository}: {path} at commit {commit} has the hash {found}, but the hub says "
-            f"{expected}, after two downloads; it was removed. Try again later, or use another "
-            "revision"
-        )
-    return {
-        "kind": repository.kind,
-        "name": repository.name,
-        "keys": list(repository.keys),
-        "revision": repository.revision,
-        "commit": commit,
-        "files": len(files),
-        "bytes": sum((folder / path).stat().st_size for path in files),
-    }
+    from huggingface_hub import HfApi
+
+    for _ in range(2):
+        folder = download(repository, files)
+        if folder.name != commit:
+            raise UserError(
+                f"{repository}: revision {repository.revision or 'main'} moved on the hub while it "
+                "was fetched; start it again"
+            )
+        with hub_errors(repository):
+            # It checks every file of the snapshot, also those that something else brought there.
+            hashes = HfApi().verify_repo_checksums(
+                repository.name, repo_type=repository.kind, revision=commit
+            )
+        wrong = [mismatch for mismatch in hashes.mismatches if mismatch["path"] in files]
+        if not wrong:
+            return {
+                "kind": repository.kind,
+                "name": repository.name,
+                "keys": list(repository.keys),
+                "revision": repository.revision,
+                "commit": commit,
+                "files": len(files),
+                "bytes": sum((folder / path).stat().st_size for path in files),
+            }
+        for mismatch in wrong:
+            path = folder / mismatch["path"]
+            log.warning("%s: %s is not as the hub says; removed", repository, mismatch["path"])
+            path.resolve().unlink(missing_ok=True)  # what it links to
+            path.unlink(missing_ok=True)
+    first = wrong[0]
+    raise UserError(
+        f"{repository}: {first['path']} at commit {commit} has the hash {first['actual']}, but the "
+        f"hub says {first['expected']}, after two downloads; it was removed. Try again later, or "
+        "use another revision"
+    )
 
 
 def download(repository: Repository, files: list[str]) -> Path:
     """The folder with the files, each whole; a transfer that broke off goes on, a few times."""
     from huggingface_hub import snapshot_download
 
-    for attempt in range(1, ATTEMPTS + 1):
+    attempt = 1
+    while True:
         with hub_errors(repository):
             try:
                 return Path(
@@ -345,34 +352,7 @@ def download(repository: Repository, files: list[str]) -> Path:
                     raise
                 log.warning("%s: %s; going on", repository, short(error))
                 time.sleep(2**attempt)
-    raise AssertionError
-
-
-def mismatches(
-    repository: Repository, commit: str, folder: Path, files: Iterable[str]
-) -> dict[str, tuple[str, str]]:
-    """The files that are not as the hub says: its hash and ours."""
-    from huggingface_hub.utils.sha import git_hash, sha_fileobj
-
-    with hub_errors(repository):
-        known = tree(repository, commit)
-    wrong: dict[str, tuple[str, str]] = {}
-    for path in files:
-        entry, file = known[path], folder / path
-        with open(file, "rb") as opened:
-            if entry.lfs is not None:
-                expected, found = entry.lfs.sha256, sha_fileobj(opened).hex()
-            else:
-                expected, found = entry.blob_id, git_hash(opened.read())
-        if expected != found:
-            wrong[path] = expected, found
-    return wrong
-
-
-def remove_blob(path: Path) -> None:
-    """Remove a file of the cache, and what it links to."""
-    path.resolve().unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+                attempt += 1
 
 
 @contextlib.contextmanager

@@ -6,13 +6,14 @@ import dataclasses
 import getpass
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fgit.common.errors import UserError
 
 NOT_RUNNING = ("DOWN", "DRAIN", "FAIL", "MAINT", "NOT_RESPONDING", "POWERED_DOWN", "FUTURE")
-Problem = tuple[str, str]  # what is wrong, and what to do
+Misfit = tuple[str, str]  # why a job does not fit, and what to do
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -34,6 +35,10 @@ class Ask:
     gpu_type: str = ""
     memory_mb: int = 0
     minutes: int = 0
+
+    @property
+    def partitions(self) -> list[str]:
+        return [name for name in re.split(r"[,\s]+", self.partition) if name]
 
     @classmethod
     def of(cls, rule: str, threads: int, resources: Mapping[str, Any]) -> Ask:
@@ -74,8 +79,8 @@ class Node:
     partitions: frozenset[str]
 
     def gpus_like(self, wanted: str) -> int:
-        found = self.gpus.items()
-        return sum(count for kind, count in found if not wanted or kind.lower() == wanted.lower())
+        kinds = [kind for kind in self.gpus if not wanted or kind.lower() == wanted.lower()]
+        return sum(self.gpus[kind] for kind in kinds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,18 +108,18 @@ def ask_slurm(*command: str, timeout: float = 10) -> str:
     Raises:
         UserError: if the command is not there, fails, or does not answer in time (seconds).
     """
-    shown = " ".join(command)
+    words = " ".join(command)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     except FileNotFoundError as error:
         raise UserError(f"{command[0]}: no such command on this machine") from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{shown}: no answer in {timeout:g} s") from error
+        raise UserError(f"{words}: no answer in {timeout:g} s") from error
     except OSError as error:
-        raise UserError(f"{shown}: {error.strerror}") from error
+        raise UserError(f"{words}: {error.strerror}") from error
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UserError(f"{shown}: {said[0] if said else f'failed with {done.returncode}'}")
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise UserError(f"{words}: {lines[0] if lines else f'failed with {done.returncode}'}")
     return done.stdout
 
 
@@ -132,95 +137,84 @@ def read_cluster(timeout: float = 10) -> Cluster:
 
 def cluster_of(partitions: str, nodes: str) -> Cluster:
     """From what ``scontrol show partition`` and ``... node`` print with ``--oneliner``."""
-    found = [
-        Partition(
-            name=entry["PartitionName"],
-            state=entry.get("State", "UP"),
-            minutes=minutes_of(entry.get("MaxTime", "UNLIMITED")),
-            default=entry.get("Default") == "YES",
-        )
-        for entry in map(fields, partitions.splitlines())
-        if "PartitionName" in entry
-    ]
-    machines = [
-        Node(
-            name=entry["NodeName"],
-            cpus=int(entry.get("CPUEfctv") or entry.get("CPUTot") or 0),
-            memory_mb=int(entry.get("RealMemory") or 0),
-            gpus=gpus_of(entry.get("Gres", "")),
-            runs=not any(word in entry.get("State", "") for word in NOT_RUNNING),
-            partitions=frozenset(entry.get("Partitions", "").split(",")),
-        )
-        for entry in map(fields, nodes.splitlines())
-        if "NodeName" in entry
-    ]
-    return Cluster({partition.name: partition for partition in found}, tuple(machines))
+    return Cluster(
+        {
+            entry["PartitionName"]: Partition(
+                name=entry["PartitionName"],
+                state=entry.get("State", "UP"),
+                minutes=minutes_of(entry.get("MaxTime", "UNLIMITED")),
+                default=entry.get("Default") == "YES",
+            )
+            for entry in map(values_of, partitions.splitlines())
+            if "PartitionName" in entry
+        },
+        tuple(
+            Node(
+                name=entry["NodeName"],
+                cpus=int(entry.get("CPUEfctv") or entry.get("CPUTot") or 0),
+                memory_mb=int(entry.get("RealMemory") or 0),
+                gpus=gpus_of(entry.get("Gres", "")),
+                runs=not any(word in entry.get("State", "") for word in NOT_RUNNING),
+                partitions=frozenset(entry.get("Partitions", "").split(",")),
+            )
+            for entry in map(values_of, nodes.splitlines())
+            if "NodeName" in entry
+        ),
+    )
 
 
-def fields(line: str) -> dict[str, str]:
+def values_of(line: str) -> dict[str, str]:
     """``KEY=VALUE`` words; of a key that comes twice, the first."""
-    found: dict[str, str] = {}
-    for key, value in re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", line):
-        found.setdefault(key, value)
-    return found
+    return dict(reversed(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", line)))
 
 
 def gpus_of(gres: str) -> dict[str, int]:
     """GPUs by type: ``gpu:a100:4(S:0-1),gpu:2`` is ``{"a100": 4, "": 2}``."""
-    found: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for kind, count in re.findall(r"(?:^|,)gpu(?::([A-Za-z_][^:,(]*))?(?::(\d+))?", gres):
-        found[kind] = found.get(kind, 0) + int(count or 1)
-    return found
+        counts[kind] += int(count or 1)
+    return counts
 
 
 def minutes_of(limit: str) -> int | None:
     """``2-03:00:00`` in minutes; None for UNLIMITED and whatever is no time."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):\d+", limit)
+    if not match:
         return None
-    days, hours, minutes, _ = (int(part or 0) for part in found.groups())
+    days, hours, minutes = (int(part or 0) for part in match.groups())
     return (24 * days + hours) * 60 + minutes
 
 
-def known_accounts(timeout: float = 10) -> list[str]:
+def accounts_of_user(timeout: float = 10) -> list[str]:
     """The accounts of this user; empty where the cluster keeps none, or does not say."""
     command = ("sacctmgr", "--noheader", "--parsable2", "list", "associations")
     try:
-        said = ask_slurm(*command, f"user={getpass.getuser()}", "format=account", timeout=timeout)
+        text = ask_slurm(*command, f"user={getpass.getuser()}", "format=account", timeout=timeout)
     except (UserError, KeyError, OSError):
         return []
-    return sorted({line.strip().lower() for line in said.splitlines() if line.strip()})
+    return sorted({line.strip().lower() for line in text.splitlines() if line.strip()})
 
 
 # ------------------------------------------------------------------ does a job fit
 
 
-def problems(ask: Ask, cluster: Cluster) -> list[Problem]:
+def misfits(ask: Ask, cluster: Cluster) -> list[Misfit]:
     """Why a job would be refused, or wait for ever: nothing, if some partition takes it."""
-    names = [name for name in re.split(r"[,\s]+", ask.partition) if name]
-    known = ", ".join(cluster.partitions) or "none"
-    for name in names:
+    there = f"(there are: {', '.join(cluster.partitions) or 'none'})"
+    for name in ask.partitions:
         if name not in cluster.partitions:
-            return [
-                (
-                    f"partition {name!r} does not exist (there are: {known})",
-                    "name one of them at the top of the profile",
-                )
-            ]
+            says = f"partition {name!r} does not exist {there}"
+            return [(says, "name one of them at the top of the profile")]
+    defaults = [name for name, partition in cluster.partitions.items() if partition.default]
+    names = ask.partitions or defaults
     if not names:
-        names = [name for name, partition in cluster.partitions.items() if partition.default]
-    if not names:
-        return [
-            (
-                f"no partition is named, and the cluster has no default (there are: {known})",
-                "set slurm_partition in the profile",
-            )
-        ]
-    found = [misfit(ask, cluster.partitions[name], cluster.nodes) for name in names]
-    return [] if None in found else [problem for problem in found if problem]
+        says = f"no partition is named, and the cluster has no default {there}"
+        return [(says, "set slurm_partition in the profile")]
+    reasons = [misfit(ask, cluster.partitions[name], cluster.nodes) for name in names]
+    return [] if None in reasons else [reason for reason in reasons if reason]
 
 
-def misfit(ask: Ask, partition: Partition, nodes: tuple[Node, ...]) -> Problem | None:
+def misfit(ask: Ask, partition: Partition, nodes: tuple[Node, ...]) -> Misfit | None:
     """Why a job does not fit in a partition; None if it does."""
     where = f"partition {partition.name!r}"
     if partition.state != "UP":
@@ -266,10 +260,5 @@ def misfit(ask: Ask, partition: Partition, nodes: tuple[Node, ...]) -> Problem |
 
 def not_running(ask: Ask, cluster: Cluster) -> list[str]:
     """The partitions of a job in which no node runs now."""
-    names = re.split(r"[,\s]+", ask.partition)
-    members = {
-        name: [node for node in cluster.nodes if name in node.partitions]
-        for name in names
-        if name in cluster.partitions
-    }
-    return [name for name, found in members.items() if not any(node.runs for node in found)]
+    alive = {name for node in cluster.nodes if node.runs for name in node.partitions}
+    return [name for name in ask.partitions if name in cluster.partitions and name not in alive]

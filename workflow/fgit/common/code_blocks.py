@@ -16,6 +16,7 @@ PYTHON = frozenset({"", "python", "python3", "py", "py3"})
 DEEP_FENCE = re.compile(r"(?: {4,}| *\t[ \t]*)(?:`{3,}|~{3,})")
 SHEBANG_OF_OTHERS = re.compile(r"#!(?!.*python)")
 STATEMENT = re.compile(r"[\r\n][ \t\f]*[^ \t\f\r\n#]")
+NEWLINE = re.compile(r"\r\n|\r|\n")
 TABBED = re.compile(r"[\r\n] *\t[ \t]*[^ \t\r\n]")
 
 CODE_FORMS = {
@@ -201,18 +202,14 @@ def forms_of(response: str, code: CodeBlock | None, language: str | None = None)
     else:
         form = "one_block" if len(blocks) == 1 else "several_blocks"
     named = code.language or (language or "").strip().lower() if code else ""
-    python = code is not None and named in PYTHON
-    windows = response.count("\r\n")
-    alone = response.count("\r") - windows
-    unix = response.count("\n") - windows
     notes = {
         "unclosed_fence": not bare and any(not block.closed for block in blocks),
         "nested_fence": bool(blocks) if bare else any(block.nested for block in blocks),
         "other_language": code is not None and code.language not in PYTHON,
-        "does_not_parse": python and code is not None and not parses(code.content),
-        "crlf": windows > 0,
+        "does_not_parse": code is not None and named in PYTHON and not parses(code.content),
+        "crlf": "\r\n" in response,
         "tabs": code is not None and TABBED.search("\n" + code.content) is not None,
-        "mixed_newlines": (windows > 0) + (alone > 0) + (unix > 0) > 1,
+        "mixed_newlines": len(set(NEWLINE.findall(response))) > 1,
     }
     return (form, *[name for name, holds in notes.items() if holds])
 

@@ -1,4 +1,4 @@
-"""What a row of somebody's data has under a name that a config gives."""
+"""What a row of somebody's data has under a name of the config."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
     """
     if name in row:
         return row[name]
-    found = filled(row, name) if "{" in name else looked_up(row, name)
-    return None if found is ABSENT else found
+    value = fill(row, name) if "{" in name else at_path(row, name)
+    return None if value is ABSENT else value
 
 
-def looked_up(row: Mapping[str, Any], path: str) -> Any:
+def at_path(row: Mapping[str, Any], path: str) -> Any:
     """The value at a path, ABSENT if it leads nowhere."""
     if path in row:
         return row[path]
@@ -41,7 +41,7 @@ def looked_up(row: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def filled(row: Mapping[str, Any], template: str) -> Any:
+def fill(row: Mapping[str, Any], template: str) -> Any:
     """The template with the row's fields, whole numbers among them.
 
     A field that is absent or something else, such as a list, is returned in its place.
@@ -50,7 +50,7 @@ def filled(row: Mapping[str, Any], template: str) -> Any:
     for literal, name, *_ in string.Formatter().parse(template):
         parts.append(literal)
         if name is not None:
-            value = looked_up(row, name)
+            value = at_path(row, name)
             if isinstance(value, int) and not isinstance(value, bool):
                 value = str(value)
             if not isinstance(value, str | None):

@@ -1,8 +1,8 @@
-"""The one error that is the user's to mend."""
+"""The errors that end a command with a message and without a traceback."""
 
 
 class UserError(Exception):
-    """Bad input, a missing file, a full disk: something the user can put right.
+    """Bad input, a missing file, a full disk: something the user can fix.
 
     The message names the file, row or key, the value, and what to do. The command line prints it
     without a traceback and exits with 1.

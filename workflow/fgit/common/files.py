@@ -25,7 +25,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, Literal, TypeVar
 
 import polars as pl
 from pydantic import BaseModel, ValidationError
@@ -39,7 +39,7 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 MAX_LINE = 64 << 20  # bytes
 PART_ROWS = 1000  # of a Parquet file, as Python objects
 BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
-Model = TypeVar("Model", bound=BaseModel)
+JsonModel = TypeVar("JsonModel", bound=BaseModel)
 ROW_GROUP = 5000  # rows; a reader of a Parquet file holds a few groups at a time
 
 
@@ -134,9 +134,9 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def write_jsonl(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with replacing(path) as temporary, open_text(temporary) as file:
+    with replacing(path) as temporary, open_binary(temporary, "wb") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
 
 
 def write_parquet(path: str | os.PathLike[str], frame: pl.DataFrame) -> None:
@@ -194,7 +194,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: broken gzip file ({error}); fetch it again") from error
 
 
-def read_model(path: str | os.PathLike[str], model: type[Model], advice: str) -> Model:
+def read_model(path: str | os.PathLike[str], model: type[JsonModel], advice: str) -> JsonModel:
     """JSON that another step wrote, as a Pydantic model.
 
     Raises:
@@ -203,7 +203,9 @@ def read_model(path: str | os.PathLike[str], model: type[Model], advice: str) ->
     return as_model(path, read_json(path), model, advice)
 
 
-def as_model(where: str | os.PathLike[str], values: Any, model: type[Model], advice: str) -> Model:
+def as_model(
+    where: str | os.PathLike[str], values: Any, model: type[JsonModel], advice: str
+) -> JsonModel:
     """:func:`read_model` of values that were read already; ``where`` names them."""
     try:
         return model.model_validate(values)
@@ -289,6 +291,7 @@ def read_records(
     required: Iterable[str],
     optional: Iterable[str] = (),
     *,
+    rows: Iterable[tuple[int, Mapping[str, Any] | BadRow]] | None = None,
     fields: Mapping[str, str] | None = None,
     on_bad_row: str | None = None,
     empty: Iterable[str] = (),
@@ -298,6 +301,7 @@ def read_records(
     Args:
         required: columns that every row must have as a non-empty string.
         optional: columns that a row may have as a string; missing ones become null.
+        rows: the numbered rows, if they were read already.
         fields: our name -> the file's name, where they differ.
         on_bad_row: ``fail`` raises at the first bad row; ``skip`` leaves bad rows out; None raises
             for readers that have no such setting.
@@ -310,99 +314,71 @@ def read_records(
     Raises:
         UserError: naming file and row, if a row is bad and ``on_bad_row`` is not ``skip``.
     """
-    return check_rows(
-        read_objects(path),
-        path,
-        required,
-        optional,
-        fields=fields,
-        on_bad_row=on_bad_row,
-        empty=empty,
-    )
-
-
-def check_rows(
-    rows: Iterable[tuple[int, Mapping[str, Any] | BadRow]],
-    source: str | os.PathLike[str],
-    required: Iterable[str],
-    optional: Iterable[str] = (),
-    *,
-    fields: Mapping[str, str] | None = None,
-    on_bad_row: str | None = None,
-    empty: Iterable[str] = (),
-) -> tuple[pl.DataFrame, list[BadRow]]:
-    """:func:`read_records` for numbered rows that were read already; ``source`` names them."""
-    required, optional, empty = list(required), list(optional), set(empty)
+    required, optional = list(required), list(optional)
     names = {column: (fields or {}).get(column, column) for column in required + optional}
+    filled = set(required).difference(empty)
     good: list[dict[str, Any]] = []
     bad: list[BadRow] = []
-    for number, row in rows:
-        checked = (
-            row
-            if isinstance(row, BadRow)
-            else check_row(source, number, row, required, optional, names, empty)
-        )
-        if isinstance(checked, BadRow):
-            if on_bad_row != "skip":
-                skip = ", or set on_bad_row: skip to leave such rows out" if on_bad_row else ""
-                raise UserError(f"{checked}. Mend the row{skip}")
-            bad.append(checked)
+    for number, row in read_objects(path) if rows is None else rows:
+        values = row if isinstance(row, BadRow) else text_columns(row, names, required, filled)
+        if isinstance(values, tuple):
+            values = BadRow(str(path), number, *values)
+        if isinstance(values, dict):
+            good.append({"row": number} | values)
+        elif on_bad_row == "skip":
+            bad.append(values)
         else:
-            good.append({"row": number} | checked)
-    schema = {"row": pl.Int64} | dict.fromkeys(required + optional, pl.String)
+            skip = ", or set on_bad_row: skip to leave such rows out" if on_bad_row else ""
+            raise UserError(f"{values}. Fix the row{skip}")
+    schema = {"row": pl.Int64} | dict.fromkeys(names, pl.String)
     return pl.DataFrame(good, schema=schema), bad
 
 
-def check_row(
-    path: str | os.PathLike[str],
-    number: int,
+def text_columns(
     row: Mapping[str, Any],
-    required: list[str],
-    optional: list[str],
     names: Mapping[str, str],
-    empty: Container[str],
-) -> dict[str, str | None] | BadRow:
+    required: Container[str],
+    filled: Container[str],
+) -> dict[str, str | None] | tuple[str, str]:
+    """The texts of a row by column; or why it cannot be used, in a sentence and in a word or three.
+
+    Args:
+        names: column -> the row's name of it.
+        required: columns that must not be null; filled: those that must not be blank.
+    """
     values: dict[str, str | None] = {}
-    for column in required + optional:
-        value = value_of(row, names[column])
+    for column, name in names.items():
+        value = value_of(row, name)
         if column == "id" and isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if value is None and column in optional:
-            values[column] = None
-        elif value is None:
-            reason = f"no field {names[column]!r} (it has: {', '.join(row)})"
-            return BadRow(str(path), number, reason, "missing field")
+        if value is None:
+            if column in required:
+                return f"no field {name!r} (it has: {', '.join(row)})", "missing field"
         elif not isinstance(value, str):
-            return BadRow(
-                str(path),
-                number,
-                f"{names[column]!r} is {type(value).__name__}, not text: {value!r:.60}",
-                "not text",
-            )
-        elif column in required and column not in empty and not value.strip():
-            return BadRow(str(path), number, f"{names[column]!r} is empty", "empty")
+            return f"{name!r} is {type(value).__name__}, not text: {value!r:.60}", "not text"
+        elif column in filled and not value.strip():
+            return f"{name!r} is empty", "empty"
         elif not value.isascii() and SURROGATE.search(value):
-            reason = f"{names[column]!r} holds a lone surrogate"
-            return BadRow(str(path), number, reason, "not UTF-8")
-        else:
-            values[column] = value
+            return f"{name!r} holds a lone surrogate", "not UTF-8"
+        values[column] = value
     return values
 
 
 def parse_line(name: str, number: int, line: bytes) -> dict[str, Any] | BadRow:
+    kind = "broken JSON"
     try:
         value = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        reason = f"not UTF-8 at byte {error.start} of the line"
-        return BadRow(name, number, reason, "not UTF-8")
+        reason, kind = f"not UTF-8 at byte {error.start} of the line", "not UTF-8"
     except json.JSONDecodeError as error:
         reason = f"broken JSON: {error.msg} (column {error.colno})"
-        return BadRow(name, number, reason, "broken JSON")
     except RecursionError:
-        return BadRow(name, number, "broken JSON: nested too deeply", "broken JSON")
+        reason = "broken JSON: nested too deeply"
     except ValueError as error:
-        return BadRow(name, number, f"not readable JSON: {error}", "broken JSON")
-    return value if isinstance(value, dict) else not_an_object(name, number)
+        reason = f"not readable JSON: {error}"
+    else:
+        return value if isinstance(value, dict) else not_an_object(name, number)
+    return BadRow(name, number, reason, kind)
 
 
 def not_an_object(path: str, number: int) -> BadRow:
@@ -433,32 +409,25 @@ def read_parts(
     """
     existing(path)
     try:
-        scanned = pl.scan_parquet(Path(path), glob=False)
-        there = scanned.collect_schema().names()
-        if missing := [name for name in columns or [] if name not in there]:
-            raise UserError(f"{path}: no column {', '.join(missing)} (it has {', '.join(there)})")
-        chosen = scanned.select(there if columns is None else columns)
+        frame = pl.scan_parquet(Path(path), glob=False)
+        names = frame.collect_schema().names()
+        if missing := [name for name in columns or [] if name not in names]:
+            raise UserError(f"{path}: no column {', '.join(missing)} (it has {', '.join(names)})")
+        frame = frame.select(names if columns is None else columns)
         empty = True
-        for part in chosen.collect_batches(chunk_size=rows, lazy=True):
+        for part in frame.collect_batches(chunk_size=rows, lazy=True):
             empty = False
             yield part
         if empty:
-            yield chosen.collect()
+            yield frame.collect()
     except pl.exceptions.ComputeError as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); make it again") from error
 
 
-def open_binary(path: str | os.PathLike[str]) -> IO[bytes]:
-    if str(path).endswith(".gz"):
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return open(path, "rb")
-
-
-def open_text(path: str | os.PathLike[str]) -> IO[str]:
-    """A text file to write, gzipped if it is named so, as the readers expect."""
-    if str(path).endswith(".gz"):
-        return gzip.open(path, "wt", encoding="utf-8")
-    return open(path, "w", encoding="utf-8")
+def open_binary(path: str | os.PathLike[str], mode: Literal["rb", "wb"] = "rb") -> IO[bytes]:
+    """A file, gzipped if it is named so."""
+    opener: Any = gzip.open if str(path).endswith(".gz") else open
+    return opener(path, mode)
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
@@ -499,13 +468,7 @@ def is_offline() -> bool:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Hex digest of a file, or of a folder's files in the order of their names."""
-    path = Path(path)
-    if path.is_dir():
-        digest = hashlib.sha256()
-        for member in sorted(p for p in path.rglob("*") if p.is_file()):
-            digest.update(f"{member.relative_to(path)}\0{sha256(member)}\n".encode())
-        return digest.hexdigest()
+    """Hex digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -88,7 +88,7 @@ class Lock:
     def __enter__(self) -> Self:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + WAIT
-        while not self.taken(deadline):
+        while not self.take(deadline):
             self.close()
         assert self.descriptor is not None
         self.holder = this_process()
@@ -97,7 +97,7 @@ class Lock:
         HELD.append(self)
         return self
 
-    def taken(self, deadline: float) -> bool:
+    def take(self, deadline: float) -> bool:
         """Whether the lock could be taken; False if it is worth another try.
 
         Raises:
@@ -194,11 +194,7 @@ HELD: list[Lock] = []
 
 
 def check_held() -> None:
-    """Refuse to go on if a lock of this process is no longer its own.
-
-    Raises:
-        UserError: naming what was taken over, and by whom.
-    """
+    """:meth:`Lock.check` of each lock that this process holds."""
     for lock in HELD:
         lock.check()
 
@@ -227,10 +223,9 @@ def live(folder: Path) -> Iterator[tuple[Path, Holder]]:
     For a look before jobs are started: a job that takes its lock at this moment may find it held.
     """
     for path in sorted(folder.rglob(".*.lock")):
-        holder = read_holder(path)
-        if holder is None:
-            continue
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            if (holder := read_holder(path)) is None:
+                continue
             elsewhere = holder.host != platform.node()
             if not flocked(file.fileno(), path, fcntl.LOCK_SH) or (
                 elsewhere and holder.job and job_state(holder.job)[0]
@@ -260,10 +255,10 @@ def job_state(job: str) -> tuple[str | None, str | None]:
     """The state of a SLURM job in which its processes may write, and why that is not known."""
     command = ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, str(error)
-    if found.returncode:
-        ended = "Invalid job id" in found.stderr  # so it says of a job that ended long ago
-        return None, None if ended else found.stderr.strip()
-    return next((state for state in found.stdout.split() if state in RUNNING), None), None
+    if done.returncode:
+        ended = "Invalid job id" in done.stderr  # so it says of a job that ended long ago
+        return None, None if ended else done.stderr.strip()
+    return next((state for state in done.stdout.split() if state in RUNNING), None), None

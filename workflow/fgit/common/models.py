@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import importlib.resources
 import logging
 import os
 import random
@@ -25,19 +24,20 @@ import transformers
 from pydantic import BaseModel
 from tqdm import tqdm
 
+import fgit
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, is_offline, resolve
 
 log = logging.getLogger(__name__)
 
-Settings = TypeVar("Settings", bound=BaseModel)
+AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
 TEACHER_PROMPT = "teacher"  # in the folder of chat templates, and none of them
 SOURCE_HINT = "give a folder, a name on the hub, or package:NAME/file.gguf"
 
 
 # Models of the hub that this process has loaded, with the commits that their revisions were.
-LOADED: dict[str, dict[str, str | None]] = {}
+LOADED_MODELS: dict[str, dict[str, str | None]] = {}
 
 transformers.utils.logging.disable_progress_bar()  # "Loading weights" would drown our own bars
 
@@ -63,7 +63,7 @@ def computes_bf16(on: torch.device | None = None) -> bool:
     """Whether a device multiplies bf16 matrices in hardware; elsewhere fp32 is faster, too.
 
     GPUs of compute capability 8.0 and later do, and x86 CPUs with AVX512-BF16 or AMX-BF16, unless
-    torch or oneDNN are told not to use these instructions.
+    settings of torch or oneDNN forbid these instructions.
     """
     if (on or device()).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -89,8 +89,8 @@ def torch_dtype(name: str, on: torch.device | None = None) -> torch.dtype:
 
 
 def settled(
-    settings: Settings, field: str, begun: str | None = None, hardware: bool | None = None
-) -> Settings:
+    settings: AnySettings, field: str, begun: str | None = None, hardware: bool | None = None
+) -> AnySettings:
     """The settings with the dtype or precision that ``auto`` is on this machine, which is logged.
 
     Args:
@@ -98,11 +98,11 @@ def settled(
         begun: what an earlier process began with: what goes on keeps it, whatever is faster here.
         hardware: whether bf16 is computed in hardware; None asks :func:`computes_bf16`.
     """
-    asked = getattr(settings, field)
+    name = getattr(settings, field)
     hardware = computes_bf16() if hardware is None else hardware
     kind = "GPU" if torch.cuda.is_available() else "CPU"
-    if asked != "auto":
-        name, why = asked, "as named in the settings"
+    if name != "auto":
+        why = "as named in the settings"
     elif begun is not None:
         name, why = begun, "as it began"
     else:
@@ -196,7 +196,7 @@ def note_commit(path: str, revision: str | None, config: Any) -> None:
     """Remember which commit of a hub's model was loaded, for the provenance."""
     commit = getattr(config, "_commit_hash", None)
     if commit:
-        LOADED[path] = {"revision": revision, "commit": commit}
+        LOADED_MODELS[path] = {"revision": revision, "commit": commit}
 
 
 def source(path: str) -> tuple[str, dict[str, Any]]:
@@ -236,17 +236,15 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
 
 def read_template(template: str) -> str:
     """A chat template by name, or from a Jinja file."""
-    folder = importlib.resources.files("fgit") / "prompts"
-    shipped = {item.name.removesuffix(".jinja"): item for item in folder.iterdir()}
-    del shipped[TEACHER_PROMPT]
-    if template in shipped:
-        return shipped[template].read_text(encoding="utf-8").rstrip("\n")
-    if Path(template).is_file():
-        return Path(template).read_text(encoding="utf-8").rstrip("\n")
-    raise UserError(
-        f"template {template!r}: no such Jinja file, and no shipped template; "
-        f"shipped: own, {', '.join(sorted(shipped))}"
-    )
+    folder = Path(fgit.__file__).parent / "prompts"
+    shipped = {path.stem: path for path in folder.glob("*.jinja") if path.stem != TEACHER_PROMPT}
+    path = shipped.get(template, Path(template))
+    if not path.is_file():
+        raise UserError(
+            f"template {template!r}: no such Jinja file, and no shipped template; "
+            f"shipped: own, {', '.join(sorted(shipped))}"
+        )
+    return path.read_text(encoding="utf-8").rstrip("\n")
 
 
 def prompt_text(tokenizer: Any, instruction: str) -> str:

@@ -21,11 +21,14 @@ FEW = 1000  # samples for which starting processes would cost more than it saves
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of quota and of period
 
 
+def bound_cores() -> int:
+    """Cores that this process is bound to."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cores() -> int:
     """Cores that this process may use: those it is bound to, or fewer by a container's quota."""
-    bound = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    bound = bound_cores()
     with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
         quota, period = map(int, CPU_QUOTA.read_text().split())
         return max(1, min(bound, quota // period))
@@ -37,18 +40,13 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def on_this_machine() -> int:
-    """How many processes there are on this machine; 1 without a launcher."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def use_threads(count: int | None) -> None:
     """Keep torch to the granted cores, of which each process here has its share.
 
     To be called before torch is imported.
     """
     if count:
-        share = str(max(1, count // on_this_machine()))
+        share = str(max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         os.environ.update(OMP_NUM_THREADS=share, MKL_NUM_THREADS=share)
     # Threads that spin while they wait slow training down several times on a machine that is busy
     # with something else too, as laptops are.

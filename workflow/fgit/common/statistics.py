@@ -59,8 +59,8 @@ def wilson(passed: int, n: int) -> tuple[float, float]:
         passed: successes, 0 to ``n``.
         n: trials, at least 1.
     """
-    found = binomtest(passed, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(passed, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def sign_flip(differences: npt.ArrayLike) -> float:
@@ -152,7 +152,7 @@ def paired_bootstrap(
     return difference, min(float(low), difference), max(float(high), difference)
 
 
-def paired(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Comparison:
+def compare_paired(a: npt.ArrayLike, b: npt.ArrayLike, seed: int = 0) -> Comparison:
     """Compare two runs on the same problems, each with one seed or several.
 
     Args:
@@ -179,5 +179,5 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
     Args:
         values: one a seed, at least one.
     """
-    found: Floats = np.asarray(values, dtype=np.float64)
-    return float(found.mean()), float(found.std(ddof=1)) if len(found) > 1 else None
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), deviation

@@ -17,7 +17,5 @@ def subset(ids: Iterable[str], count: int, seed: int) -> pl.Series:
     Returns:
         Boolean, one for each id; all of them if ``count`` is at least their number.
     """
-    names = list(ids)
-    ranks = [hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest() for name in names]
-    chosen = set(sorted(range(len(names)), key=ranks.__getitem__)[:count])
-    return pl.Series([index in chosen for index in range(len(names))], dtype=pl.Boolean)
+    hashes = [hashlib.sha256(f"{seed}\0{name}".encode()).hexdigest() for name in ids]
+    return pl.Series(hashes, dtype=pl.String).rank("ordinal") <= count

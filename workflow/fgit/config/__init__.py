@@ -14,7 +14,7 @@ from fgit.config.evaluate import EvaluateSettings
 from fgit.config.experiment import Config
 from fgit.config.generate import GenerateSettings
 from fgit.config.launch import LAUNCHERS, Launch, Pythons
-from fgit.config.messages import every_subclass, explain
+from fgit.config.messages import every_subclass, validation_message
 from fgit.config.models import Mode, Model
 from fgit.config.mutate import MutateSettings
 from fgit.config.plan import Estimate, Pilot, PlanSettings

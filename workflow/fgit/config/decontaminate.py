@@ -6,8 +6,6 @@ from pydantic import Field
 
 from fgit.config.base import Name, Settings
 
-OnBadRow = Literal["fail", "skip"]
-
 
 class DecontaminateSettings(Settings):
     """How the overlap with benchmarks is found, and which rows can be used."""
@@ -45,7 +43,7 @@ class DecontaminateSettings(Settings):
         ge=1,
         description="a row whose instruction and response have more characters cannot be used",
     )
-    on_bad_row: OnBadRow = Field(
+    on_bad_row: Literal["fail", "skip"] = Field(
         "fail", description="what a row that cannot be used does: stop the stage, or be counted"
     )
 

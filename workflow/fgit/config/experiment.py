@@ -1,6 +1,6 @@
 """A whole config, and what must hold between its sections."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -19,7 +19,7 @@ from fgit.config.mutate import MutateSettings
 from fgit.config.plan import Pilot, PlanSettings
 from fgit.config.score import ScoreSettings
 from fgit.config.select import SelectConfig
-from fgit.config.tables import BASE, COLUMNS, PUBLISHED, TARGETS, Claim, Row, Table
+from fgit.config.tables import BASE, FIXED_COLUMNS, NOT_TRAINED, PUBLISHED, TARGETS, Claim, Table
 from fgit.config.train import TrainSettings
 
 
@@ -86,18 +86,18 @@ class Config(Settings):
             "generate.url: the openai backend needs the base URL of its endpoint, "
             "such as http://localhost:8000/v1",
         )
+        for section, names, where in references(self):
+            keys = getattr(self, section)
+            for name in names:
+                must(
+                    name in keys,
+                    f"{where}: no {section.removesuffix('s')} is called {name!r}; known: "
+                    f"{', '.join(keys) or 'none'}",
+                )
         check_benchmarks(self)
-        must_have(self, "models", self.plan.parameters, "plan.parameters")
-        must_have(self, "benchmarks", self.plan.problems, "plan.problems")
         check_methods(self)
         for name, table in self.tables.items():
-            check_table(self, name, table)
-        for number, claim in enumerate(self.claims, start=1):
-            where = f"claims, entry {number}"
-            must_have(self, "tables", claim.tables, f"{where}, tables")
-            must_have(self, "models", claim.models, f"{where}, models")
-            methods = [name for name in (claim.of, claim.over) if name != BASE]
-            must_have(self, "methods", methods, where)
+            check_table(self, f"tables.{name}", table)
         return self
 
     def resolve(self, method: str) -> TrainSettings:
@@ -110,7 +110,6 @@ class Config(Settings):
         while (name := self.methods[chain[-1]].extends) is not None:
             circle = " -> ".join([*chain, name])
             must(name not in chain, f"methods.{method}: extends goes in a circle: {circle}")
-            must_have(self, "methods", [name], f"methods.{chain[-1]}.extends")
             chain.append(name)
         merged = dict(self.train)
         for name in reversed(chain):
@@ -127,53 +126,66 @@ def must(holds: object, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
-def must_have(config: Config, section: str, names: Iterable[str], where: str) -> None:
-    """Refuse a name that is no key of another section."""
-    keys = getattr(config, section)
-    for name in names:
-        must(
-            name in keys,
-            f"{where}: no {section.removesuffix('s')} is called {name!r}; known: "
-            f"{', '.join(keys) or 'none'}",
-        )
+def references(config: Config) -> Iterator[tuple[str, Iterable[str], str]]:
+    """What names entries of another section: that section, the names, and the key they stand at."""
+    for key, benchmark in config.benchmarks.items():
+        yield "benchmarks", filter(None, [benchmark.part_of]), f"benchmarks.{key}.part_of"
+    for key, model in config.models.items():
+        yield "benchmarks", model.samples, f"models.{key}.samples"
+    yield "benchmarks", config.decontaminate.against, "decontaminate.against"
+    yield "benchmarks", config.audit.benchmarks, "audit.benchmarks"
+    yield "models", config.plan.parameters, "plan.parameters"
+    yield "benchmarks", config.plan.problems, "plan.problems"
+    for key, method in config.methods.items():
+        yield "methods", filter(None, [method.extends]), f"methods.{key}.extends"
+    if isinstance(config.keep_models, list):
+        yield "methods", config.keep_models, "keep_models"
+    for key, table in config.tables.items():
+        columns = [column.removesuffix("+") for column in table.columns]
+        yield "benchmarks", columns, f"tables.{key}.columns"
+        for number, row in enumerate(table.rows, start=1):
+            where = f"tables.{key}.rows, entry {number}"
+            yield "models", [row.model] if row.method != PUBLISHED else [], where
+            if row.method not in NOT_TRAINED:
+                yield "methods", [row.method], where
+                yield "datasets", filter(None, [row.dataset]), where
+    for number, claim in enumerate(config.claims, start=1):
+        where = f"claims, entry {number}"
+        yield "tables", claim.tables, f"{where}, tables"
+        yield "models", claim.models, f"{where}, models"
+        yield "methods", [name for name in (claim.of, claim.over) if name != BASE], where
 
 
 def check_benchmarks(config: Config) -> None:
     """The benchmarks, and what names them outside the tables."""
-    benchmarks = config.benchmarks
-    for name, part in benchmarks.items():
+    for name, benchmark in config.benchmarks.items():
         must(
-            part.kind not in KEPT_OUT or part.limit is None,
-            f"benchmarks.{name}.limit: {part.limit}: the data are kept free of all problems; leave "
-            "it out",
+            benchmark.kind not in KEPT_OUT or benchmark.limit is None,
+            f"benchmarks.{name}.limit: {benchmark.limit}: the data are kept free of all problems; "
+            "leave it out",
         )
-        if part.part_of is not None:
-            check_part(config, name, part, part.part_of)
-    for name, model in config.models.items():
-        where = f"models.{name}.samples"
-        must_have(config, "benchmarks", model.samples, where)
-        for benchmark in model.samples:
-            larger = benchmarks[benchmark].part_of
+        if benchmark.part_of is not None:
+            check_part(name, benchmark, config.benchmarks[benchmark.part_of])
+    for key, model in config.models.items():
+        for name in model.samples:
+            larger = config.benchmarks[name].part_of
             must(
                 larger is None,
-                f"{where}: {benchmark!r} is scored as a part of {larger!r}; name solutions of that",
+                f"models.{key}.samples: {name!r} is scored as a part of {larger!r}; name solutions "
+                "of that",
             )
-    must_have(config, "benchmarks", config.decontaminate.against, "decontaminate.against")
-    must_have(config, "benchmarks", config.audit.benchmarks, "audit.benchmarks")
-    for benchmark in config.audit.benchmarks:
-        kind = benchmarks[benchmark].kind
+    for name in config.audit.benchmarks:
+        kind = config.benchmarks[name].kind
         must(
             kind in AUDITED,
-            f"audit.benchmarks: {benchmark!r} is of kind {kind}; an audit runs variants against "
-            f"the tests of kind {', '.join(AUDITED)}",
+            f"audit.benchmarks: {name!r} is of kind {kind}; an audit runs variants against the "
+            f"tests of kind {', '.join(AUDITED)}",
         )
 
 
-def check_part(config: Config, name: str, part: Benchmark, larger: str) -> None:
+def check_part(name: str, part: Benchmark, whole: Benchmark) -> None:
     """A part of a larger benchmark is scored from the outcomes of the larger one."""
-    where = f"benchmarks.{name}.part_of"
-    must_have(config, "benchmarks", [larger], where)
-    whole = config.benchmarks[larger]
+    where, larger = f"benchmarks.{name}.part_of", part.part_of
     must(
         whole.kind == part.kind,
         f"{where}: {larger!r} is of kind {whole.kind}, and {name!r} of kind {part.kind}; a part is "
@@ -193,7 +205,7 @@ def check_part(config: Config, name: str, part: Benchmark, larger: str) -> None:
 
 def check_methods(config: Config) -> None:
     """Each method can be resolved, and no two of them are one training."""
-    for name, what in {BASE: "the untrained model", PUBLISHED: "a quoted row"}.items():
+    for name, what in NOT_TRAINED.items():
         must(name not in config.methods, f"methods.{name}: {name} is {what}; choose another name")
     check_train_settings("train", config.train)
     trainings: dict[str, str] = {}
@@ -204,13 +216,11 @@ def check_methods(config: Config) -> None:
             f"methods.{name}: the same training as methods.{other} (all that matters to it is the "
             "same), which would be done twice; use one of the names",
         )
-    if isinstance(config.keep_models, list):
-        must_have(config, "methods", config.keep_models, "keep_models")
 
 
-def check_table(config: Config, name: str, table: Table) -> None:
+def check_table(config: Config, where: str, table: Table) -> None:
     """What a table shows is there, and no two rows show the same or have one name."""
-    where = f"tables.{name}"
+    name = where.removeprefix("tables.")
     must(name not in TARGETS, f"{where}: `snakemake {name}` is something else; choose another name")
     repeated = len(set(table.columns)) < len(table.columns)
     must(not repeated, f"{where}.columns: each column once, not {table.columns}")
@@ -223,7 +233,17 @@ def check_table(config: Config, name: str, table: Table) -> None:
     group = None
     for number, row in enumerate(table.rows, start=1):
         here = f"{where}.rows, entry {number}"
-        check_row(config, here, row)
+        trained = row.method not in NOT_TRAINED
+        must(
+            trained or row.dataset is None,
+            f"{here}: a row of method {row.method} has no dataset ({row.dataset!r})",
+        )
+        must(row.dataset or not trained, f"{here}: method {row.method!r} needs a dataset")
+        must(
+            row.method != PUBLISHED or config.published is not None,
+            f"{here}: {row.name!r} is only quoted (method {PUBLISHED}), but the config names no "
+            "file of published numbers (key published)",
+        )
         first = numbers.setdefault(("shows", *row.key), number)
         what = " / ".join(filter(None, row.key))
         must(first == number, f"{here}: shows {what}, as entry {first} does; leave one out")
@@ -238,7 +258,6 @@ def check_table(config: Config, name: str, table: Table) -> None:
 
 def check_column(config: Config, where: str, column: str) -> None:
     benchmark = column.removesuffix("+")
-    must_have(config, "benchmarks", [benchmark], where)
     kind = config.benchmarks[benchmark].kind
     must(
         kind not in KEPT_OUT,
@@ -250,26 +269,6 @@ def check_column(config: Config, where: str, column: str) -> None:
         f"{where}: {column!r}: a benchmark of kind {kind} has no plus tests",
     )
     must(
-        column not in COLUMNS,
+        column not in FIXED_COLUMNS,
         f"{where}: {column!r} is a column of every table; give the benchmark another name",
     )
-
-
-def check_row(config: Config, where: str, row: Row) -> None:
-    trained = row.method not in (BASE, PUBLISHED)
-    must(
-        trained or row.dataset is None,
-        f"{where}: a row of method {row.method} has no dataset ({row.dataset!r})",
-    )
-    if row.method == PUBLISHED:
-        must(
-            config.published is not None,
-            f"{where}: {row.name!r} is only quoted (method {PUBLISHED}), but the config names no "
-            "file of published numbers (key published)",
-        )
-        return
-    must_have(config, "models", [row.model], where)
-    if trained:
-        must_have(config, "methods", [row.method], where)
-        must(row.dataset is not None, f"{where}: method {row.method!r} needs a dataset")
-        must_have(config, "datasets", [str(row.dataset)], where)

@@ -18,7 +18,7 @@ MESSAGES = {  # of Pydantic's that say more of Python than of the config
 }
 
 
-def explain(
+def validation_message(
     error: ValidationError,
     where: str = "",
     *,
@@ -34,7 +34,7 @@ def explain(
     """
     lines = []
     for item in error.errors():
-        key = ".".join(filter(None, [where, key_of(item["loc"])]))
+        key = ".".join(filter(None, [where, key_text(item["loc"])]))
         message = MESSAGES.get(item["type"]) or item["msg"].removeprefix("Value error, ")
         message = message.replace("Input should be", "must be", 1)
         if item["type"] == "extra_forbidden":
@@ -52,7 +52,7 @@ def explain(
     return "\n  ".join(lines)
 
 
-def key_of(location: Iterable[int | str]) -> str:
+def key_text(location: Iterable[int | str]) -> str:
     """Where a finding is: ``tables.NAME.rows, entry 2, label``, entries counted from 1."""
     key, separator = "", ""
     for part in location:
@@ -67,17 +67,13 @@ def known_keys(title: str, location: tuple[int | str, ...]) -> list[str]:
     """The keys allowed where an unknown one was found."""
     model: Any = {cls.__name__: cls for cls in every_subclass(Settings)}.get(title)
     for part in location[:-1]:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = model.model_fields[str(part)].annotation
-        else:  # an entry of a dict or list: its model is the last type argument
-            model = getattr(model, "__args__", [None])[-1]
-    if not (isinstance(model, type) and issubclass(model, BaseModel)):
-        return []
-    return list(model.model_fields)
+        fields = getattr(model, "model_fields", {})
+        # An entry of a dict or list: its model is the last type argument.
+        entry = getattr(model, "__args__", [None])[-1]
+        model = fields[part].annotation if part in fields else entry
+    return list(getattr(model, "model_fields", ()))
 
 
 def every_subclass(cls: type[BaseModel]) -> list[type[BaseModel]]:
-    found: list[type[BaseModel]] = []
-    for sub in cls.__subclasses__():
-        found += [sub, *every_subclass(sub)]
-    return found
+    children = cls.__subclasses__()
+    return children + [heir for child in children for heir in every_subclass(child)]

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fgit.config.base import Name
-from fgit.config.messages import explain
+from fgit.config.messages import validation_message
 from fgit.config.train import TrainSettings
 
 
@@ -33,4 +33,4 @@ def check_train_settings(
     try:
         return TrainSettings(**values)
     except ValidationError as error:
-        raise ValueError(explain(error, where, also=also, not_here=["seed"])) from error
+        raise ValueError(validation_message(error, where, also=also, not_here=["seed"])) from error

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from fgit.common.errors import UserError
 from fgit.config.experiment import Config
-from fgit.config.messages import explain, key_of
+from fgit.config.messages import key_text, validation_message
 
 
 def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:
@@ -26,7 +26,7 @@ def parse_config(values: Mapping[str, Any], source: str = "config") -> Config:
         keys_are_text(values)
         return Config(**values)
     except ValidationError as error:
-        raise UserError(f"{source}: {explain(error)}") from error
+        raise UserError(f"{source}: {validation_message(error)}") from error
     except ValueError as error:
         raise UserError(f"{source}: {error}") from error
 
@@ -37,7 +37,7 @@ def keys_are_text(values: Any, location: tuple[int | str, ...] = ()) -> None:
         for key, value in values.items():
             if not isinstance(key, str):
                 raise ValueError(
-                    f"{key_of((*location, repr(key)))}: this key is not text; put it in quotes"
+                    f"{key_text((*location, repr(key)))}: this key is not text; put it in quotes"
                 )
             keys_are_text(value, (*location, key))
     elif isinstance(values, list):

@@ -4,10 +4,19 @@ from pydantic import Field
 
 from fgit.config.base import Name, Settings
 
-COLUMNS = ("avg", "dataset", "group", "method", "model", "n", "seeds")  # no names for benchmarks
+FIXED_COLUMNS = (
+    "avg",
+    "dataset",
+    "group",
+    "method",
+    "model",
+    "n",
+    "seeds",
+)  # no names for benchmarks
 TARGETS = ("all", "claims", "funnel", "pilot", "plan")  # no names for tables
 BASE = "base"  # the method of a row that shows a model as it is
 PUBLISHED = "published"  # the method of a row that is only quoted
+NOT_TRAINED = {BASE: "the untrained model", PUBLISHED: "a quoted row"}
 
 
 class Row(Settings):

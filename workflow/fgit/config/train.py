@@ -6,21 +6,22 @@ from pydantic import Field
 
 from fgit.config.base import AUTO, Settings, Speed
 
-Objective = Literal["fgit", "fixed", "dpo"]
-Granularity = Literal["hybrid", "line", "token"]
 Gap = Literal["clipped", "absolute"]
 Precision = Literal["auto", "fp32", "bf16"]
-VariantSource = Literal["generate", "mutate"]
 
 
 class TrainSettings(Settings):
     """One training. Defaults are the paper's (section III-B2) where it names a value."""
 
-    objective: Objective = Field("fgit", description="fgit, fixed (weight 1 is standard SFT), dpo")
-    variants: VariantSource = Field(
+    objective: Literal["fgit", "fixed", "dpo"] = Field(
+        "fgit", description="fgit, fixed (weight 1 is standard SFT), dpo"
+    )
+    variants: Literal["generate", "mutate"] = Field(
         "generate", description="the stage whose variants are used: the teacher's or mutants"
     )
-    granularity: Granularity = Field("hybrid", description="which mask marks tokens (Table II)")
+    granularity: Literal["hybrid", "line", "token"] = Field(
+        "hybrid", description="which mask marks tokens (Table II)"
+    )
     alpha: float = Field(2.0, ge=1, description="upper end of the dynamic weight (Figure 7a)")
     gap: Gap = Field("clipped", description="max(0, p - p') or |p - p'| in the weight")
     weight_gradient: bool = Field(True, description="whether gradients flow through the weight")

@@ -313,8 +313,13 @@ def search_part(
     settings: DecontaminateSettings,
 ) -> Searched:
     objects = files.parsed(source, rows)
-    samples, bad = files.check_rows(
-        objects, source, TEXT_FIELDS, ("id", "language", "tests"), fields=fields, on_bad_row="skip"
+    samples, bad = files.read_records(
+        source,
+        TEXT_FIELDS,
+        ("id", "language", "tests"),
+        rows=objects,
+        fields=fields,
+        on_bad_row="skip",
     )
     length = pl.sum_horizontal(pl.col(name).str.len_chars() for name in TEXT_FIELDS)
     too_long = samples.select("row", length=length).filter(

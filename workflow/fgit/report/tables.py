@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from fgit.common.errors import UserError
-from fgit.common.statistics import Comparison, over_seeds, paired
+from fgit.common.statistics import Comparison, compare_paired, over_seeds
 from fgit.config import BASE, Config, Row, Table
 from fgit.lineage import COMPUTING
 from fgit.report.results import run_name, shown_runs
@@ -270,7 +270,7 @@ def column_of(table: Table, name: str, seeds: Sequence[Seeds]) -> list[Cell]:
         for j, other in enumerate(table.rows[:i]):
             if row.model == other.model and solved[i] and solved[j]:
                 a, b = (np.array(solved[k], dtype=np.float64) for k in (i, j))
-                compared[i, j] = paired(a, b)
+                compared[i, j] = compare_paired(a, b)
                 compared[j, i] = compared[i, j].reversed
     cells: list[Cell] = []
     for i, row in enumerate(table.rows):

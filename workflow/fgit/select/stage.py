@@ -129,7 +129,7 @@ def read_choices(
 
     Args:
         ids: of all records, in their order.
-        forms: is updated with the forms of the responses (:func:`fgit.common.code_blocks.forms`).
+        forms: is updated with :func:`fgit.common.code_blocks.forms_of` the responses.
     """
     codes = candidates.codes(ids)
     parts, same_parts = itertools.tee(sample_parts(records, READ_SAMPLES))

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from fgit.common.files import sha256
-from fgit.common.models import LOADED, has_bos, prompt_text
+from fgit.common.models import LOADED_MODELS, has_bos, prompt_text
 from fgit.common.provenance import code_version, package_versions, provenance_path, read_provenance
 from fgit.config import TrainSettings
 from fgit.stage_reports import TrainReport
@@ -142,7 +142,7 @@ print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_t
 
 
 def about_base_model(training: CardFacts, name: str, licence: Mapping[str, str]) -> str:
-    commit = LOADED.get(training.model, {}).get("commit") or training.revision
+    commit = LOADED_MODELS.get(training.model, {}).get("commit") or training.revision
     stated = licence.get("license_name") or licence.get("license")
     revision = f", revision `{commit}`" if commit else ""
     unknown = "Its licence is not known here; look it up before you pass these weights on."
