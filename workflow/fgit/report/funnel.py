@@ -37,14 +37,14 @@ LOST = {
     "passes_its_tests": "only variants that pass their tests",
 }
 HELD_OUT = "held out"
-PROMPT_TOO_LONG = "prompt longer than the maximum length"
+LONG_PROMPT = "prompt longer than the maximum length"
 WEIGHT_ONE = "trained with weight 1"
 WITHOUT_VARIANT = "no variant"
 MARKS_CUT = "marks cut off by the maximum length"
 NO_DIFFERENCE = "no marked difference in tokens"
 RUN_COLUMNS = {  # what a training can lose, and how a table of runs names it
     HELD_OUT: "held out",
-    PROMPT_TOO_LONG: "prompt too long",
+    LONG_PROMPT: "prompt too long",
     WITHOUT_VARIANT: "no variant",
     MARKS_CUT: "marks cut off",
     NO_DIFFERENCE: "no difference",
@@ -207,7 +207,7 @@ def run_lines(
     too_long, no_variant = counts.get("prompt_too_long", 0), counts.get("no_variant", 0)
     check_without_variant(selected, metrics)
     place = (dataset, source, run, "train")
-    losses = [(HELD_OUT, held), (PROMPT_TOO_LONG, too_long)]
+    losses = [(HELD_OUT, held), (LONG_PROMPT, too_long)]
     lines = list(falling(place, SAMPLES, samples + held, losses))
     trained, paired, cut = lines[-1].left, counts.get("paired", 0), counts.get("marks_cut", 0)
     # Not the count no_difference: of a tokenizer that makes two texts the same, it has pairs too.
