@@ -164,8 +164,8 @@ class Folder:
             | {"mutants_tried": 120, "usable": 96, "refused": {"invalid": 20, "duplicate": 4}},
         }
         lost = {"no_code": 1, "no_usable_variant": 1, "same_as_response": 2, "passes_its_tests": 0}
-        for source, made in reports.items():
-            write_json(self.root / source / dataset / "report.json", made)
+        for source, report in reports.items():
+            write_json(self.root / source / dataset / "report.json", report)
             write_json(
                 self.root / "select" / dataset / source / "report.json",
                 {
@@ -286,13 +286,13 @@ class Folder:
     def segments(self, method):
         """What a training writes of its first pairs, in tokens that are words."""
         variant = self.response.replace("a + b", "a - b")
-        found = segments(self.response, variant)
+        changed = segments(self.response, variant)
         sides = {}
         for side, text in (("response", self.response), ("variant", variant)):
             words = list(re.finditer(r" ?\w+|\s|[^\w\s]", text))
             offsets = np.array([word.span() for word in words])
             masks = {
-                mask: overlap_mask(offsets, getattr(found, f"{side}_{spans}"), len(text)).tolist()
+                mask: overlap_mask(offsets, getattr(changed, f"{side}_{spans}"), len(text)).tolist()
                 for mask, spans in (("line", "lines"), ("token", "characters"))
             }
             hybrid = [sum(pair) for pair in zip(*masks.values(), strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from fgit.report.figures import FIRST, INK, SECOND, WIDTH, style, svg
+from fgit.report.figures import BLUE, INK, ORANGE, WIDTH, style, svg
 
 COLOURS = """<style>
   svg { color: #1d232b; --page: #ffffff; --line: #d5dbe1; --first: #1666b0; --second: #c4551a; }
@@ -44,7 +44,7 @@ def train_step_chart(labels: Mapping[str, str], result: Mapping[str, Any]) -> st
         figure = Figure(figsize=(WIDTH, 0.7 + 0.36 * len(names)), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
         for axes, (title, values), written in zip([left, right], panels, texts, strict=True):
-            colours = [FIRST if name in ("sft", "fgit") else SECOND for name in names]
+            colours = [BLUE if name in ("sft", "fgit") else ORANGE for name in names]
             axes.barh(range(len(names)), values, height=0.6, color=colours)
             for row, (value, text) in enumerate(zip(values, written, strict=True)):
                 axes.annotate(

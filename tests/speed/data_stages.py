@@ -538,7 +538,7 @@ def chart(found: Mapping[str, Any]) -> str:
     """
     from matplotlib.figure import Figure
 
-    from fgit.report.figures import FIRST, INK, WIDTH, style, svg
+    from fgit.report.figures import BLUE, INK, WIDTH, style, svg
     from tests.speed.charts import standalone
 
     samples = [size["samples"] for size in found["by_size"]]
@@ -549,7 +549,7 @@ def chart(found: Mapping[str, Any]) -> str:
     with style("data stages"):
         figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
         for axes, (title, values) in zip(figure.subplots(1, 2), panels, strict=True):
-            axes.plot(samples, values, "o-", color=FIRST)
+            axes.plot(samples, values, "o-", color=BLUE)
             for place in zip(samples, values, strict=True):
                 axes.annotate(
                     f"{place[1]:.3g}",

@@ -56,13 +56,13 @@ def test_sheets_are_of_datasets_with_a_teacher():
 
 
 def test_the_section_of_the_report(tmp_path, audited, agree):
-    from fgit.report.audit import section
-    from fgit.report.rendering import environment
+    from fgit.report.audit import audit_section
+    from fgit.report.rendering import page_templates
 
     made = config(audit={"benchmarks": ["easy"], "sheet": 5})
     (tmp_path / "audit/sheets/d").mkdir(parents=True)
     written(tmp_path / "audit/sheets/d/sheet.json", "{}")
-    found = section(made, tmp_path)
+    found = audit_section(made, tmp_path)
     assert found["benchmarks"] == [] and found["readers"] == []
     assert found["pending"][0] == "easy is not run yet"
     assert "waits for its readers, in audit/sheets/d" in found["pending"][1]
@@ -72,7 +72,7 @@ def test_the_section_of_the_report(tmp_path, audited, agree):
     (tmp_path / "out").rename(tmp_path / "audit/easy")
     agree(sheet_of([(1, 1), (0, 1)]), sheet_of([(1, 1), (0, 1)]))
     (tmp_path / "kappa.json").rename(tmp_path / "audit/sheets/d/kappa.json")
-    found = section(made, tmp_path)
+    found = audit_section(made, tmp_path)
     assert found["pending"] == []
     rows = {row[0]: row[1:] for row in found["benchmarks"][0]["rows"]}
     assert rows["all answers"][0] == "8" and rows["all answers"][1].startswith("37.5 % (")
@@ -85,10 +85,10 @@ def test_the_section_of_the_report(tmp_path, audited, agree):
         "50 %",
     ]
     assert found["readers"][0]["rows"][1][3].startswith("not defined")
-    macro = environment().get_template("audit.html.jinja").module.audit_of
+    macro = page_templates().get_template("audit.html.jinja").module.audit_of
     html = macro(found)
     assert "94.1 %" in html and "37.5 %" in html and "0.78" in html
 
     written(tmp_path / "audit/easy/audit.json", "{}")
     with pytest.raises(UserError, match=r"audit\.json, key 'benchmark': missing"):
-        section(made, tmp_path)
+        audit_section(made, tmp_path)

@@ -19,10 +19,10 @@ from fgit.failures.analysis import (
 from fgit.failures.stage import failures
 from fgit.report.evaluations import read_evaluations
 from fgit.report.failures import (
-    SHOWN,
+    MOST,
     canonical_programs,
     failures_section,
-    shown_each,
+    most_of_each,
 )
 from fgit.runs import all_runs, evaluations
 from fgit.scores import read_evaluation, write_summary
@@ -282,16 +282,16 @@ def test_the_section_says_why_canonical_solutions_are_not_used(tmp_path, problem
 
 
 def test_the_section_shows_a_bounded_number_of_problems(tmp_path, problems):
-    write_jsonl(problems, [problem(number) for number in range(SHOWN + 9)])
+    write_jsonl(problems, [problem(number) for number in range(MOST + 9)])
     config = make_config(problems)
     right, wrong = (add("a + b"), True, True), (add("a - b"), False, False)
-    programs = dict.fromkeys(("base", "plain", "fixed-2"), [wrong] * (SHOWN + 9))
-    programs["fgit"] = [right] * (SHOWN + 9)
+    programs = dict.fromkeys(("base", "plain", "fixed-2"), [wrong] * (MOST + 9))
+    programs["fgit"] = [right] * (MOST + 9)
     (item,) = section_of(config, results_of(config, tmp_path, problems, programs))
-    assert [view["total"] for view in item["views"]] == [SHOWN + 9] * 2
-    assert [len(view["problems"]) for view in item["views"]] == [SHOWN] * 2
-    assert shown_each([view_of(9)] * 1000, 400) == 1
-    assert shown_each([view_of(9)] * 40 + [view_of(0)] * 100, 400) == 10
+    assert [view["total"] for view in item["views"]] == [MOST + 9] * 2
+    assert [len(view["problems"]) for view in item["views"]] == [MOST] * 2
+    assert most_of_each([view_of(9)] * 1000, 400) == 1
+    assert most_of_each([view_of(9)] * 40 + [view_of(0)] * 100, 400) == 10
 
 
 def view_of(problems):

@@ -11,22 +11,22 @@ from tests.results_folder import Folder, make_config
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def shared_folder(tmp_path_factory):
     """A results folder; for tests that only read it."""
-    return Folder(tmp_path_factory.mktemp("made") / "results", make_config())
+    return Folder(tmp_path_factory.mktemp("shared") / "results", make_config())
 
 
-def copied(made, root, config=None):
+def copied(original, root, config=None):
     """A copy of a results folder, to change: making one takes a second."""
-    found = copy.copy(made)
-    found.root = shutil.copytree(made.root, root)
-    found.config = config or made.config
-    return found
+    folder = copy.copy(original)
+    folder.root = shutil.copytree(original.root, root)
+    folder.config = config or original.config
+    return folder
 
 
 @pytest.fixture
-def folder(made, tmp_path):
-    return copied(made, tmp_path / "results")
+def folder(shared_folder, tmp_path):
+    return copied(shared_folder, tmp_path / "results")
 
 
 @pytest.fixture

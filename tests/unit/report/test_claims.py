@@ -57,27 +57,27 @@ def test_the_improvement_is_that_of_the_means():
 
 
 def test_a_claim_is_the_mean_over_the_models():
-    found = claims.claimed(CLAIM, [drawn(A + B)])
-    assert found.models == ["a", "b"]
-    assert found.ours == pytest.approx((10 + 20) / 2)
-    assert found.quoted == pytest.approx((5 + 5) / 2)
-    assert (found.label, found.published) == ("better | & <best>", 4.8)
+    result = claims.claimed(CLAIM, [drawn(A + B)])
+    assert result.models == ["a", "b"]
+    assert result.ours == pytest.approx((10 + 20) / 2)
+    assert result.quoted == pytest.approx((5 + 5) / 2)
+    assert (result.claim.label, result.claim.published) == ("better | & <best>", 4.8)
 
 
 def test_a_claim_may_name_its_models():
     claim = CLAIM.model_copy(update={"models": ["b"]})
-    found = claims.claimed(claim, [drawn(A + B)])
-    assert (found.models, found.ours) == (["b"], pytest.approx(20))
+    result = claims.claimed(claim, [drawn(A + B)])
+    assert (result.models, result.ours) == (["b"], pytest.approx(20))
 
 
 def test_a_model_without_both_rows_is_not_counted():
-    found = claims.claimed(CLAIM, [drawn([*A, B[0]])])
-    assert (found.models, found.ours) == (["a"], pytest.approx(10))
+    result = claims.claimed(CLAIM, [drawn([*A, B[0]])])
+    assert (result.models, result.ours) == (["a"], pytest.approx(10))
 
 
 def test_a_model_of_several_tables_counts_once():
-    found = claims.claimed(CLAIM, [drawn(A), drawn(A + B)])
-    assert (found.models, found.ours) == (["a", "b"], pytest.approx(15))
+    result = claims.claimed(CLAIM, [drawn(A), drawn(A + B)])
+    assert (result.models, result.ours) == (["a", "b"], pytest.approx(15))
 
 
 def test_a_method_is_compared_on_its_own_dataset():
@@ -86,23 +86,23 @@ def test_a_method_is_compared_on_its_own_dataset():
         ("a", "y", "sft", (20.0, 20.0), (20.0, 20.0)),
         ("a", "y", "fgit", (22.0, 22.0), (24.0, 24.0)),
     ]
-    found = claims.claimed(CLAIM.model_copy(update={"over": "sft"}), [drawn(rows)])
-    assert (found.ours, found.quoted) == (pytest.approx(10), pytest.approx(20))
+    result = claims.claimed(CLAIM.model_copy(update={"over": "sft"}), [drawn(rows)])
+    assert (result.ours, result.quoted) == (pytest.approx(10), pytest.approx(20))
 
 
 def test_an_average_is_not_counted_again():
     rows = [(*row[:3], (*row[3], 99.0), (*row[4], 99.0)) for row in A]
-    found = claims.claimed(CLAIM, [drawn(rows, [*COLUMNS, Column("avg", "", "", "average")])])
-    assert found.ours == pytest.approx(10)
+    result = claims.claimed(CLAIM, [drawn(rows, [*COLUMNS, Column("avg", "", "", "average")])])
+    assert result.ours == pytest.approx(10)
 
 
 @pytest.mark.parametrize("row", [0, 1])
 def test_a_missing_number_leaves_ours_open_and_the_published_there(row):
     rows = list(A + B)
     rows[row] = (*rows[row][:3], (None, 33.0), rows[row][4])
-    found = claims.claimed(CLAIM, [drawn(rows)])
-    assert (found.ours, found.quoted) == (None, pytest.approx(5))
-    assert found.models == ["a", "b"]
+    result = claims.claimed(CLAIM, [drawn(rows)])
+    assert (result.ours, result.quoted) == (None, pytest.approx(5))
+    assert result.models == ["a", "b"]
 
 
 def test_nothing_published_is_open_and_over_zero_it_is_undefined():
@@ -110,10 +110,10 @@ def test_nothing_published_is_open_and_over_zero_it_is_undefined():
         ("a", None, "base", (0.0, 0.0), (None, 1.0)),
         ("a", "d", "fgit", (1.0, 1.0), (2.0, 2.0)),
     ]
-    found = claims.claimed(CLAIM, [drawn(rows)])
-    assert found.quoted is None and math.isnan(found.ours)
-    assert "undefined" in claims.claims_markdown([found]) and "undefined" in claims.claims_csv(
-        [found]
+    result = claims.claimed(CLAIM, [drawn(rows)])
+    assert result.quoted is None and math.isnan(result.ours)
+    assert "undefined" in claims.claims_markdown([result]) and "undefined" in claims.claims_csv(
+        [result]
     )
 
 
@@ -122,17 +122,17 @@ def test_a_claim_waits_for_every_seed():
         ("a", None, "base", (40.0, 40.0), (40.0, 40.0)),
         ("a", "d", "fgit", (50.0, 50.0), (50.0, 50.0)),
     ]
-    shown = drawn(rows)
-    assert claims.claimed(CLAIM, [shown]).ours == pytest.approx(25)
-    shown.lines[1] = dataclasses.replace(shown.lines[1], seeds="1 of 2")
-    found = claims.claimed(CLAIM, [shown])
-    assert (found.ours, found.quoted) == (None, pytest.approx(25))
+    table = drawn(rows)
+    assert claims.claimed(CLAIM, [table]).ours == pytest.approx(25)
+    table.lines[1] = dataclasses.replace(table.lines[1], seeds="1 of 2")
+    result = claims.claimed(CLAIM, [table])
+    assert (result.ours, result.quoted) == (None, pytest.approx(25))
 
 
 def test_a_claim_that_no_model_yields_is_open():
-    found = claims.claimed(CLAIM, [drawn([A[0]])])
-    assert (found.models, found.ours, found.quoted) == ([], None, None)
-    assert "–" in claims.claims_markdown([found])
+    result = claims.claimed(CLAIM, [drawn([A[0]])])
+    assert (result.models, result.ours, result.quoted) == ([], None, None)
+    assert "–" in claims.claims_markdown([result])
 
 
 def test_claims_of_tables_that_are_not_drawn_are_left_out():
@@ -143,8 +143,8 @@ def test_claims_of_tables_that_are_not_drawn_are_left_out():
 
 def test_files_say_ours_the_recomputed_and_the_published(tmp_path):
     pending = [(*row[:3], (None, None), row[4]) for row in A]
-    found = [claims.claimed(CLAIM, [drawn(rows)]) for rows in (A + B, pending)]
-    claims.write_claims(tmp_path, found)
+    results = [claims.claimed(CLAIM, [drawn(rows)]) for rows in (A + B, pending)]
+    claims.write_claims(tmp_path, results)
     markdown = (tmp_path / "claims.md").read_text(encoding="utf-8")
     rows = [row.split(" | ") for row in markdown.splitlines() if row.startswith("| better")]
     assert [[text.strip(" |") for text in row[1:]] for row in rows] == [

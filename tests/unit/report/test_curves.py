@@ -54,16 +54,16 @@ def weights():
 def parts(figure):
     """The curves (x, y and ends of the intervals), level lines, and the optimum's line."""
     axes = figure.axes[0]
-    found = []
+    curves_drawn = []
     for bars in axes.containers:
         points, _, (intervals,) = bars.lines
         ends = [[y for _, y in segment] for segment in intervals.get_segments()]
         x, y = (list(values) for values in points.get_data())
-        found.append((bars.get_label(), x, y, ends))
+        curves_drawn.append((bars.get_label(), x, y, ends))
     labelled = {str(entry.get_label()): entry for entry in axes.get_lines()}
     levels = {label: entry.get_ydata()[0] for label, entry in labelled.items() if ", " in label}
     optimum = [entry.get_xdata()[0] for label, entry in labelled.items() if "optimum" in label]
-    return found, levels, optimum
+    return curves_drawn, levels, optimum
 
 
 def said(figure):
@@ -73,16 +73,16 @@ def said(figure):
 
 
 def test_a_curve_for_each_column_in_the_order_of_x(weights):
-    found, _, _ = parts(curves.curve_of(weights))
-    assert [(label, y) for label, _, y, _ in found] == [
+    lines, _, _ = parts(curves.curve_of(weights))
+    assert [(label, y) for label, _, y, _ in lines] == [
         ("base", [70.0, 71.0, 74.0]),
         ("plus", [65.0, 68.0]),
     ]
-    ends = [end for interval in found[0][3] for end in interval]
+    ends = [end for interval in lines[0][3] for end in interval]
     assert ends == pytest.approx([65.0, 75.0, 66.0, 76.0, 69.0, 79.0])
     # The columns stand beside each other, close to their x.
-    assert found[0][1] == pytest.approx([1, 3, 4], abs=0.05)
-    assert found[0][1][0] < 1 < found[1][1][0]
+    assert lines[0][1] == pytest.approx([1, 3, 4], abs=0.05)
+    assert lines[0][1][0] < 1 < lines[1][1][0]
 
 
 def test_rows_without_x_are_level_lines_with_their_label(weights):

@@ -113,10 +113,9 @@ class Texts(HTMLParser):
 
 def rows_of(markdown):
     """The cells of a Markdown table, without its rule; bars within are escaped."""
-    found = [row for row in markdown.splitlines() if row.startswith("|")]
+    rows = [row for row in markdown.splitlines() if row.startswith("|")]
     return [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
-        for row in [found[0], *found[2:]]
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in [rows[0], *rows[2:]]
     ]
 
 
@@ -142,7 +141,7 @@ def assert_balanced(text):
 
 
 def test_markdown_shows_ours_the_mark_and_the_published_number(whole):
-    rows = rows_of(formats.to_markdown(whole, None))
+    rows = rows_of(formats.table_markdown(whole, None))
     assert rows[0] == ["model", "dataset", "method", "humaneval", "humaneval+", "n"]
     assert [row[3:] for row in rows[1:]] == [
         ["– (76.8)", "–", "–"],
@@ -153,14 +152,14 @@ def test_markdown_shows_ours_the_mark_and_the_published_number(whole):
 
 
 def test_latex_and_html_show_the_same_cells(whole):
-    latex = latex_rows(formats.to_latex(whole, None))
+    latex = latex_rows(formats.table_latex(whole, None))
     assert [row[3:] for row in latex[1:]] == [
         ["– (76.8)", "–"],
         ["70.0 (70.7)", r"\textbf{69.0}"],
         [r"\textbf{75.0}* (\textbf{73.2})", "68.0"],
         ["failed (72.0)", "pending"],
     ]
-    page = formats.to_html(whole, None)
+    page = formats.table_html(whole, None)
     assert "<b>75.0</b>* (<b>73.2</b>)" in page
     assert "<b>69.0</b>" in page
     cells = Texts(page).cells
@@ -180,7 +179,7 @@ def test_the_note_says_how_to_read_it(whole):
     ]:
         assert part in said
     assert "number of problems: humaneval 1000" in formats.how_to_read(whole, counts=True)
-    assert said in formats.to_markdown(whole, None)
+    assert said in formats.table_markdown(whole, None)
 
 
 def test_the_note_says_no_more_than_the_table_shows():
@@ -192,7 +191,7 @@ def test_the_note_says_no_more_than_the_table_shows():
 
 
 def test_csv_has_plain_numbers_and_every_comparison(whole):
-    rows = list(csv.DictReader(io.StringIO(formats.to_csv(whole))))
+    rows = list(csv.DictReader(io.StringIO(formats.table_csv(whole))))
     columns = ["", " published", " difference from published"]
     columns += [" difference", " low", " high", " p"]
     assert list(rows[0]) == [
@@ -207,43 +206,45 @@ def test_csv_has_plain_numbers_and_every_comparison(whole):
     assert [row["humaneval+"] for row in rows] == ["quoted", "69.0", "68.0", "pending"]
     assert [row["humaneval published"] for row in rows] == ["76.8", "70.7", "73.2", "72.0"]
     assert [row["humaneval difference from published"] for row in rows] == ["", "-0.70", "1.80", ""]
-    found = [rows[2][f"humaneval {what}"] for what in ("difference", "low", "high", "p")]
-    assert found == ["5.00", "1.00", "9.00", "0.0123"]
+    comparison = [rows[2][f"humaneval {what}"] for what in ("difference", "low", "high", "p")]
+    assert comparison == ["5.00", "1.00", "9.00", "0.0123"]
     assert [row["n"] for row in rows] == ["", "1000", "1000", ""]
 
 
 def test_csv_keeps_texts_as_they_are():
     table = drawn([line([scored(70.0), scored(60.0)], label=AWKWARD + ' "q", r')])
-    assert next(csv.DictReader(io.StringIO(formats.to_csv(table))))["method"] == AWKWARD + ' "q", r'
+    assert (
+        next(csv.DictReader(io.StringIO(formats.table_csv(table))))["method"] == AWKWARD + ' "q", r'
+    )
 
 
 def test_groups_head_their_rows():
     cells = [scored(70.0), scored(60.0)]
     groups = ["First & one", "First & one", "Second"]
     table = drawn([line(cells, group=group, label=f"r{i}") for i, group in enumerate(groups)])
-    assert [row[0] for row in rows_of(formats.to_markdown(table, None))] == [
+    assert [row[0] for row in rows_of(formats.table_markdown(table, None))] == [
         "group",
         "First & one",
         "",
         "Second",
     ]
-    rows = csv.DictReader(io.StringIO(formats.to_csv(table)))
+    rows = csv.DictReader(io.StringIO(formats.table_csv(table)))
     assert [row["group"] for row in rows] == groups
-    latex = formats.to_latex(table, None)
+    latex = formats.table_latex(table, None)
     assert re.findall(r"\\multicolumn\{3\}\{l\}\{(.*)\} ", latex) == [r"First \& one", "Second"]
     assert_balanced(latex)
-    cells = Texts(formats.to_html(table, None)).cells
+    cells = Texts(formats.table_html(table, None)).cells
     assert [cell for cell in cells if cell in groups] == ["First & one", "Second"]
 
 
 def test_several_seeds_have_their_column_and_deviation():
     cells = [scored(70.0, (0, 1), deviation=1.25), scored(60.0, (0,))]
     table = drawn([line(cells, seeds="1 of 2")], several_seeds=True)
-    assert rows_of(formats.to_markdown(table, None))[1][-2:] == ["1000", "1 of 2"]
-    row = next(csv.DictReader(io.StringIO(formats.to_csv(table))))
+    assert rows_of(formats.table_markdown(table, None))[1][-2:] == ["1000", "1 of 2"]
+    row = next(csv.DictReader(io.StringIO(formats.table_csv(table))))
     assert (row["humaneval sd"], row["humaneval+ sd"], row["seeds"]) == ("1.25", "", "1 of 2")
-    assert latex_rows(formats.to_latex(table, None))[1][-1] == "1 of 2"
-    assert "1 of 2" in Texts(formats.to_html(table, None)).cells
+    assert latex_rows(formats.table_latex(table, None))[1][-1] == "1 of 2"
+    assert "1 of 2" in Texts(formats.table_html(table, None)).cells
     assert "mean over the seeds" in formats.how_to_read(table)
 
 
@@ -253,7 +254,7 @@ def test_an_average_is_a_column_without_comparison():
     ours = line([scored(71.0), scored(61.0), Cell(66.0, status="scored")])
     table = drawn([base, ours], columns=columns, average=True)
     assert "avg: mean over the columns" in formats.how_to_read(table)
-    row = next(csv.DictReader(io.StringIO(formats.to_csv(table))))
+    row = next(csv.DictReader(io.StringIO(formats.table_csv(table))))
     assert row["avg"] == "65.0"
     assert "avg p" not in row
 
@@ -275,7 +276,7 @@ def test_awkward_texts_are_escaped_everywhere(place):
         [line(cells, label=texts["label"], group=texts["group"])], caption=texts["caption"]
     )
     note = AWKWARD if place == "note" else None
-    latex = formats.to_latex(table, note)
+    latex = formats.table_latex(table, note)
     assert_balanced(latex)
     expected = (
         r"a \& b\_c 100\% \#1 \{x\} \{\{y\}\} \textbackslash{}z \textless{}b\textgreater{}no"
@@ -284,11 +285,11 @@ def test_awkward_texts_are_escaped_everywhere(place):
     assert expected in latex
     assert "|" not in latex
     assert len(latex_rows(latex)[1]) == 3
-    page = formats.to_html(table, note)
+    page = formats.table_html(table, note)
     assert any(AWKWARD in cell for cell in Texts(page).cells)
     assert Texts(page).elements["b"] == 0
     if place != "log":  # a sentence of ours, not a text of the config
-        markdown = formats.to_markdown(table, note)
+        markdown = formats.table_markdown(table, note)
         escaped = (
             r"a & b_c 100% #1 {x} {{y}} \\z \<b>no\</b> p|q $5 ~t ^u \*v\* \_w\_ \`k\` \&lt; "
             r"\[l\](m)"
@@ -310,12 +311,12 @@ def test_awkward_texts_are_escaped_everywhere(place):
 )
 def test_a_caption_is_no_heading_or_list(text, expected):
     table = drawn([line([scored(70.0), scored(60.0)])], caption=text)
-    assert formats.to_markdown(table, None).startswith(expected + "\n")
+    assert formats.table_markdown(table, None).startswith(expected + "\n")
 
 
 def test_texts_of_several_lines_are_put_on_one():
     table = drawn([line([scored(70.0), scored(60.0)], label="a\nb")], caption="c\n\nd")
-    for text in (formats.to_markdown(table, "n\nm"), formats.to_latex(table, "n\nm")):
+    for text in (formats.table_markdown(table, "n\nm"), formats.table_latex(table, "n\nm")):
         assert "c d" in text
         assert "a b" in text
         assert "n m" in text
@@ -323,19 +324,19 @@ def test_texts_of_several_lines_are_put_on_one():
 
 def test_a_row_cannot_belong_to_the_end_of_the_last_one():
     cells = [scored(70.0), scored(60.0)]
-    rows = latex_rows(formats.to_latex(drawn([line(cells, label=f"{c}x") for c in "*["]), None))
+    rows = latex_rows(formats.table_latex(drawn([line(cells, label=f"{c}x") for c in "*["]), None))
     assert [row[0] for row in rows[1:]] == ["{*}x", "{}[x"]
 
 
 def test_latex_needs_the_packages_that_it_names_and_fits_the_line(whole):
-    latex = formats.to_latex(whole, AWKWARD)
+    latex = formats.table_latex(whole, AWKWARD)
     assert_balanced(latex)
     named = latex.splitlines()[0]
     assert named.startswith("% needs")
     assert all(name in named for name in ("booktabs", "caption", "adjustbox"))
     body = re.sub(r"\\\\|\\[&%$#_{}]", "", latex.split("\n", 1)[1])
-    known = {command for text in COMMANDS.values() for command in text.split()}
-    assert set(re.findall(r"\\([A-Za-z]+)", body)) <= known
+    allowed = {command for text in COMMANDS.values() for command in text.split()}
+    assert set(re.findall(r"\\([A-Za-z]+)", body)) <= allowed
     environments = re.findall(r"\\begin\{([^}]*)\}", latex)
     assert environments == ["table*", "adjustbox", "tabular", "minipage"]
     assert r"\begin{adjustbox}{max width=\linewidth}" in latex
@@ -348,7 +349,7 @@ def test_latex_leaves_out_what_labels_say():
     cells = [scored(70.0), scored(60.0)]
 
     def headings(lines):
-        return latex_rows(formats.to_latex(drawn(lines), None))[0][0]
+        return latex_rows(formats.table_latex(drawn(lines), None))[0][0]
 
     base = line(cells, "base", label="M")
     assert headings([base, line(cells, label="+ FGit")]) == "method"
@@ -359,7 +360,7 @@ def test_latex_leaves_out_what_labels_say():
 
 
 def test_the_page_stands_alone(whole):
-    page = formats.to_html(whole, None)
+    page = formats.table_html(whole, None)
     assert page.startswith("<!DOCTYPE html>")
     assert not re.search(r"(src|href)=|@import|url\(|<script", page)
     assert {name.split("-")[0] for name in re.findall(r'\bid="([^"]*)"', page)} == {"table"}

@@ -17,15 +17,15 @@ from fgit.common.errors import UserError
 from fgit.common.files import write_json
 from fgit.masks import TokenMasks
 from fgit.report.funnel import (
-    Line,
+    RUN_HEADINGS,
+    FunnelLine,
     dataset_lines,
     funnel,
-    run_headings,
+    funnel_csv,
+    funnel_markdown,
     run_lines,
-    run_row,
     source_lines,
-    to_csv,
-    to_markdown,
+    training_cells,
 )
 from fgit.report.stage import report
 from fgit.stage_reports import (
@@ -44,7 +44,7 @@ KINDS = (DecontaminateReport, SelectReport, AnnotateReport, TrainReport)
 REASONS = st.dictionaries(st.sampled_from(["a", "b", "c"]), COUNTS, max_size=3)
 
 
-def made(kind, **values):
+def report_of(kind, **values):
     """A report that has these values alone."""
     report = kind.model_construct(**values)
     report._where = Path(kind.stage, "report.json")
@@ -84,7 +84,7 @@ def stages(draw):
 
 def lines_of(reports, objective="fgit", weight=2.0):
     clean, selected, annotated, metrics = (
-        made(kind, **values) for kind, values in zip(KINDS, reports.values(), strict=True)
+        report_of(kind, **values) for kind, values in zip(KINDS, reports.values(), strict=True)
     )
     parameters = RunSettings(objective=objective, weight=weight)
     return [
@@ -120,7 +120,7 @@ def test_every_line_follows_from_the_one_before(reports, objective):
 @given(stages(), st.sampled_from(OBJECTIVES))
 def test_a_training_accounts_for_all_records(reports, objective):
     lines = [line for line in lines_of(reports, *objective) if line.run]
-    row = dict(zip(run_headings(), run_row(lines), strict=True))
+    row = dict(zip(RUN_HEADINGS, training_cells(lines), strict=True))
     numbers = {name: 0 if cell == "–" else int(cell) for name, cell in list(row.items())[2:]}
     left_out = numbers["no variant"] if objective[0] == "dpo" else 0
     parts = ("held out", "prompt too long", "with weight 1", "as pairs")
@@ -167,8 +167,8 @@ def test_any_count_that_is_wrong_by_one_is_found(data, reports, by):
 
 
 def test_what_does_not_add_up_names_both_files_and_numbers():
-    clean = made(DecontaminateReport, kept=40)
-    selected = made(SelectReport, samples=41, lost={}, with_variant=41)
+    clean = report_of(DecontaminateReport, kept=40)
+    selected = report_of(SelectReport, samples=41, lost={}, with_variant=41)
     with pytest.raises(UserError) as caught:
         source_lines("d", "generate", clean, selected, None)
     assert str(caught.value) == (
@@ -178,25 +178,25 @@ def test_what_does_not_add_up_names_both_files_and_numbers():
 
 
 def test_more_parts_than_samples_are_refused():
-    selected = made(SelectReport, samples=10, with_variant=10)
+    selected = report_of(SelectReport, samples=10, with_variant=10)
     counts = {"samples": 10, "paired": 8, "marks_cut": 3}
-    metrics = made(TrainReport, counts=counts, held_out_counts={})
+    metrics = report_of(TrainReport, counts=counts, held_out_counts={})
     with pytest.raises(UserError, match="10 samples are trained on, but 0 without a variant, 8 as"):
         run_lines("d", "generate", "r", selected, metrics, FGIT)
 
 
 def test_samples_without_a_variant_may_have_prompts_that_are_too_long():
-    selected = made(SelectReport, samples=10, with_variant=7)
+    selected = report_of(SelectReport, samples=10, with_variant=7)
     parameters = FGIT
 
     def lines(no_variant):
         counts = {"samples": 10, "paired": 8 - no_variant, "no_variant": no_variant}
-        metrics = made(TrainReport, counts=counts | {"prompt_too_long": 2}, held_out_counts={})
+        metrics = report_of(TrainReport, counts=counts | {"prompt_too_long": 2}, held_out_counts={})
         return run_lines("d", "generate", "r", selected, metrics, parameters)
 
     assert [lines(number)[-1].left for number in (1, 2, 3)] == [7, 6, 5]
-    for number, told in ((0, "0 to 2"), (4, "4 to 6")):
-        with pytest.raises(UserError, match=f"no_variant {told}, but .* leaves 3 samples"):
+    for number, count in ((0, "0 to 2"), (4, "4 to 6")):
+        with pytest.raises(UserError, match=f"no_variant {count}, but .* leaves 3 samples"):
             lines(number)
 
 
@@ -237,11 +237,11 @@ def test_the_funnel_is_what_the_training_makes_of_the_samples(samples, max_lengt
             counts["paired"] += example.paired
     paired = sum(example.paired for example in examples)
     pairs = sum(variant is not None for _, _, variant in samples)
-    selected = made(SelectReport, samples=len(samples), with_variant=pairs)
-    metrics = made(TrainReport, counts=dict(counts), held_out_counts={})
+    selected = report_of(SelectReport, samples=len(samples), with_variant=pairs)
+    metrics = report_of(TrainReport, counts=dict(counts), held_out_counts={})
     parameters = FGIT
     lines = run_lines("d", "generate", "r", selected, metrics, parameters)
-    row = dict(zip(run_headings(), run_row(lines), strict=True))
+    row = dict(zip(RUN_HEADINGS, training_cells(lines), strict=True))
     assert int(row["as pairs"]) == paired
     assert int(row["with weight 1"]) == len(examples) - paired
     assert int(row["prompt too long"]) == len(samples) - len(examples)
@@ -320,11 +320,11 @@ def test_the_command_finds_all_that_lies_there(finished, tmp_path, capsys):
         printed = capsys.readouterr().out
         assert printed.index("## more\n") < printed.index("## tasks\n")
     assert (tmp_path / "out.md").read_text("utf-8") == printed
-    found, drawn = (
+    commands, drawn = (
         sorted(path.read_text("utf-8").splitlines())
         for path in (tmp_path / "out.csv", finished.drawn("tables", "funnel.csv"))
     )
-    assert found == drawn
+    assert commands == drawn
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "out.md"]
 
 
@@ -381,7 +381,7 @@ def test_a_stage_that_ran_again_alone_does_not_keep_the_report_from_being_drawn(
     assert "samples 40, but" in section and "does not add up" in section and "<td" not in section
     assert len(folder.table()) == 5
     assert "does not add up" in folder.drawn("tables", "funnel.md").read_text("utf-8")
-    assert folder.drawn("tables", "funnel.csv").read_text("utf-8") == to_csv([])
+    assert folder.drawn("tables", "funnel.csv").read_text("utf-8") == funnel_csv([])
 
 
 def test_before_anything_has_run_it_says_so(folder, no_figures):
@@ -391,15 +391,15 @@ def test_before_anything_has_run_it_says_so(folder, no_figures):
     assert "No dataset is decontaminated yet." in folder.drawn("tables", "funnel.md").read_text(
         "utf-8"
     )
-    assert folder.drawn("tables", "funnel.csv").read_text("utf-8") == to_csv([])
-    assert to_csv([]) == "dataset,source,run,step,reason,lost,left\n"
+    assert folder.drawn("tables", "funnel.csv").read_text("utf-8") == funnel_csv([])
+    assert funnel_csv([]) == "dataset,source,run,step,reason,lost,left\n"
 
 
 def test_names_and_reasons_are_shown_as_they_are():
     lines = [
-        Line("d", "", "", "decontaminate", "rows read", None, 3),
-        Line("d", "", "", "decontaminate", "'a|b' is *empty*, \"no\"", 1, 2),
+        FunnelLine("d", "", "", "decontaminate", "rows read", None, 3),
+        FunnelLine("d", "", "", "decontaminate", "'a|b' is *empty*, \"no\"", 1, 2),
     ]
-    assert "\\*empty\\*" in to_markdown(lines) and "'a\\|b'" in to_markdown(lines)
-    [_, row] = csv.DictReader(to_csv(lines).splitlines())
+    assert "\\*empty\\*" in funnel_markdown(lines) and "'a\\|b'" in funnel_markdown(lines)
+    [_, row] = csv.DictReader(funnel_csv(lines).splitlines())
     assert row["reason"] == lines[1].reason

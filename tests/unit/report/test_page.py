@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fgit.annotate import segments
 from fgit.common.errors import UserError
 from fgit.common.files import write_json, write_parquet
-from fgit.report import decontamination
+from fgit.report.decontamination import decontamination_section
 from fgit.report.evaluations import short_names
 from fgit.report.figures import thinned
 from fgit.report.pairs import SPAN_COLUMNS, first_pairs
@@ -28,9 +28,9 @@ from tests.unit.report.conftest import copied
 
 
 @pytest.fixture(scope="module")
-def finished(made, tmp_path_factory):
+def finished(shared_folder, tmp_path_factory):
     """With its report; for tests that only read it."""
-    folder = copied(made, tmp_path_factory.mktemp("page") / "results")
+    folder = copied(shared_folder, tmp_path_factory.mktemp("page") / "results")
     report(folder.config, folder.root)
     return folder
 
@@ -142,12 +142,12 @@ def test_what_is_not_scored_has_no_chain_but_a_reason(folder, no_figures):
     assert data_of(folder)["cells"]["main-3-0"]["value"] is None
 
 
-def test_outcomes_are_told_in_letters(folder, no_figures):
+def test_outcomes_stand_as_letters(folder, no_figures):
     folder.score("tiny/base", "easy", [True, False] * 5)
     report(folder.config, folder.root)
-    [told] = data_of(folder)["outcomes"]
+    [statuses] = data_of(folder)["outcomes"]
     outcomes = {
-        tests: [told["letters"][x] for x in word] for tests, word in told["runs"][0].items()
+        tests: [statuses["letters"][x] for x in word] for tests, word in statuses["runs"][0].items()
     }
     assert outcomes["base"] == ["pass", "fail"] * 5
     assert outcomes["plus"] == ["pass", "fail"] * 4 + ["fail", "fail"]
@@ -160,9 +160,9 @@ def test_speed_and_share_of_weighted_tokens_are_in_the_table(finished):
     assert rows == ["sft", "fgit", "dpo", "mutation"]
     table = finished.html().partition("weighted</th>")[2].partition("</table>")[0]
     cells = [re.findall(r">([^<>]+)</?(?:td|small)", row) for row in table.split("<tr>")[1:]]
-    shown = {row[0]: row for row in cells}
-    assert "10.0 %" in shown["fgit"] and "1004" in shown["fgit"] and "MFU 45.0 %" in shown["fgit"]
-    assert "0.0 %" in shown["sft"] and not [cell for cell in shown["sft"] if "MFU" in cell]
+    rows = {row[0]: row for row in cells}
+    assert "10.0 %" in rows["fgit"] and "1004" in rows["fgit"] and "MFU 45.0 %" in rows["fgit"]
+    assert "0.0 %" in rows["sft"] and not [cell for cell in rows["sft"] if "MFU" in cell]
 
 
 def test_the_curves_of_the_weight_are_of_runs_that_have_one(finished):
@@ -251,10 +251,10 @@ def test_what_was_removed_stands_beside_what_it_was_removed_for(finished):
 
 def test_the_facts_of_decontamination(finished):
     section = section_of(finished, "decontamination")
-    found = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", section))
-    assert found["mode"] == "strict" and found["rows read"] == "43" and found["kept"] == "40"
-    assert found["left by this mode, found by others"] == "1"
-    assert found["duplicates among the clean: equal but for case and whitespace"] == "2"
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", section))
+    assert facts["mode"] == "strict" and facts["rows read"] == "43" and facts["kept"] == "40"
+    assert facts["left by this mode, found by others"] == "1"
+    assert facts["duplicates among the clean: equal but for case and whitespace"] == "2"
     assert "<strong>easy</strong>, 2: Easy/8, Easy/9" in section
     cells = re.findall(r"<tr>(<td>.*?)</tr>", section)
     rows = [re.findall(r">([^<]+)</td>", row) for row in cells]
@@ -318,10 +318,10 @@ def test_the_first_pairs_are_read_and_no_more(folder, first):
         for name in ("variant", "similarity", *SPAN_COLUMNS)
     )
     write_parquet(folder.path("annotate/tasks/generate/spans.parquet"), frame)
-    found = first_pairs(folder.root, "tasks", "generate")
+    pairs = first_pairs(folder.root, "tasks", "generate")
     expected = frame.filter(pl.col("variant").is_not_null()).head(8)
-    assert found["id"].to_list() == expected["id"].to_list()
-    assert found.equals(expected.select(found.columns))
+    assert pairs["id"].to_list() == expected["id"].to_list()
+    assert pairs.equals(expected.select(pairs.columns))
 
 
 def test_spans_without_a_column_are_named(folder):
@@ -350,16 +350,16 @@ TEXTS = st.text(alphabet="ab<&\n\té", max_size=30)
 
 @given(TEXTS, TEXTS)
 def test_side_by_side_keeps_every_line_in_order(response, variant):
-    found = segments(response, variant)
+    changed = segments(response, variant)
     sides = (
-        code_lines(response, found.response_lines, found.response_characters),
-        code_lines(variant, found.variant_lines, found.variant_characters),
+        code_lines(response, changed.response_lines, changed.response_characters),
+        code_lines(variant, changed.variant_lines, changed.variant_characters),
     )
     pairs = side_by_side(*sides)
     for i, (side, text) in enumerate(zip(sides, (response, variant), strict=True)):
         assert [pair[i] for pair in pairs if pair[i]] == side
-        shown = [re.sub(r"[\[\]↵]", "", text_of(line)) for line in side]
-        assert shown == text.removesuffix("\n").split("\n")[: len(shown)]
+        lines = [re.sub(r"[\[\]↵]", "", text_of(line)) for line in side]
+        assert lines == text.removesuffix("\n").split("\n")[: len(lines)]
     for left, right in pairs[:-1]:  # a last line without a newline may stand alone
         if left and right and not (left.changed or right.changed):
             assert left.html == right.html
@@ -482,5 +482,5 @@ def test_a_broken_report_of_decontamination_is_named(folder, change, message):
     path = folder.path("decontaminate/tasks/report.json")
     write_json(path, json.loads(path.read_text("utf-8")) | change)
     with pytest.raises(UserError, match=r"decontaminate/tasks/report\.json") as caught:
-        decontamination.section(folder.root, "tasks")
+        decontamination_section(folder.root, "tasks")
     assert message in str(caught.value)

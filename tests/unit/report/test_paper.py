@@ -10,7 +10,7 @@ from fgit.lineage import Lineage
 from fgit.published import read_published
 from fgit.report.claims import claims_of
 from fgit.report.results import SCHEMA, results_frame
-from fgit.report.tables import draw
+from fgit.report.tables import draw_table
 from tests.conftest import REPOSITORY
 
 FILE = REPOSITORY / "workflow" / "paper" / "published.csv"
@@ -51,7 +51,7 @@ def tables(config, tmp_path_factory):
     frame = results_frame(
         config, Lineage(tmp_path_factory.mktemp("empty")), {}, read_published(config)
     )
-    return {name: draw(config, name, measured(frame, name)) for name in SEVEN}
+    return {name: draw_table(config, name, measured(frame, name)) for name in SEVEN}
 
 
 def measured(frame: pl.DataFrame, table: str) -> pl.DataFrame:
@@ -79,12 +79,12 @@ def cells(drawn):
 
 @pytest.mark.parametrize("name", SEVEN)
 def test_every_cell_is_what_the_paper_prints(tables, printed, name):
-    found = cells(tables[name])
+    by_place = cells(tables[name])
     of_table = [row for row in printed if row["table"] == name]
     of_table = [row for row in of_table if row["column"] != "average"]
-    assert len(of_table) == sum(key[-1] != "avg" for key in found) > 0
+    assert len(of_table) == sum(key[-1] != "avg" for key in by_place) > 0
     for row in of_table:
-        cell = found[row["model"], row["dataset"] or None, row["method"], row["column"]]
+        cell = by_place[row["model"], row["dataset"] or None, row["method"], row["column"]]
         assert cell.published == row["value"]
         if row["method"] == PUBLISHED:
             assert (cell.status, cell.mean) == ("quoted", None)
@@ -107,10 +107,10 @@ def test_the_claims_follow_from_the_tables(config, tables):
     for item in claims:
         assert item.ours == pytest.approx(item.quoted)
         # Two are cut, not rounded.
-        assert item.published is not None
+        assert item.claim.published is not None
         rounded, cut = round(item.quoted, 1), int(10 * item.quoted) / 10
-        assert item.published in (rounded, cut), item
-    figures = {item.label: round(item.quoted, 2) for item in claims}
+        assert item.claim.published in (rounded, cut), item
+    figures = {item.claim.label: round(item.quoted, 2) for item in claims}
     assert {label: figures[label] for label in IMPROVEMENTS} == IMPROVEMENTS
     assert claims[-1].models == [
         "magicoder-s-cl",
@@ -131,7 +131,7 @@ def test_what_the_tables_print_differently_stays_different(tables):
 
 def test_nothing_measured_leaves_the_claims_open(config, tmp_path):
     frame = results_frame(config, Lineage(tmp_path), {}, read_published(config))
-    claims = claims_of(config, {name: draw(config, name, frame) for name in SEVEN})
+    claims = claims_of(config, {name: draw_table(config, name, frame) for name in SEVEN})
     assert {item.ours for item in claims} == {None}
     assert None not in [item.quoted for item in claims]
 

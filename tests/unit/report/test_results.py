@@ -35,8 +35,8 @@ def write_published(path, *rows):
     return str(path)
 
 
-def test_a_row_for_each_run_benchmark_and_metric(made):
-    frame = frame_of(made)
+def test_a_row_for_each_run_benchmark_and_metric(shared_folder):
+    frame = frame_of(shared_folder)
     assert dict(frame.schema) == SCHEMA
     low, high = (100 * end for end in wilson(4, N))
     assert frame.row(0, named=True) == {
@@ -62,7 +62,7 @@ def test_a_row_for_each_run_benchmark_and_metric(made):
         "problems_sha256": SHA256,
         "sandbox": "bwrap",
         "precision": dict.fromkeys(["generate", "train", "evaluate"]),
-        "provenance": Lineage(made.root).identity("tiny/base", "easy"),
+        "provenance": Lineage(shared_folder.root).identity("tiny/base", "easy"),
     }
     assert frame.row(3, named=True)["run"] == "tiny/tasks/sft/seed-0"
     assert frame["metric"].to_list() == ["pass@1 base", "pass@1 plus"] * 5
@@ -83,7 +83,7 @@ def test_what_is_not_scored_is_a_row_too(folder):
     ]
 
 
-def test_published_numbers_stand_beside_ours(made, tmp_path):
+def test_published_numbers_stand_beside_ours(shared_folder, tmp_path):
     config = make_config()
     rows = [row.model_dump() for row in config.tables["main"].rows]
     table = config.tables["main"].model_dump()
@@ -97,12 +97,12 @@ def test_published_numbers_stand_beside_ours(made, tmp_path):
         ),
         tables={"main": table | {"rows": [*rows, quoted]}, "again": table},
     )
-    frame = frame_of(copied(made, tmp_path / "results", config))
+    frame = frame_of(copied(shared_folder, tmp_path / "results", config))
     fgit = frame.filter(method="fgit", metric="pass@1 base").row(0, named=True)
     assert (fgit["value"], fgit["published"], fgit["difference"]) == (60.0, 50.5, 9.5)
     assert fgit["printed"] == [{"table": "main", "value": 50.5}, {"table": "again", "value": 49.0}]
-    found = frame.filter(model="huge").select("run", "metric", "status", "value", "published")
-    assert found.rows() == [
+    huge = frame.filter(model="huge").select("run", "metric", "status", "value", "published")
+    assert huge.rows() == [
         ("huge/published", "pass@1 base", "quoted", None, None),
         ("huge/published", "pass@1 plus", "quoted", None, 88.0),
     ]
@@ -265,8 +265,8 @@ def test_same_inputs_give_the_same_bytes(folder):
 # ------------------------------------------------------------------ bad input
 
 
-def test_results_of_an_older_layout_are_refused(made, tmp_path):
-    frame = frame_of(made)
+def test_results_of_an_older_layout_are_refused(shared_folder, tmp_path):
+    frame = frame_of(shared_folder)
     path = tmp_path / "results.parquet"
     write_parquet(path, frame.drop("status", "solved"))
     with pytest.raises(UserError, match=r"parquet: an older layout.*status, solved; run `fgit res"):
@@ -276,8 +276,8 @@ def test_results_of_an_older_layout_are_refused(made, tmp_path):
         read_results(path)
 
 
-def test_results_of_another_config_are_refused(made, tmp_path):
-    write_parquet(tmp_path / "results.parquet", frame_of(made))
+def test_results_of_another_config_are_refused(shared_folder, tmp_path):
+    write_parquet(tmp_path / "results.parquet", frame_of(shared_folder))
     row = {"model": "tiny", "dataset": "tasks", "method": "more"}
     config = make_config(
         methods={"more": {"epochs": 2}},

@@ -3,7 +3,7 @@
 import pytest
 
 from fgit.config import read_config
-from fgit.report.status import next_steps, status_of
+from fgit.report.status import next_steps, score_status
 from fgit.runs import Run
 from fgit.steps import steps_to
 from tests.conftest import REPOSITORY
@@ -23,8 +23,8 @@ def put(root, place, text=""):
 
 
 def state(root, run=FGIT, config=None, **options):
-    found = status_of(config or make_config(), root, run, "easy", **options)
-    return found.state, found.log
+    status = score_status(config or make_config(), root, run, "easy", **options)
+    return status.state, status.log
 
 
 def test_a_score_is_scored(tmp_path):

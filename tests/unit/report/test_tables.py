@@ -11,10 +11,10 @@ from fgit.lineage import Lineage, without_provenance
 from fgit.published import read_published
 from fgit.report.cells import hint
 from fgit.report.evaluations import read_evaluations
-from fgit.report.formats import to_csv, to_markdown
+from fgit.report.formats import table_csv, table_markdown
 from fgit.report.results import results_frame
 from fgit.report.stage import report
-from fgit.report.tables import draw
+from fgit.report.tables import draw_table
 from fgit.runs import all_runs
 from tests.results_folder import Folder, first, make_config
 from tests.unit.report.conftest import copied
@@ -40,11 +40,11 @@ def frame_of(folder):
 
 def drawn_of(folder, name="main"):
     """The table that a report draws, without the report."""
-    return draw(folder.config, name, frame_of(folder))
+    return draw_table(folder.config, name, frame_of(folder))
 
 
 def rows_of(drawn):
-    return list(csv.DictReader(to_csv(drawn).splitlines()))
+    return list(csv.DictReader(table_csv(drawn).splitlines()))
 
 
 def hints_of(drawn):
@@ -52,8 +52,8 @@ def hints_of(drawn):
     return "\n".join(hint(cell) for line in drawn.lines for cell in line.cells)
 
 
-def test_one_benchmark_gives_columns_base_and_plus(made):
-    rows = rows_of(drawn_of(made))
+def test_one_benchmark_gives_columns_base_and_plus(shared_folder):
+    rows = rows_of(drawn_of(shared_folder))
     assert rows[0] == {
         "model": "tiny",
         "dataset": "",
@@ -67,8 +67,8 @@ def test_one_benchmark_gives_columns_base_and_plus(made):
     assert [row["method"] for row in rows[1:]] == ["sft", "fgit", "dpo", "mutation"]
 
 
-def test_markdown_has_caption_note_table_and_reading(made):
-    parts = to_markdown(drawn_of(made), made.config.note).split("\n\n")
+def test_markdown_has_caption_note_table_and_reading(shared_folder):
+    parts = table_markdown(drawn_of(shared_folder), shared_folder.config.note).split("\n\n")
     assert parts[:2] == ["All methods", "Stand-ins throughout."]
     lines = parts[2].splitlines()
     assert re.split(r"\s*\|\s*", lines[0])[1:-1] == [
@@ -119,7 +119,7 @@ def test_several_benchmarks_keep_their_names_and_groups_their_headings(tmp_path)
         *("group", "model", "dataset", "method", "easy", "easy+", "hard", "n easy", "n hard")
     ]
     assert [row["group"] for row in rows] == ["Tiny", "Tiny"]
-    lines = to_markdown(drawn, config.note).splitlines()
+    lines = table_markdown(drawn, config.note).splitlines()
     assert "10 / 10" in lines[6] and lines[7].startswith("|       |")
     metrics = frame_of(folder).filter(benchmark="hard")["metric"]
     assert metrics.unique().to_list() == ["pass@1 base"]
@@ -155,7 +155,7 @@ def test_a_run_is_compared_with_its_base_model(better):
 
 
 def test_a_significant_difference_is_marked(better):
-    text = to_markdown(better, None)
+    text = table_markdown(better, None)
     assert [cell.marked for cell in better.lines[2].cells] == ["45.0*", "40.0*"]
     assert [cell.marked for cell in better.lines[1].cells] == ["10.0", "5.0"]
     assert "*: differs from the base row of its model at 95 %" in text
@@ -182,7 +182,7 @@ def test_several_seeds_are_compared_by_their_mean(seeds):
     assert (fgit["base"], fgit["base difference"], fgit["base p"]) == ("50.0", "40.00", p)
     assert drawn.lines[2].cells[0].marked == "50.0*"
     said = "exact sign-flip test of the problems' means over the seeds, p < 0.05"
-    assert said in to_markdown(drawn, None)
+    assert said in table_markdown(drawn, None)
     assert f"p {compare_paired([AFTER, first(11, 20)], [BEFORE, BEFORE]).p:.2g}" in hints_of(drawn)
 
 
@@ -191,7 +191,7 @@ def test_a_table_without_base_rows_compares_nothing(tmp_path):
     config = make_config(tables={"main": {"caption": "c", "columns": ["easy"], "rows": rows}})
     drawn = drawn_of(Folder(tmp_path / "results", config))
     assert "easy difference" not in rows_of(drawn)[0]
-    assert "*: differs" not in to_markdown(drawn, None)
+    assert "*: differs" not in table_markdown(drawn, None)
     assert "against fgit on tasks" in hints_of(drawn)  # the pairs of rows are there all the same
 
 
@@ -210,11 +210,11 @@ def test_another_models_base_row_is_no_reference(tmp_path):
 
 
 def reading_of(folder):
-    return to_markdown(drawn_of(folder), None).split("\n\n")[-1]
+    return table_markdown(drawn_of(folder), None).split("\n\n")[-1]
 
 
-def test_the_problems_are_named_with_release_and_digest(tmp_path, made):
-    assert "; problems: easy sha256 1a2b3c4d…." in reading_of(made)
+def test_the_problems_are_named_with_release_and_digest(tmp_path, shared_folder):
+    assert "; problems: easy sha256 1a2b3c4d…." in reading_of(shared_folder)
     config = make_config(
         benchmarks={"easy": {"kind": "humaneval", "problems": "release:v0.1.10"}},
     )
@@ -227,30 +227,30 @@ def computed_in(folder, monkeypatch, by_run):
 
     def steps(lineage, run, benchmark):
         train, dtype = by_run.get(run, ("bf16", "bfloat16"))
-        made = {"train": {"precision": train}, "evaluate": {"dtype": dtype}}
+        computed = {"train": {"precision": train}, "evaluate": {"dtype": dtype}}
         return [
             dataclasses.replace(without_provenance(f"{stage}/{run}", ""), settings=settings)
-            for stage, settings in made.items()
+            for stage, settings in computed.items()
             if stage == "evaluate" or run.count("/") == 3
         ]
 
     monkeypatch.setattr(Lineage, "behind_score", steps)
 
 
-def test_rows_that_were_computed_in_different_precisions_are_named(made, monkeypatch):
-    computed_in(made, monkeypatch, {})
-    assert "precision" not in reading_of(made)
-    frame = frame_of(made)
+def test_rows_that_were_computed_in_different_precisions_are_named(shared_folder, monkeypatch):
+    computed_in(shared_folder, monkeypatch, {})
+    assert "precision" not in reading_of(shared_folder)
+    frame = frame_of(shared_folder)
     assert set(frame["precision"].struct.field("train")) == {None, "bf16"}
     assert set(frame["precision"].struct.field("evaluate")) == {"bf16"}
-    computed_in(made, monkeypatch, {"tiny/tasks/dpo/seed-0": ("fp32", "float32")})
-    text = reading_of(made)
+    computed_in(shared_folder, monkeypatch, {"tiny/tasks/dpo/seed-0": ("fp32", "float32")})
+    text = reading_of(shared_folder)
     assert "; computed in different precisions: train bf16 (" in text
     assert "), fp32 (dpo); computed in different precisions: evaluate bf16 (" in text
     assert text.endswith("), fp32 (dpo).\n")
 
 
-def test_a_stage_in_both_precisions_is_said(made, monkeypatch):
+def test_a_stage_in_both_precisions_is_said(shared_folder, monkeypatch):
     def steps(lineage, run, benchmark):
         shards = {"1": "bfloat16", "2": "float32"}
         return [
@@ -261,7 +261,7 @@ def test_a_stage_in_both_precisions_is_said(made, monkeypatch):
         ]
 
     monkeypatch.setattr(Lineage, "behind_score", steps)
-    assert "different precisions: generate bf16 and fp32 (" in reading_of(made)
+    assert "different precisions: generate bf16 and fp32 (" in reading_of(shared_folder)
 
 
 def test_a_weak_sandbox_is_said(folder):
@@ -274,7 +274,7 @@ def test_a_weak_sandbox_is_said(folder):
 # ------------------------------------------------------------------ published, best, average
 
 
-def with_numbers(made, tmp_path, *numbers, scored=(), average=True):
+def with_numbers(shared_folder, tmp_path, *numbers, scored=(), average=True):
     """The table drawn with these published numbers, and these runs scored."""
     path = tmp_path / "published.csv"
     path.write_text("\n".join(["table,model,dataset,method,column,value", *numbers]), "utf-8")
@@ -282,7 +282,7 @@ def with_numbers(made, tmp_path, *numbers, scored=(), average=True):
     table = make_config().tables["main"].model_dump()
     table |= {"rows": [*rows, *table["rows"]], "average": average}
     config = make_config(published=str(path), tables={"main": table})
-    folder = copied(made, tmp_path / "results", config)
+    folder = copied(shared_folder, tmp_path / "results", config)
     for run in all_runs(config):
         if run not in scored:
             folder.path("score", run, "easy", "summary.json").unlink()
@@ -293,8 +293,8 @@ def with_numbers(made, tmp_path, *numbers, scored=(), average=True):
 HUGE = ("main,huge,,published,easy,90", "main,huge,,published,easy+,80.5")
 
 
-def test_quoted_rows_have_published_numbers_alone(made, tmp_path):
-    drawn = with_numbers(made, tmp_path, *HUGE)
+def test_quoted_rows_have_published_numbers_alone(shared_folder, tmp_path):
+    drawn = with_numbers(shared_folder, tmp_path, *HUGE)
     first_line, base = drawn.lines[:2]
     assert [cell.text for cell in first_line.cells] == ["–", "–", "–"]
     assert [cell.published for cell in first_line.cells] == [90, 80.5, 85.25]
@@ -304,22 +304,22 @@ def test_quoted_rows_have_published_numbers_alone(made, tmp_path):
     assert drawn.columns[-1].heading == "avg" and drawn.benchmarks == ["easy"]
 
 
-def test_an_average_needs_all_columns(made, tmp_path):
+def test_an_average_needs_all_columns(shared_folder, tmp_path):
     printed = "main,tiny,tasks,fgit,easy,71.0"
-    drawn = with_numbers(made, tmp_path, *HUGE, printed, scored=["tiny/tasks/fgit/seed-0"])
+    drawn = with_numbers(shared_folder, tmp_path, *HUGE, printed, scored=["tiny/tasks/fgit/seed-0"])
     fgit = drawn.lines[3]
     assert [cell.text for cell in fgit.cells] == ["60.0", "50.0", "55.0"]
     assert [cell.published for cell in fgit.cells] == [71.0, None, None]
-    assert len(fgit.cells[-1].provenance) == 1 and not fgit.cells[-1].scores
+    assert not fgit.cells[-1].scores
 
 
-def test_the_best_of_each_models_rows(made, tmp_path):
+def test_the_best_of_each_models_rows(shared_folder, tmp_path):
     numbers = [
         f"main,tiny,{dataset},{method},easy,{value}"
         for dataset, method, value in [("", "base", 70), ("tasks", "sft", 71), ("tasks", "dpo", 71)]
     ]
     scored = ["tiny/base", "tiny/tasks/fgit/seed-0"]
-    drawn = with_numbers(made, tmp_path, *HUGE, *numbers, scored=scored)
+    drawn = with_numbers(shared_folder, tmp_path, *HUGE, *numbers, scored=scored)
     assert [[cell.best for cell in line.cells] for line in drawn.lines] == [
         [method == "fgit"] * 3 for method in ("huge", "base", "sft", "fgit", "dpo", "mutation")
     ]
@@ -328,8 +328,8 @@ def test_the_best_of_each_models_rows(made, tmp_path):
     assert best == [False, False, True, False, True, False]
 
 
-def test_one_number_is_not_the_best(made, tmp_path):
-    drawn = with_numbers(made, tmp_path, *HUGE, scored=["tiny/base"])
+def test_one_number_is_not_the_best(shared_folder, tmp_path):
+    drawn = with_numbers(shared_folder, tmp_path, *HUGE, scored=["tiny/base"])
     assert not any(cell.best for line in drawn.lines for cell in line.cells)
 
 

@@ -96,7 +96,7 @@ def kappa_command(folder: Path) -> str:
 def sheet_page(drawn: Sequence[Mapping[str, Any]], seed: int, mark: str, folder: Path) -> str:
     from markupsafe import Markup
 
-    from fgit.report.rendering import environment
+    from fgit.report.rendering import page_templates
     from fgit.report.segments import lines_of
 
     pairs = [
@@ -104,7 +104,7 @@ def sheet_page(drawn: Sequence[Mapping[str, Any]], seed: int, mark: str, folder:
         | {name: row[name] for name in ("id", "instruction")}
         for number, row in enumerate(drawn, 1)
     ]
-    template = environment().get_template("sheet.html.jinja")
+    template = page_templates().get_template("sheet.html.jinja")
     return template.render(
         pairs=pairs, seed=seed, readers=READERS, command=kappa_command(folder), mark=Markup(mark)
     )

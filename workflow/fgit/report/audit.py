@@ -12,46 +12,46 @@ from fgit.config import Config
 from fgit.report.rendering import decimals
 from fgit.scores import TESTS
 from fgit.stage_reports import AuditReport, Failing, KappaReport
+from fgit.steps import folder_of, output_of
 
 PARTS = {"all": "all answers", "usable": "usable answers", "selected": "the selected ones"}
 
 
-def section(config: Config, results: Path) -> dict[str, Any]:
+def audit_section(config: Config, results: Path) -> dict[str, Any]:
     """What is there of the audit that the config asks for.
 
     ``benchmarks`` has rows of cells for each audited benchmark, ``readers`` for each dataset whose
     sheet was read (``kappa.json`` beside it), ``pending`` what is asked for and not there yet.
-
-    Raises:
-        UserError: naming the file, if one that is there lacks something.
     """
-    folder = results / "audit"
-    tested = {name: AuditReport.find(folder / name) for name in config.audit.benchmarks}
-    read = {name: KappaReport.find(folder / "sheets" / name) for name in config.datasets}
-    sheets = [name for name in read if (folder / "sheets" / name / "sheet.json").exists()]
+    audits = {
+        name: AuditReport.find(results / folder_of("audit_variants", benchmark=name))
+        for name in config.audit.benchmarks
+    }
+    sheets = {name: results / output_of("audit_sheet", dataset=name) for name in config.datasets}
+    readings = {name: KappaReport.find(sheet.parent) for name, sheet in sheets.items()}
     return {
-        "asked": bool(config.audit.benchmarks or config.audit.sheet),
+        "wanted": bool(config.audit.benchmarks or config.audit.sheet),
         "benchmarks": [
             {
                 "benchmark": name,
                 "rows": failing_rows(report),
                 "left_out": ", ".join(report.canonical_fails),
             }
-            for name, report in tested.items()
-            if report is not None
+            for name, report in audits.items()
+            if report
         ],
         "readers": [
             {"dataset": name, "rows": kappa_rows(report)}
-            for name, report in read.items()
-            if report is not None
+            for name, report in readings.items()
+            if report
         ],
         "pending": [
-            *(f"{name} is not run yet" for name, report in tested.items() if report is None),
+            *(f"{name} is not run yet" for name, report in audits.items() if report is None),
             *(
                 f"the sheet of {name} waits for its readers, in audit/sheets/{name}, and then for "
-                + kappa_command(folder / "sheets" / name)
-                for name in sheets
-                if read[name] is None
+                + kappa_command(sheet.parent)
+                for name, sheet in sheets.items()
+                if readings[name] is None and sheet.exists()
             ),
         ],
         "paper": {
@@ -67,11 +67,10 @@ def failing_rows(report: AuditReport) -> list[list[str]]:
     """Which answers, how many, what share of them fails the base and the plus tests, similarity."""
     rows = []
     for part, label in PARTS.items():
-        answers = map(report.incorrect.get, TESTS)
-        failing = [by_answers[part] if by_answers else None for by_answers in answers]
-        mean = report.similarity[part]["mean"] if part in report.similarity else None
-        count = "–" if failing[0] is None else str(failing[0].n)
-        rows.append([label, count, *map(share_and_interval, failing), decimals(mean, 3)])
+        by_tests = [(report.incorrect[tests] or {}).get(part) for tests in TESTS]
+        count = "–" if by_tests[0] is None else str(by_tests[0].n)
+        mean = report.similarity.get(part, {}).get("mean")
+        rows.append([label, count, *map(share_and_interval, by_tests), decimals(mean, 3)])
     return rows
 
 
@@ -95,13 +94,6 @@ def kappa_rows(report: KappaReport) -> list[list[str]]:
         if agreement.kappa is not None and agreement.interval is not None:
             low, high = agreement.interval
             kappa = f"{agreement.kappa:.2f} ({low:.2f} to {high:.2f})"
-        rows.append(
-            [
-                label,
-                str(report.n),
-                f"{100 * agreement.agreement:.0f} %",
-                kappa,
-                f"{100 * agreement.yes['both']:.0f} %",
-            ]
-        )
+        agree, both = (f"{100 * x:.0f} %" for x in (agreement.agreement, agreement.yes["both"]))
+        rows.append([label, str(report.n), agree, kappa, both])
     return rows

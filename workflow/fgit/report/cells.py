@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container
 from typing import Any
 
 from fgit.common.statistics import Comparison
 from fgit.config import Config
-from fgit.report.lineage import Chains, key_of
-from fgit.report.tables import AVERAGE, Cell, Column, Drawn, Line
+from fgit.report.lineage import number_key
+from fgit.report.tables import Cell, Column, Drawn, Line
 from fgit.runs import runs_of
 
 
-def cells_of(tables: Mapping[str, Drawn]) -> Iterator[Cell]:
-    """Every number of the tables, averages not among them."""
-    for drawn in tables.values():
-        for line in drawn.lines:
-            for column, cell in zip(drawn.columns, line.cells, strict=True):
-                if column.kind != AVERAGE:
-                    yield cell
-
-
 def cell_data(
-    config: Config, line: Line, column: Column, cell: Cell, chains: Chains
+    config: Config, line: Line, column: Column, cell: Cell, chains: Container[str]
 ) -> dict[str, Any]:
     """What the panel says of a number beyond its hint: JSON-like."""
     return {
@@ -32,7 +23,7 @@ def cell_data(
         "chains": [
             (run.name, key)
             for run in runs_of(config, line.row)
-            if (key := key_of(run.name, column.benchmark)) in chains.numbers
+            if (key := number_key(run.name, column.benchmark)) in chains
         ],
     }
 
@@ -49,19 +40,14 @@ def hint(cell: Cell) -> str:
         lines.append(text if len(cell.scores) == 1 else f"seed {seed}: {text}")
     if cell.difference is not None:
         lines.append(f"against its base model: {in_points(cell.difference)}")
-    lines += [f"against {name}: {in_points(found)}" for name, found in cell.others]
+    lines += [f"against {name}: {in_points(other)}" for name, other in cell.others]
     if not cell.scores:
         lines.append(without_scores(cell))
     if cell.published is not None:
-        lines.append(f"published: {cell.published:.1f}{from_published(cell)}")
+        difference = None if cell.mean is None else cell.mean - cell.published
+        ours = "" if difference is None else f"; ours is {difference:+.1f} points from it"
+        lines.append(f"published: {cell.published:.1f}{ours}")
     return "\n".join(lines)
-
-
-def from_published(cell: Cell) -> str:
-    """By how much ours differs from the published number."""
-    if cell.mean is None or cell.published is None:
-        return ""
-    return f"; ours is {cell.mean - cell.published:+.1f} points from it"
 
 
 def without_scores(cell: Cell) -> str:
@@ -73,16 +59,17 @@ def without_scores(cell: Cell) -> str:
     return "quoted, not run" if cell.status == "quoted" else "not scored yet"
 
 
-def in_points(found: Comparison) -> str:
+def in_points(comparison: Comparison) -> str:
     """A difference with its 95 % interval, and the exact test's p."""
-    low, high = (f"{100 * end:+.1f}" for end in (found.low, found.high))
-    return f"{100 * found.difference:+.1f} points ({low} to {high}), p {found.p:.2g}"
+    low, high = (f"{100 * end:+.1f}" for end in (comparison.low, comparison.high))
+    points = f"{100 * comparison.difference:+.1f} points"
+    return f"{points} ({low} to {high}), p {comparison.p:.2g}"
 
 
-def asked_of(column: Column, drawn: Drawn) -> int | None:
+def column_size(column: Column, drawn: Drawn) -> int | None:
     """How many problems a column's scores are of; None while nothing is scored."""
-    found = (line.n.get(column.benchmark) for line in drawn.lines)
-    return next((n for n in found if n is not None), None)
+    counts = (line.n.get(column.benchmark) for line in drawn.lines)
+    return next((n for n in counts if n is not None), None)
 
 
 def spread(cell: Cell) -> str:

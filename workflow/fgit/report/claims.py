@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fgit.common.files import write_text
 from fgit.config import BASE, Claim, Config
-from fgit.report.formats import csv_of, escape_markdown, grid, number
-from fgit.report.tables import AVERAGE, NOTHING, PENDING, Drawn, Line
+from fgit.report.formats import csv_of, escape_markdown, grid, number_text
+from fgit.report.tables import DASH, PENDING, Drawn, Line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +22,6 @@ class Claimed:
     models: list[str]  # those counted: of the tables, with both rows
     ours: float | None  # None while a number is missing; NaN over a mean of 0
     quoted: float | None  # the same, from the published numbers
-
-    @property
-    def label(self) -> str:
-        return self.claim.label
-
-    @property
-    def published(self) -> float | None:
-        """The figure that was published."""
-        return self.claim.published
 
 
 def relative_improvement(values_of: Sequence[float], values_over: Sequence[float]) -> float:
@@ -53,20 +44,18 @@ def claims_of(config: Config, tables: Mapping[str, Drawn]) -> list[Claimed]:
 
 def claimed(claim: Claim, tables: Sequence[Drawn]) -> Claimed:
     """The mean of the relative improvements over the models, each model and dataset once."""
-    found: dict[tuple[str, str | None], tuple[float | None, float | None]] = {}
+    changes: dict[tuple[str, str | None], tuple[float | None, float | None]] = {}
     for drawn in tables:
         for of in drawn.lines:
             if of.row.method != claim.of or (claim.models and of.row.model not in claim.models):
                 continue
             over = next((line for line in drawn.lines if builds_on(claim, of, line)), None)
             if over is not None:
-                key = of.row.model, of.row.dataset
-                found.setdefault(
-                    key, (change(drawn, of, over, "mean"), change(drawn, of, over, "published"))
-                )
-    models = list(dict.fromkeys(model for model, _ in found))
-    ours, quoted = (mean([values[side] for values in found.values()]) for side in (0, 1))
-    return Claimed(claim, models, ours, quoted)
+                both = change(drawn, of, over, "mean"), change(drawn, of, over, "published")
+                changes.setdefault((of.row.model, of.row.dataset), both)
+    models = list(dict.fromkeys(model for model, _ in changes))
+    ours, quoted = zip(*changes.values(), strict=True) if changes else ((), ())
+    return Claimed(claim, models, mean_of_all(ours), mean_of_all(quoted))
 
 
 def builds_on(claim: Claim, of: Line, over: Line) -> bool:
@@ -82,14 +71,7 @@ def change(drawn: Drawn, of: Line, over: Line, what: str) -> float | None:
     """
     if what == "mean" and any(" of " in line.seeds for line in (of, over)):
         return None
-    sides = [
-        [
-            getattr(cell, what)
-            for column, cell in zip(drawn.columns, line.cells, strict=True)
-            if column.kind != AVERAGE
-        ]
-        for line in (of, over)
-    ]
+    sides = [[getattr(cell, what) for _, cell in drawn.measured(line)] for line in (of, over)]
     if any(value is None for values in sides for value in values):
         return None
     if not any(sides[1]):
@@ -97,7 +79,8 @@ def change(drawn: Drawn, of: Line, over: Line, what: str) -> float | None:
     return relative_improvement(*sides)
 
 
-def mean(values: Sequence[float | None]) -> float | None:
+def mean_of_all(values: Sequence[float | None]) -> float | None:
+    """None while a value is missing, or where there is none."""
     present = [value for value in values if value is not None]
     return statistics.fmean(present) if present and len(present) == len(values) else None
 
@@ -113,12 +96,12 @@ def claims_markdown(claims: Sequence[Claimed]) -> str:
     heading = ["claim", "tables", "models", "ours", "from the published numbers", "published"]
     rows = [
         [
-            escape_markdown(item.label),
+            escape_markdown(item.claim.label),
             ", ".join(item.claim.tables),
-            ", ".join(item.models) or NOTHING,
+            ", ".join(item.models) or DASH,
             improvement_text(item.ours, PENDING),
-            improvement_text(item.quoted, NOTHING, 2),
-            number(item.published, 1) or NOTHING,
+            improvement_text(item.quoted, DASH, 2),
+            number_text(item.claim.published, 1) or DASH,
         ]
         for item in claims
     ]
@@ -139,14 +122,14 @@ def claims_csv(claims: Sequence[Claimed]) -> str:
     return csv_of(
         [
             {
-                "claim": item.label,
+                "claim": item.claim.label,
                 "tables": " ".join(item.claim.tables),
                 "of": item.claim.of,
                 "over": item.claim.over,
                 "models": " ".join(item.models),
                 "ours": improvement_text(item.ours, "", 4),
                 "from published numbers": improvement_text(item.quoted, "", 4),
-                "published": number(item.published, 1),
+                "published": number_text(item.claim.published, 1),
             }
             for item in claims
         ]

@@ -8,43 +8,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from fgit.benchmarks.kinds import kind_of
 from fgit.common.files import replacing
-from fgit.report.figures import FIRST, GRID, INK, PAGE, SECOND, STYLE, svg
+from fgit.report.figures import BLUE, GRID, INK, NO_METADATA, ORANGE, PAGE, style, svg
 from fgit.report.tables import AVERAGE, Cell, Drawn
 
 # Okabe and Ito's colours, which colour-blind people tell apart; the first two are the page's own.
-SERIES = [FIRST, SECOND, "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+SERIES = [BLUE, ORANGE, "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
-LIGHT = {
-    INK: "#1d232b",
-    GRID: "#d5dbe1",
-    PAGE: "#ffffff",
-    FIRST: "#0072b2",
-    SECOND: "#d55e00",
-}
+LIGHT = {INK: "#1d232b", GRID: "#d5dbe1", PAGE: "#ffffff", BLUE: "#0072b2", ORANGE: "#d55e00"}
 LEVELS = [(5, 2), (2, 2), (6, 2, 1, 2)]  # dashes of the first, second, ... level line
 BESIDE = 0.012  # of the width between first and last x
 SIZE = (5.6, 3.6)  # inches
 DPI = 200
 
 
-def look(drawn: Drawn, colours: Mapping[str, str]) -> Any:
-    """The figures' style in these colours, within a block."""
-    settings: Any = {
-        key: colours.get(value, value) if isinstance(value, str) else value
-        for key, value in STYLE.items()
-    }
-    settings["figure.facecolor"] = colours.get(PAGE, "none")
-    settings["figure.constrained_layout.w_pad"] = 0.08  # inches
-    return matplotlib.rc_context(settings | {"svg.hashsalt": drawn.table.caption})
-
-
-def curve_of(drawn: Drawn, colours: Mapping[str, str] | None = None) -> Figure:
+def curve_of(drawn: Drawn, colours: Mapping[str, str] = LIGHT) -> Figure:
     """The curve of a table; rows without ``x`` are level lines, the published best ``x`` a mark.
 
     Bars and bands are the 95 % intervals (:func:`interval`). What is not scored is left out, and
@@ -53,21 +37,18 @@ def curve_of(drawn: Drawn, colours: Mapping[str, str] | None = None) -> Figure:
     Args:
         colours: what stands for the page's colours; by default those of a light background.
     """
-    colours = LIGHT if colours is None else colours
-    told = drawn.table.figure
-    assert told is not None, "the table has no figure"
-    flat = [line.row for line in drawn.lines if line.row.x is None]
+    settings = drawn.table.figure
+    assert settings is not None, "the table has no figure"
+    level_rows = [line.row for line in drawn.lines if line.row.x is None]
     positions = sorted({line.row.x for line in drawn.lines if line.row.x is not None})
-    shown = [
-        (number, column) for number, column in enumerate(drawn.columns) if column.kind != AVERAGE
-    ]
-    with look(drawn, colours):
-        figure = Figure(figsize=SIZE, layout="constrained")
+    columns = [column for column in drawn.columns if column.kind != AVERAGE]
+    with style(drawn.table.caption, colours):
+        figure = Figure(figsize=SIZE, layout=ConstrainedLayoutEngine(w_pad=0.08))  # inches
         axes = figure.add_subplot()
         curves: list[Any] = []
         levels: list[Any] = []
-        for place, (number, column) in enumerate(shown):
-            colour = SERIES[place % len(SERIES)]
+        for number, column in enumerate(columns):
+            colour = SERIES[number % len(SERIES)]
             colour = colours.get(colour, colour)
             points = []
             for line in drawn.lines:
@@ -76,7 +57,7 @@ def curve_of(drawn: Drawn, colours: Mapping[str, str] | None = None) -> Figure:
                     continue
                 if line.row.x is None:
                     label = f"{column.heading}, {line.method}"
-                    dashes = (0, LEVELS[flat.index(line.row) % len(LEVELS)])
+                    dashes = (0, LEVELS[level_rows.index(line.row) % len(LEVELS)])
                     levels.append(
                         axes.axhline(cell.mean, color=colour, linestyle=dashes, label=label)
                     )
@@ -84,36 +65,35 @@ def curve_of(drawn: Drawn, colours: Mapping[str, str] | None = None) -> Figure:
                 else:
                     points.append((line.row.x, cell.mean, *interval(cell)))
             if points:
-                x, y, low, high = zip(*sorted(points), strict=True)
-                around = [
-                    [max(0.0, a - b) for a, b in zip(y, low, strict=True)],
-                    [max(0.0, b - a) for a, b in zip(y, high, strict=True)],
-                ]
                 # Side by side, since the columns' intervals would hide each other.
-                aside = BESIDE * (positions[-1] - positions[0]) * (place - (len(shown) - 1) / 2)
+                aside = BESIDE * (positions[-1] - positions[0]) * (number - (len(columns) - 1) / 2)
+                x, y, low, high = np.transpose(sorted(points))
                 curves.append(
                     axes.errorbar(
-                        [position + aside for position in x],
+                        x + aside,
                         y,
-                        around,
+                        np.maximum(0, [y - low, high - y]),
                         color=colour,
-                        marker=MARKERS[place % len(MARKERS)],
+                        marker=MARKERS[number % len(MARKERS)],
                         capsize=2.5,
                         elinewidth=0.9,
                         label=column.heading,
                     )
                 )
         handles = [*curves, *levels]
-        if told.optimum is not None:
-            ink = colours.get(INK, INK)
-            label = f"published optimum ({told.optimum:g})"
+        if settings.optimum is not None:
             handles.append(
                 axes.axvline(
-                    told.optimum, color=ink, linestyle=":", linewidth=1, zorder=1, label=label
+                    settings.optimum,
+                    color=colours.get(INK, INK),
+                    linestyle=":",
+                    linewidth=1,
+                    zorder=1,
+                    label=f"published optimum ({settings.optimum:g})",
                 )
             )
-        axes.set_xlabel(told.x)
-        pairs = any(not kind_of(column.kind).programs for _, column in shown)
+        axes.set_xlabel(settings.x)
+        pairs = any(not kind_of(column.kind).programs for column in columns)
         axes.set_ylabel("percent" if pairs else "pass@1, percent")
         axes.set_xticks(positions, [f"{position:g}" for position in positions])
         axes.margins(x=0.06)
@@ -126,21 +106,17 @@ def curve_of(drawn: Drawn, colours: Mapping[str, str] | None = None) -> Figure:
 
 def left_out(drawn: Drawn) -> list[str]:
     """The rows of which a number is missing, and why: ``alpha 3 (base pending)``."""
-    found = []
+    rows = []
     for line in drawn.lines:
-        cells = [
-            (column.heading, cell)
-            for column, cell in zip(drawn.columns, line.cells, strict=True)
-            if column.kind != AVERAGE
-        ]
-        missing = [(heading, cell.status) for heading, cell in cells if cell.mean is None]
+        cells = drawn.measured(line)
+        missing = [(column.heading, cell.status) for column, cell in cells if cell.mean is None]
         states = {status for _, status in missing}
         if len(missing) == len(cells) and len(states) == 1:
-            found.append(f"{line.method} ({states.pop()})")
+            rows.append(f"{line.method} ({states.pop()})")
         elif missing:
             reasons = ", ".join(f"{heading} {status}" for heading, status in missing)
-            found.append(f"{line.method} ({reasons})")
-    return found
+            rows.append(f"{line.method} ({reasons})")
+    return rows
 
 
 def interval(cell: Cell) -> tuple[float, float]:
@@ -152,16 +128,15 @@ def interval(cell: Cell) -> tuple[float, float]:
 
 def write_curve(drawn: Drawn, folder: Path, name: str) -> None:
     """Write ``NAME.svg`` and ``NAME.png`` for a light background, the same bytes each time."""
-    with look(drawn, LIGHT):
+    with style(drawn.table.caption, LIGHT):
         figure = curve_of(drawn)
-        nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
         with replacing(folder / f"{name}.svg") as temporary:
-            figure.savefig(temporary, metadata=nothing)
+            figure.savefig(temporary, metadata=NO_METADATA)
         with replacing(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=DPI, metadata={"Software": None})
 
 
 def in_page(drawn: Drawn) -> Markup:
     """The curve for the page, in its colours, light or dark."""
-    with look(drawn, {}):
+    with style(drawn.table.caption):
         return svg(curve_of(drawn, {}), drawn.table.caption)

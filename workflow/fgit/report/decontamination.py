@@ -8,28 +8,27 @@ from typing import Any
 
 from fgit.common.code_blocks import CODE_FORMS, NOTES
 from fgit.stage_reports import DecontaminateReport, SelectReport
+from fgit.steps import folder_of
 
 
-def section(results: Path, dataset: str) -> dict[str, Any] | None:
-    """What decontaminate's report says; None if there is none yet.
-
-    Raises:
-        UserError: naming the file, if it lacks something.
-    """
-    report = DecontaminateReport.find(results / "decontaminate" / dataset)
+def decontamination_section(results: Path, dataset: str) -> dict[str, Any] | None:
+    """What decontaminate's report says; None if there is none yet."""
+    folder = folder_of("decontaminate", dataset=dataset)
+    report = DecontaminateReport.find(results / folder)
     if report is None:
         return None
     return {
         "dataset": dataset,
         "report": report,
-        "forms": forms(results, dataset),
-        "path": f"decontaminate/{dataset}/matches.parquet",
+        "forms": forms_of(results, dataset),
+        "path": f"{folder}/matches.parquet",
     }
 
 
-def forms(results: Path, dataset: str) -> dict[str, list[tuple[str, int, str, float]]] | None:
-    """How many of the kept responses have which form, as select counts them; None before that."""
-    paths = sorted(results.glob(f"select/{glob.escape(dataset)}/*/report.json"))
+def forms_of(results: Path, dataset: str) -> dict[str, list[tuple[str, int, str, float]]] | None:
+    """How many of the clean responses have which form, as select counts; None before that."""
+    folders = folder_of("select", dataset=glob.escape(dataset), source="*")
+    paths = sorted(results.glob(f"{folders}/{SelectReport.file}"))
     if not paths:
         return None
     report = SelectReport.read(paths[0])  # the source of the variants changes nothing
@@ -46,7 +45,7 @@ def forms(results: Path, dataset: str) -> dict[str, list[tuple[str, int, str, fl
     }
 
 
-def form_row(words: str, count: int, kept: int) -> tuple[str, int, str, float]:
-    """What is counted, how many, and the share of the kept samples in words and in percent."""
-    percent = 100 * count / max(kept, 1)
+def form_row(words: str, count: int, samples: int) -> tuple[str, int, str, float]:
+    """What is counted, how many, and their share of the clean samples, as text and in percent."""
+    percent = 100 * count / max(samples, 1)
     return words, count, f"{percent:.1f} %", percent

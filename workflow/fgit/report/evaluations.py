@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,11 @@ def tested(evaluation: Evaluation) -> tuple[Any, ...]:
 
 def name_unscored(config: Config, tables: Iterable[str], scores: Evaluations) -> None:
     """Say which benchmarks have no result at all, and what makes them."""
-    named = {benchmark for _, benchmark in scores}
+    done = {benchmark for _, benchmark in scores}
     for table in tables:
         for _, benchmark in evaluations(config, [table]):
-            if benchmark not in named:
-                named.add(benchmark)
+            if benchmark not in done:
+                done.add(benchmark)  # named once
                 log.warning(
                     "%s has no results yet: run `snakemake %s`, the first table that shows it",
                     benchmark,
@@ -78,14 +78,16 @@ def short_names(runs: Iterable[Run]) -> dict[str, str]:
     """
     runs = list(runs)
     trained = [run for run in runs if run.dataset is not None]
-    models = {run.model for run in runs}
+    several_models = len({run.model for run in runs}) > 1
+    several_datasets = len({run.dataset for run in trained}) > 1
+    several_seeds = len({run.seed for run in trained}) > 1
     names: dict[str, str] = {}
     for run in runs:
-        parts: Sequence[str | None] = (
-            run.model if len(models) > 1 else None,
-            run.dataset if len({r.dataset for r in trained}) > 1 else None,
+        parts = (
+            run.model if several_models else None,
+            run.dataset if several_datasets else None,
             run.method,
-            f"seed {run.seed}" if run.dataset and len({r.seed for r in trained}) > 1 else None,
+            f"seed {run.seed}" if run.dataset and several_seeds else None,
         )
         names[run.name] = " · ".join(part for part in parts if part)
     return names

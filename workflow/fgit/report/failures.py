@@ -32,17 +32,17 @@ from fgit.failures.analysis import (
 )
 from fgit.report.evaluations import Evaluations
 from fgit.report.formats import grid
-from fgit.report.rendering import environment
+from fgit.report.rendering import page_templates
 from fgit.report.segments import Pair, code_lines, side_by_side
 from fgit.runs import BASE, Run, all_runs
 from fgit.scores import Evaluation
 
-SHOWN = 20  # problems of each comparison of two runs
-SHOWN_IN_ALL = 400  # on the report's page
-SHOWN_ALONE = 2000  # on the page of one benchmark's failures
+MOST = 20  # problems that are shown of each comparison of two runs
+MOST_IN_REPORT = 400  # of all comparisons on the report's page
+MOST_ALONE = 2000  # on the page of one benchmark's failures
 LONGEST = 10_000  # characters of a program that is shown
 
-Figure = tuple[str, str]  # in words, and what it rests on
+ShareText = tuple[str, str]  # in words, and what it rests on
 
 
 # ------------------------------------------------------------------ the report's section
@@ -56,51 +56,44 @@ def failures_section(
     Left out are pairs of code, which are no programs that fail, and a benchmark that is a part of
     another one shown.
     """
-    scored = dict.fromkeys(benchmark for _, benchmark in scores)
-    benchmarks = [
-        benchmark
-        for benchmark in scored
+    by_benchmark: dict[str, dict[str, Evaluation]] = {}
+    for (run, benchmark), evaluation in scores.items():
+        by_benchmark.setdefault(benchmark, {})[run] = evaluation
+    items = [
+        benchmark_item(config, benchmark, by_run, names)
+        for benchmark, by_run in by_benchmark.items()
         if kind_of(config.benchmarks[benchmark].kind).programs
-        and config.benchmarks[benchmark].part_of not in scored
+        and config.benchmarks[benchmark].part_of not in by_benchmark
     ]
-    items, gaps = [], {}
-    for benchmark in benchmarks:
-        mine = {run: e for (run, where), e in scores.items() if where == benchmark}
-        items.append(benchmark_item(config, benchmark, mine, names))
-        gaps[benchmark] = items[-1].pop("gaps")
-    every = [gap for benchmark in benchmarks for pair in gaps[benchmark] for gap in pair]
-    each = shown_each(every, SHOWN_IN_ALL)
+    most = most_of_each([gap for item in items for gap in item["gaps"]], MOST_IN_REPORT)
     for item in items:
-        item["views"] = [
-            view(gap, each) for pair in gaps[item["benchmark"]] for gap in pair if len(gap.problems)
-        ]
+        item["views"] = [view(gap, most) for gap in item.pop("gaps") if len(gap.problems)]
     return items
 
 
 def benchmark_item(
-    config: Config, benchmark: str, mine: Mapping[str, Evaluation], names: Mapping[str, str]
+    config: Config, benchmark: str, by_run: Mapping[str, Evaluation], names: Mapping[str, str]
 ) -> dict[str, Any]:
     """One benchmark's figures; ``gaps`` has, for each pair of runs compared, both directions."""
-    tests = "plus" if all("plus" in e.scores for e in mine.values()) else "base"
-    canonical, without = canonical_programs(config.benchmarks[benchmark].kind, mine)
-    programs = {run: RunPrograms.of(e.outcomes, tests) for run, e in mine.items()}
+    tests = "plus" if all("plus" in e.scores for e in by_run.values()) else "base"
+    canonical, without = canonical_programs(config.benchmarks[benchmark].kind, by_run)
+    programs = {run: RunPrograms.of(e.outcomes, tests) for run, e in by_run.items()}
     passing = distinct_passing(canonical, programs)
     frames = {run: analyse(p.failing, passing) for run, p in programs.items()}
-    pairs = [
-        [
-            OneSided(names[a], names[b], sides, solved_only_by(*sides, frames[b]))
-            for a, b in ((run, other), (other, run))
-            for sides in [(programs[a], programs[b])]
-        ]
-        for run, other in compared(config, list(mine))
+    gaps = [
+        OneSided(names[a], names[b], sides, solved_only_by(*sides, frames[b]))
+        for run, other in compared(config, list(by_run))
+        for a, b in ((run, other), (other, run))
+        for sides in [(programs[a], programs[b])]
     ]
+    rows = [gap_row(gap.solver, gap.other, gap.figures) for gap in gaps]
     return {
         "benchmark": benchmark,
         "tests": tests,
         "without_canonical": without,
         "runs": [run_row(names[run], failure_figures(frame)) for run, frame in frames.items()],
-        "pairs": [[gap_row(gap.solver, gap.other, gap.figures) for gap in pair] for pair in pairs],
-        "gaps": pairs,
+        "pairs": list(zip(rows[::2], rows[1::2], strict=True)),
+        "gaps": gaps,
     }
 
 
@@ -123,29 +116,29 @@ def compared(config: Config, names: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def canonical_programs(
-    kind: Any, mine: Mapping[str, Evaluation]
+    kind: Any, by_run: Mapping[str, Evaluation]
 ) -> tuple[dict[str, str], str | None]:
     """The canonical solutions from the problem file that the scores name; or why there are none.
 
     Left out are those that failed where one of the runs was scored.
     """
-    tried: dict[str, None] = {}
-    for evaluation in mine.values():
-        path = evaluation.summary.problems
-        if path is None or path in tried:
-            continue
-        tried[path] = None
-        if Path(path).is_file() and problems_digest(path) == evaluation.summary.problems_sha256:
-            truths = [e.summary.ground_truth for e in mine.values()]
-            broken = {task for truth in truths if truth for task in truth.failing}
+    summaries = [evaluation.summary for evaluation in by_run.values()]
+    files: dict[str, str] = {}
+    for score in summaries:
+        if score.problems is not None:
+            files.setdefault(score.problems, score.problems_sha256)
+    for path, sha256 in files.items():
+        if Path(path).is_file() and problems_digest(path) == sha256:
+            truths = [score.ground_truth for score in summaries if score.ground_truth]
+            broken = {task for truth in truths for task in truth.failing}
             return {
                 task: programs_of(kind).canonical(row)
                 for task, row in read_problems(kind, path).items()
                 if task not in broken
             }, None
-    if not tried:
+    if not files:
         return {}, "the scores do not say which problem file they used"
-    return {}, f"the problem file of the scores is not there any more: {', '.join(tried)}"
+    return {}, f"the problem file of the scores is not there any more: {', '.join(files)}"
 
 
 # ------------------------------------------------------------------ the page of one benchmark
@@ -159,51 +152,45 @@ def standalone(figures: Mapping[str, Any], gaps: Sequence[OneSided]) -> str:
         gaps: of every ordered pair of runs.
     """
     rows = {(gap.solver, gap.other): gap_row(gap.solver, gap.other, gap.figures) for gap in gaps}
-    each = shown_each(gaps, SHOWN_ALONE, SHOWN_ALONE)
+    most = most_of_each(gaps, MOST_ALONE, MOST_ALONE)
     item = {
         "benchmark": figures["benchmark"],
         "tests": figures["tests"],
         "without_canonical": None,
         "runs": [run_row(name, figure) for name, figure in figures["runs"].items()],
         "pairs": [[rows[a, b], rows[b, a]] for a, b in itertools.combinations(figures["runs"], 2)],
-        "views": [view(gap, each) for gap in gaps if len(gap.problems)],
+        "views": [view(gap, most) for gap in gaps if len(gap.problems)],
     }
-    return environment().get_template("failures.html.jinja").render(item=item)
+    return page_templates().get_template("failures.html.jinja").render(item=item)
 
 
 def as_markdown(figures: Mapping[str, Any]) -> str:
     """The figures as two tables: the runs, and the pairs of runs."""
-    runs = [
-        [
-            row["name"],
-            row["failures"],
-            in_a_line(row["few_places"]),
-            in_a_line(row["few_lines"]),
-            row["aside"],
-        ]
-        for row in (run_row(name, figure) for name, figure in figures["runs"].items())
-    ]
-    text = grid(
+    rows = [run_row(name, figure) for name, figure in figures["runs"].items()]
+    runs = grid(
         ["run", "failures", f"≤ {BOUND} places, largely correct", f"≤ {BOUND} lines", "among them"],
-        runs,
+        [
+            [r["name"], r["failures"], *in_lines(r["few_places"], r["few_lines"]), r["aside"]]
+            for r in rows
+        ],
         1,
     )
-    pairs = [gap_row(figure["solved_by"], figure["not_by"], figure) for figure in figures["pairs"]]
-    if not pairs:
-        return text
-    return f"{text}\n\n" + grid(
+    rows = [gap_row(figure["solved_by"], figure["not_by"], figure) for figure in figures["pairs"]]
+    if not rows:
+        return runs
+    pairs = grid(
         ["solved by", "not by", "problems", f"≤ {BOUND} lines to its program", "to the nearest"],
         [
-            [
-                p["solver"],
-                p["other"],
-                p["problems"],
-                *map(in_a_line, (p["few_lines"], p["nearest"])),
-            ]
-            for p in pairs
+            [r["solver"], r["other"], r["problems"], *in_lines(r["few_lines"], r["nearest"])]
+            for r in rows
         ],
         2,
     )
+    return f"{runs}\n\n{pairs}"
+
+
+def in_lines(*figures: ShareText) -> list[str]:
+    return [f"{text} ({rests_on})" if rests_on else text for text, rests_on in figures]
 
 
 # ------------------------------------------------------------------ rows and views
@@ -218,16 +205,14 @@ def run_row(name: str, figures: Mapping[str, Any]) -> dict[str, Any]:
         UNKNOWN: "no passing program known",
     }
     statuses = figures["statuses"]
+    aside = [f"{statuses[status]} {text}" for status, text in names.items() if statuses[status]]
     return {
         "name": name,
         "failures": str(figures["failures"]),
         "few_places": figure_of(figures["few_places_largely_correct"]),
         "few_lines": figure_of(figures["few_lines"]),
         "any_places": figure_of(figures["few_places"]),
-        "aside": ", ".join(
-            f"{statuses[status]} {text}" for status, text in names.items() if statuses[status]
-        )
-        or "–",
+        "aside": ", ".join(aside) or "–",
     }
 
 
@@ -241,7 +226,7 @@ def gap_row(solver: str, other: str, figures: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def figure_of(share: Mapping[str, Any]) -> Figure:
+def figure_of(share: Mapping[str, Any]) -> ShareText:
     """A share, and what it rests on: part, whole and 95 % interval."""
     if share["share"] is None:
         return "–", ""
@@ -250,11 +235,7 @@ def figure_of(share: Mapping[str, Any]) -> Figure:
     return f"{100 * share['share']:.1f} %", rests_on
 
 
-def in_a_line(figure: Figure) -> str:
-    return f"{figure[0]} ({figure[1]})" if figure[1] else figure[0]
-
-
-def shown_each(gaps: Sequence[OneSided], in_all: int, most: int = SHOWN) -> int:
+def most_of_each(gaps: Sequence[OneSided], in_all: int, most: int = MOST) -> int:
     """How many problems of each comparison are shown, so that the page stays within bounds."""
     with_problems = sum(1 for gap in gaps if len(gap.problems))
     return max(1, min(most, in_all // max(1, with_problems)))
@@ -269,7 +250,7 @@ def view(gap: OneSided, most: int) -> dict[str, Any]:
         "other": gap.other,
         "total": rows.height,
         "problems": [
-            {"task_id": row["task_id"], "told": distance_text(row)}
+            {"task_id": row["task_id"], "distance": distance_text(row)}
             | compared_lines(other.failing[row["task_id"]], solver.passing[row["task_id"]])
             for row in rows.head(most).iter_rows(named=True)
         ],
@@ -282,15 +263,16 @@ def distance_text(row: Mapping[str, Any]) -> str:
         return "an empty answer"
     if row["status"] == EQUAL:
         return "nothing that acts differs: the verdict has other reasons"
-    parts = [f"{counted(row['lines'], 'line')} in {counted(row['places'], 'place')}"]
+    parts = [f"{count_text(row['lines'], 'line')} in {count_text(row['places'], 'place')}"]
     if row["status"] == UNPARSABLE:
         parts.append("no Python, compared as text")
     if row["nearest_lines"] < row["lines"]:
-        parts.append(f"nearest: {row['nearest_source']}, {counted(row['nearest_lines'], 'line')}")
+        lines = count_text(row["nearest_lines"], "line")
+        parts.append(f"nearest: {row['nearest_source']}, {lines}")
     return "; ".join(parts)
 
 
-def counted(count: int, what: str) -> str:
+def count_text(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

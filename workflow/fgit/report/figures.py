@@ -25,14 +25,14 @@ from fgit.report.training import Training, curve
 INK = "#010203"
 GRID = "#010204"
 PAGE = "#010205"
-FIRST = "#010206"
-SECOND = "#010207"
+BLUE = "#010206"
+ORANGE = "#010207"
 COLOURS = {
     INK: "currentColor",
     GRID: "var(--line)",
     PAGE: "var(--page)",
-    FIRST: "var(--first)",
-    SECOND: "var(--second)",
+    BLUE: "var(--first)",
+    ORANGE: "var(--second)",
 }
 STYLE = {
     "svg.fonttype": "none",
@@ -63,17 +63,27 @@ STYLE = {
     "lines.linewidth": 1.6,
     "lines.markersize": 3.5,
 }
-COLUMNS = 3
+PANELS_IN_A_ROW = 3
 WIDTH = 10.0  # inches
 FEW_STEPS = 40  # up to here each step is a dot too
 POINTS = 200  # of a curve; more cannot be told apart, and a page of many runs would be slow
 
+# Of an SVG: none of what matplotlib writes by itself, or the bytes would change with the day.
+NO_METADATA = dict.fromkeys(["Date", "Creator", "Format", "Type"])
+
 Bins = Sequence[tuple[float, float, int]]  # where each begins and ends, and how many are in it
 
 
-def style(salt: str) -> Any:
-    """The figures' look, within a block; figures of one page need salts of their own."""
+def style(salt: str, colours: Mapping[str, str] | None = None) -> Any:
+    """The figures' look, within a block; figures of one page need salts of their own.
+
+    Args:
+        colours: what stands for the page's colours, if not the page itself gives them.
+    """
     settings: Any = STYLE | {"svg.hashsalt": salt}
+    if colours:
+        settings = {k: colours.get(v, v) if isinstance(v, str) else v for k, v in settings.items()}
+        settings["figure.facecolor"] = colours[PAGE]
     return matplotlib.rc_context(settings)
 
 
@@ -82,7 +92,7 @@ def loss_curves(trainings: Sequence[Training], names: Mapping[str, str]) -> Mark
 
     DPO's loss is of another kind, so its panels have a scale of their own.
     """
-    columns = min(COLUMNS, len(trainings))
+    columns = min(PANELS_IN_A_ROW, len(trainings))
     rows = math.ceil(len(trainings) / columns)
     losses: dict[bool, list[float]] = {True: [], False: []}
     for training in trainings:
@@ -92,10 +102,10 @@ def loss_curves(trainings: Sequence[Training], names: Mapping[str, str]) -> Mark
         for number, training in enumerate(trainings):
             axes = figure.add_subplot(rows, columns, number + 1)
             for key, colour, line, label in [
-                ("loss", FIRST, "-", "loss"),
-                ("nll", SECOND, "--", "negative log-likelihood"),
+                ("loss", BLUE, "-", "loss"),
+                ("nll", ORANGE, "--", "negative log-likelihood"),
             ]:
-                draw(axes, curve(training, key), colour, label, line)
+                draw_curve(axes, curve(training, key), colour, label, line)
             scale = losses[is_dpo(training)]
             if scale and max(scale) > min(scale):
                 margin = 0.06 * (max(scale) - min(scale))
@@ -115,27 +125,27 @@ def weight_curves(trainings: Sequence[Training], names: Mapping[str, str]) -> Ma
 
     All runs share their scales. None if no run has such a weight.
     """
-    shown = [training for training in trainings if curve(training, "weight")[1]]
-    if not shown:
+    weighted = [training for training in trainings if curve(training, "weight")[1]]
+    if not weighted:
         return None
-    columns = min(COLUMNS, len(shown))
-    rows = math.ceil(len(shown) / columns)
+    columns = min(PANELS_IN_A_ROW, len(weighted))
+    rows = math.ceil(len(weighted) / columns)
     panels = [
-        [("p_response", FIRST, "response, p̄"), ("p_variant", SECOND, "variant, p̄′")],
+        [("p_response", BLUE, "response, p̄"), ("p_variant", ORANGE, "variant, p̄′")],
         [("weight", INK, "mean weight")],
     ]
     with style("weight"):
         figure = Figure(figsize=(WIDTH, 3.2 * rows + 0.4), layout="constrained")
         grid = figure.add_gridspec(2 * rows, columns, height_ratios=[3, 2] * rows)
         for series, place in zip(panels, range(2), strict=True):
-            values = [y for run in shown for key, _, _ in series for y in curve(run, key)[1]]
+            values = [y for run in weighted for key, _, _ in series for y in curve(run, key)[1]]
             low, high = min(values, default=0), max(values, default=1)
             margin = 0.06 * (high - low) or 0.05
-            for number, training in enumerate(shown):
+            for number, training in enumerate(weighted):
                 row, column = divmod(number, columns)
                 axes = figure.add_subplot(grid[2 * row + place, column])
                 for key, colour, label in series:
-                    draw(axes, curve(training, key), colour, label)
+                    draw_curve(axes, curve(training, key), colour, label)
                 axes.set_ylim(low - margin, high + margin)
                 axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
                 if place == 0:
@@ -143,13 +153,13 @@ def weight_curves(trainings: Sequence[Training], names: Mapping[str, str]) -> Ma
                     axes.tick_params(labelbottom=False)
                 if column == 0:
                     axes.set_ylabel("weight" if place else "probability")
-                if place == 1 and number >= len(shown) - columns:
+                if place == 1 and number >= len(weighted) - columns:
                     axes.set_xlabel("step")
         legend(figure)
         return svg(figure, "Mean probabilities and the mean weight at every step, for each run")
 
 
-def draw(
+def draw_curve(
     axes: Axes, points: tuple[list[float], list[float]], colour: str, label: str, line: str = "-"
 ) -> None:
     """A curve over the steps; few steps are dots too, many are thinned out."""
@@ -168,8 +178,14 @@ def thinned(values: Sequence[float], most: int = POINTS) -> list[float]:
 
 def legend(figure: Figure) -> None:
     """One legend for all panels, each label once."""
-    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.get_lines()}
-    figure.legend(list(lines.values()), list(lines), loc="outside upper right", ncols=len(lines))
+    handles = {
+        label: handle
+        for axes in figure.axes
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside upper right", ncols=len(handles)
+    )
 
 
 def is_dpo(training: Training) -> bool:
@@ -181,24 +197,27 @@ def held_out_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> 
 
     None if no run held anything out.
     """
-    shown = [run for run in trainings if run.metrics.held_out_after.get("nll") is not None]
-    if not shown:
+    trainings = [run for run in trainings if run.metrics.held_out_after.get("nll") is not None]
+    if not trainings:
         return None
     panels: list[tuple[str, list[tuple[str, str, str]]]] = [
-        ("Loss per token on held-out samples", [("nll", FIRST, "loss")])
+        ("Loss per token on held-out samples", [("nll", BLUE, "loss")])
     ]
-    if any(run.metrics.held_out_after["p_response"] is not None for run in shown):
+    if any(run.metrics.held_out_after["p_response"] is not None for run in trainings):
         title = "Mean probability of the marked tokens"
-        series = [("p_response", FIRST, "response, p̄"), ("p_variant", SECOND, "variant, p̄′")]
+        series = [
+            ("p_response", BLUE, "response, p̄"),
+            ("p_variant", ORANGE, "variant, p̄′"),
+        ]
         panels.append((title, series))
     with style("held-out"):
-        figure = Figure(figsize=(WIDTH, 0.9 + 0.34 * len(shown)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 0.9 + 0.34 * len(trainings)), layout="constrained")
         for number, (title, series) in enumerate(panels):
             axes = figure.add_subplot(1, len(panels), number + 1)
             axes.set_title(title)
             for i, (key, colour, label) in enumerate(series):
                 offset = 0.16 * (2 * i - len(series) + 1)
-                for row, training in enumerate(shown):
+                for row, training in enumerate(trainings):
                     before = training.metrics.held_out_before.get(key)
                     after = training.metrics.held_out_after[key]
                     if before is not None and after is not None:
@@ -208,9 +227,9 @@ def held_out_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> 
                         axes.plot(after, y, "o", color=colour, markersize=5)
                 if len(series) > 1:
                     axes.plot([], [], "o", color=colour, label=label)
-            ticks = [names[training.run.name] for training in shown] if number == 0 else []
-            axes.set_yticks(range(len(shown)), ticks or [""] * len(shown))
-            axes.set_ylim(len(shown) - 0.5, -0.5)
+            ticks = ["" if number else names[training.run.name] for training in trainings]
+            axes.set_yticks(range(len(trainings)), ticks)
+            axes.set_ylim(len(trainings) - 0.5, -0.5)
             axes.margins(x=0.08)
             axes.grid(axis="y", visible=False)
             axes.tick_params(axis="y", length=0)
@@ -219,15 +238,17 @@ def held_out_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> 
         return svg(figure, "Held-out figures before and after training, one line for each run")
 
 
-def similarity_histogram(bins: Bins, salt: str) -> Markup:
-    """How similar the chosen variants are: how many pairs in each bin of the cosine."""
+def similarity_histogram(bins: Bins, salt: str) -> Markup | None:
+    """How many pairs are in each bin of the cosine; None if there is no pair."""
     filled = [low for low, _, count in bins if count]
+    if not filled:
+        return None
     with style(f"similarity {salt}"):
         figure = Figure(figsize=(0.5 * WIDTH, 1.7), layout="constrained")
         axes = figure.add_subplot()
         lows, highs, counts = zip(*bins, strict=True)
         widths = [high - low for low, high, _ in bins]
-        axes.bar(lows, counts, widths, align="edge", color=FIRST)
+        axes.bar(lows, counts, widths, align="edge", color=BLUE)
         axes.set_xlim(min(0.9, *filled, highs[-1]), highs[-1])
         axes.set_xlabel("cosine of response and variant")
         axes.set_ylabel("pairs")
@@ -235,30 +256,27 @@ def similarity_histogram(bins: Bins, salt: str) -> Markup:
         return svg(figure, "How similar the chosen variants are to the correct code")
 
 
-def changed_figure(changed: Mapping[str, Mapping[str, Bins]], salt: str) -> Markup:
-    """How many pairs have how many changed lines, and how many changed characters, on each side.
+def changed_figure(changed: Mapping[str, Mapping[str, Bins]], salt: str) -> Markup | None:
+    """How many pairs have how many changed lines and characters on each side; None without pairs.
 
     Args:
         changed: what is counted -> side -> bins that grow with the number.
     """
+    if not any(n for sides in changed.values() for bins in sides.values() for _, _, n in bins):
+        return None
     with style(f"changed {salt}"):
         figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
         for number, (what, sides) in enumerate(changed.items(), start=1):
             axes = figure.add_subplot(1, len(changed), number)
             lows = sorted({low for bins in sides.values() for low, _, _ in bins})
-            two_sided(axes, {side: bars(bins, lows) for side, bins in sides.items()})
+            counts = {side: {low: n for low, _, n in bins} for side, bins in sides.items()}
+            two_sided(axes, {side: [n.get(low, 0) for low in lows] for side, n in counts.items()})
             axes.set_xticks(range(len(lows)), [f"{low:g}" for low in lows])
             axes.set_xlabel(f"changed {what}, each bin from this number on")
             if number == 1:
                 axes.set_ylabel("pairs")
-        bar_legend(figure)
+        legend(figure)
         return svg(figure, "How many lines and characters differ in a pair, on each side")
-
-
-def bars(bins: Bins, lows: Sequence[float]) -> list[int]:
-    """The counts of the bins that begin at ``lows``; 0 where there is none."""
-    counts = {low: count for low, _, count in bins}
-    return [counts.get(low, 0) for low in lows]
 
 
 def share_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> Markup | None:
@@ -272,7 +290,7 @@ def share_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> Mar
             panels.setdefault(repr(shares), (shares, []))[1].append(names[training.run.name])
     if not panels:
         return None
-    columns = min(COLUMNS, len(panels))
+    columns = min(PANELS_IN_A_ROW, len(panels))
     rows = math.ceil(len(panels) / columns)
     with style("share"):
         figure = Figure(figsize=(WIDTH, 1.9 * rows + 0.4), layout="constrained")
@@ -286,13 +304,13 @@ def share_figure(trainings: Sequence[Training], names: Mapping[str, str]) -> Mar
                 axes.set_ylabel("pairs")
             if number >= len(panels) - columns:
                 axes.set_xlabel("marked tokens")
-        bar_legend(figure)
+        legend(figure)
         return svg(figure, "Which share of a pair's tokens is marked, on each side")
 
 
 def two_sided(axes: Axes, sides: Mapping[str, Sequence[int]]) -> None:
     """The response's and the variant's counts beside each other, a place for each bin."""
-    for side, colour, offset in (("response", FIRST, -0.4), ("variant", SECOND, 0.0)):
+    for side, colour, offset in (("response", BLUE, -0.4), ("variant", ORANGE, 0.0)):
         places = [place + offset for place in range(len(sides[side]))]
         axes.bar(places, sides[side], 0.4, align="edge", color=colour, label=side)
     axes.grid(axis="x", visible=False)
@@ -300,17 +318,10 @@ def two_sided(axes: Axes, sides: Mapping[str, Sequence[int]]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
 
 
-def bar_legend(figure: Figure) -> None:
-    """One legend for all panels' bars."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels))
-
-
 def svg(figure: Figure, label: str) -> Markup:
     """The figure as an <svg> element for the page, ``label`` being what it shows."""
     out = io.StringIO()
-    nothing = dict.fromkeys(["Date", "Creator", "Format", "Type"])
-    figure.savefig(out, format="svg", metadata=nothing)
+    figure.savefig(out, format="svg", metadata=NO_METADATA)
     text = out.getvalue()
     view = re.search(r'viewBox="[^"]*"', text)
     width = re.search(r'width="([\d.]+)pt"', text)

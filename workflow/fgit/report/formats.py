@@ -6,16 +6,17 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import great_tables
 import polars as pl
 
 from fgit.benchmarks.kinds import kind_of
 from fgit.common.files import write_text
-from fgit.common.statistics import LEVEL, Comparison
-from fgit.report.tables import AVERAGE, NOTHING, PENDING, SIGNIFICANT, Cell, Drawn, Line
+from fgit.common.statistics import LEVEL
+from fgit.report.tables import AVERAGE, DASH, PENDING, SIGNIFICANT, Cell, Drawn, Line
 
 LATEX = str.maketrans(
     {
@@ -29,20 +30,20 @@ LATEX = str.maketrans(
         "*": "{*}",  # at the beginning of a row it would belong to the command that ends the last
     }
 )
-TEXTS = ["model", "dataset", "method"]
-PACKAGES = "% needs the packages booktabs, caption (for \\caption*) and adjustbox\n"
+TEXT_COLUMNS = ["model", "dataset", "method"]
+LATEX_PACKAGES = "% needs the packages booktabs, caption (for \\caption*) and adjustbox\n"
 # What Markdown would read as its own: marks of emphasis not within a word, tags, links, entities;
 INLINE = re.compile(r"[\\`*<\[\]]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")
 # and at the beginning of a paragraph, a heading, quotation or list.
-BLOCK = re.compile(r"^(?=[#>~=+-])|(?<=^\d)(?=[.)])")
+BLOCK_START = re.compile(r"^(?=[#>~=+-])|(?<=^\d)(?=[.)])")
 
 
 def write_table(folder: Path, name: str, drawn: Drawn, note: str | None) -> None:
     """Write ``NAME.md``, ``.csv``, ``.tex`` and ``.html``, the same bytes for the same table."""
-    write_text(folder / f"{name}.md", to_markdown(drawn, note))
-    write_text(folder / f"{name}.csv", to_csv(drawn))
-    write_text(folder / f"{name}.tex", to_latex(drawn, note))
-    write_text(folder / f"{name}.html", to_html(drawn, note))
+    write_text(folder / f"{name}.md", table_markdown(drawn, note))
+    write_text(folder / f"{name}.csv", table_csv(drawn))
+    write_text(folder / f"{name}.tex", table_latex(drawn, note))
+    write_text(folder / f"{name}.html", table_html(drawn, note))
 
 
 def how_to_read(drawn: Drawn, *, counts: bool = False) -> str:
@@ -62,8 +63,9 @@ def how_to_read(drawn: Drawn, *, counts: bool = False) -> str:
     else:
         tests = "base tests"
     order = f" ({' / '.join(drawn.benchmarks)})" if len(drawn.benchmarks) > 1 else ""
-    counted = f"{'problems' if solving else 'pairs'}{' or pairs' if solving and pairs else ''}"
+    units = f"{'problems' if solving else 'pairs'}{' or pairs' if solving and pairs else ''}"
     bold = "bold: the highest of a model's rows"
+    bold += ", measured and published each by themselves" * drawn.quotes
     parts = [
         *(["pass@1 in percent, greedy decoding", tests] if solving else []),
         *(
@@ -72,18 +74,14 @@ def how_to_read(drawn: Drawn, *, counts: bool = False) -> str:
             for column in pairs
         ),
         *(["avg: mean over the columns"] if len(columns) < len(drawn.columns) else []),
-        *([] if counts else [f"n: {counted}{order}"]),
-        *([f"number of {counted}: {sizes}"] if counts and (sizes := sizes_of(drawn)) else []),
-        *(["mean over the seeds"] if drawn.several_seeds else []),
-        *(["in brackets: published"] if drawn.quotes else []),
-        *(
-            [bold + ", measured and published each by themselves" * drawn.quotes]
-            if any(cell.best or cell.published_best for cell in cells)
-            else []
-        ),
-        *([f"{PENDING}: not scored yet"] if drawn.pending else []),
+        *([] if counts else [f"n: {units}{order}"]),
+        *([f"number of {units}: {sizes}"] if counts and (sizes := sizes_of(drawn)) else []),
+        *["mean over the seeds"] * drawn.several_seeds,
+        *["in brackets: published"] * drawn.quotes,
+        *[bold] * any(cell.best or cell.published_best for cell in cells),
+        *[f"{PENDING}: not scored yet"] * drawn.pending,
         *([f"failed: see {', '.join(drawn.failed)}"] if drawn.failed else []),
-        *([marks(drawn)] if drawn.compared else []),
+        *[marks(drawn)] * drawn.compared,
         "95 % intervals: results.parquet",
         *([f"problems: {', '.join(drawn.problems)}"] if drawn.problems else []),
         *([f"scored without a strong sandbox: {', '.join(drawn.weak)}"] if drawn.weak else []),
@@ -94,15 +92,11 @@ def how_to_read(drawn: Drawn, *, counts: bool = False) -> str:
 
 def sizes_of(drawn: Drawn) -> str:
     """How many problems each benchmark has that is scored."""
-    sizes = {
-        benchmark: {line.n[benchmark] for line in drawn.lines} - {None}
-        for benchmark in drawn.benchmarks
-    }
-    return ", ".join(
-        f"{benchmark} {' or '.join(map(str, sorted(found, key=str)))}"
-        for benchmark, found in sizes.items()
-        if found
-    )
+    sizes = []
+    for benchmark in drawn.benchmarks:
+        if counts := {str(line.n[benchmark]) for line in drawn.lines} - {"None"}:
+            sizes.append(f"{benchmark} {' or '.join(sorted(counts))}")
+    return ", ".join(sizes)
 
 
 def marks(drawn: Drawn) -> str:
@@ -127,46 +121,43 @@ def cell_text(cell: Cell, bold: Callable[[str], str], mark: str = SIGNIFICANT) -
     return f"{ours} ({bold(published) if cell.published_best else published})"
 
 
-def texts_of(line: Line) -> list[str]:
-    return [line.row.model, line.row.dataset or NOTHING, line.method]
-
-
-def counts_of(drawn: Drawn, line: Line) -> list[str]:
-    n = " / ".join(NOTHING if n is None else str(n) for n in line.n.values())
-    return [n, *seeds_of(drawn, line)]
+def row_texts(line: Line) -> list[str]:
+    return [line.row.model, line.row.dataset or DASH, line.method]
 
 
 def seeds_of(drawn: Drawn, line: Line) -> list[str]:
-    return [line.seeds or NOTHING] * drawn.several_seeds
+    return [line.seeds or DASH] * drawn.several_seeds
 
 
 # ------------------------------------------------------------------ Markdown and CSV
 
 
-def to_markdown(drawn: Drawn, note: str | None) -> str:
+def table_markdown(drawn: Drawn, note: str | None) -> str:
     """Caption, note, the table with its columns aligned, and how to read it."""
-    heading = ["group"] * drawn.grouped + TEXTS
-    numbers = [column.heading for column in drawn.columns]
-    numbers += ["n"] + ["seeds"] * drawn.several_seeds
+    heading = ["group"] * drawn.grouped + TEXT_COLUMNS
+    numbers = [*(column.heading for column in drawn.columns), "n"]
+    numbers += ["seeds"] * drawn.several_seeds
     rows = []
     group = ""
     for line in drawn.lines:
         new = escape_markdown(line.group) if line.group != group else ""
         group = line.group
+        sizes = " / ".join(DASH if n is None else str(n) for n in line.n.values())
         rows.append(
             [
                 *([new] * drawn.grouped),
-                *map(escape_markdown, texts_of(line)),
+                *map(escape_markdown, row_texts(line)),
                 # Behind bold, the mark would be read as a part of it.
                 *(
                     cell_text(cell, "**{}**".format, "\\*" if cell.best else SIGNIFICANT)
                     for cell in line.cells
                 ),
-                *counts_of(drawn, line),
+                sizes,
+                *seeds_of(drawn, line),
             ]
         )
     paragraphs = [escape_markdown(text) for text in (drawn.table.caption, note) if text]
-    parts = [BLOCK.sub(r"\\", text) for text in paragraphs]
+    parts = [BLOCK_START.sub(r"\\", text) for text in paragraphs]
     table = grid([*heading, *numbers], rows, len(heading))
     return "\n\n".join([*parts, table, how_to_read(drawn)]) + "\n"
 
@@ -196,7 +187,7 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def to_csv(drawn: Drawn) -> str:
+def table_csv(drawn: Drawn) -> str:
     """One row per line; what Markdown leaves out for width is here too.
 
     A number that is not there is its status: pending, failed or quoted.
@@ -204,70 +195,55 @@ def to_csv(drawn: Drawn) -> str:
     several = len(drawn.benchmarks) > 1
     rows = []
     for line in drawn.lines:
-        row: dict[str, str] = {"group": line.group} if drawn.grouped else {}
-        row |= {"model": line.row.model, "dataset": line.row.dataset or "", "method": line.method}
+        row: dict[str, Any] = {"group": line.group} if drawn.grouped else {}
+        row |= {"model": line.row.model, "dataset": line.row.dataset, "method": line.method}
         for column, cell in zip(drawn.columns, line.cells, strict=True):
             row[column.heading] = cell.status if cell.mean is None else cell.text
             if drawn.quotes:
                 both = cell.mean is not None and cell.published is not None
-                apart = (cell.mean or 0) - (cell.published or 0) if both else None
-                row[f"{column.heading} published"] = number(cell.published, 1)
-                row[f"{column.heading} difference from published"] = number(apart, 2)
+                difference = (cell.mean or 0) - (cell.published or 0) if both else None
+                row[f"{column.heading} published"] = number_text(cell.published, 1)
+                row[f"{column.heading} difference from published"] = number_text(difference, 2)
             if drawn.several_seeds:
-                row[f"{column.heading} sd"] = number(cell.deviation, 2)
+                row[f"{column.heading} sd"] = number_text(cell.deviation, 2)
             if drawn.compared and column.kind != AVERAGE:
-                row |= {
-                    f"{column.heading} {what}": text
-                    for what, text in difference_of(cell.difference).items()
-                }
+                for what in ("difference", "low", "high"):
+                    points = cell.difference and f"{100 * getattr(cell.difference, what):.2f}"
+                    row[f"{column.heading} {what}"] = points
+                row[f"{column.heading} p"] = cell.difference and f"{cell.difference.p:.4g}"
         for benchmark, n in line.n.items():
-            row[f"n {benchmark}" if several else "n"] = "" if n is None else str(n)
+            row[f"n {benchmark}" if several else "n"] = n
         if drawn.several_seeds:
             row["seeds"] = line.seeds
         rows.append(row)
     return csv_of(rows)
 
 
-def csv_of(rows: Sequence[dict[str, str]]) -> str:
-    """Rows of the same columns as CSV."""
+def csv_of(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> str:
+    """Rows as CSV, under these columns or those of the first row; None is empty."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, list(columns or rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
 
 
-def difference_of(found: Comparison | None) -> dict[str, str]:
-    """A difference from the row built on: points and 95 % interval, and the test's p."""
-    if found is None:
-        return dict.fromkeys(("difference", "low", "high", "p"), "")
-    points = {"difference": found.difference, "low": found.low, "high": found.high}
-    return {
-        **{what: f"{100 * value:.2f}" for what, value in points.items()},
-        "p": f"{found.p:.4g}",
-    }
-
-
-def number(value: float | None, digits: int) -> str:
+def number_text(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
 # ------------------------------------------------------------------ LaTeX and HTML
 
 
-def escape_latex(text: str) -> str:
-    return text.translate(LATEX)
-
-
-def to_latex(drawn: Drawn, note: str | None) -> str:
+def table_latex(drawn: Drawn, note: str | None) -> str:
     """A ``table*`` environment (as wide as the page) with booktabs' rules.
 
     Its first line names the packages needed. A table that is too wide is shrunk to the line; so
     that this is seldom much, there are only the columns that a paper prints: the numbers of
     problems are in the note, and model and dataset are left out where the labels say them.
     """
-    texts = ["method"] if labelled(drawn) else TEXTS
-    table = styled(drawn, note, texts, escape_latex, r"\textbf{{{}}}".format)
+    texts = ["method"] if labelled(drawn) else TEXT_COLUMNS
+    table = styled(drawn, note, texts, lambda text: text.translate(LATEX), r"\textbf{{{}}}".format)
     text = table.tab_options(table_font_size="9pt").as_latex().strip()
     for written, meant in [
         (r"\begin{table}[!t]", "\\begin{table*}[!t]\n\\centering"),
@@ -284,7 +260,7 @@ def to_latex(drawn: Drawn, note: str | None) -> str:
         text = text.replace(written, meant)
     # great_tables, which escapes caption, groups and notes, leaves bars: a dash in LaTeX's old font
     # encoding. No column of ours has a rule, for which a bar would stand.
-    return PACKAGES + text.replace("|", r"\textbar{}") + "\n"
+    return LATEX_PACKAGES + text.replace("|", r"\textbar{}") + "\n"
 
 
 def labelled(drawn: Drawn) -> bool:
@@ -298,9 +274,9 @@ def labelled(drawn: Drawn) -> bool:
     return all(row.label for row in rows) and (len(models) == 1 or models == based)
 
 
-def to_html(drawn: Drawn, note: str | None) -> str:
+def table_html(drawn: Drawn, note: str | None) -> str:
     """One self-contained page."""
-    table = styled(drawn, note, TEXTS, html.escape, "<b>{}</b>".format)
+    table = styled(drawn, note, TEXT_COLUMNS, html.escape, "<b>{}</b>".format)
     table = table.opt_css("#table .gt_row, #table .gt_col_heading { white-space: nowrap; }")
     return str(table.as_raw_html(make_page=True)).strip() + "\n"
 
@@ -318,22 +294,19 @@ def styled(
     Markdown or units, so they are escaped here.
 
     Args:
-        texts: the columns of texts to show, of :data:`TEXTS`.
+        texts: the columns of texts to show, of :data:`TEXT_COLUMNS`.
         escape: makes a text one of the output's.
         bold: sets it in bold.
     """
-    headings = [
-        *texts,
-        *(column.heading for column in drawn.columns),
-        *["seeds"] * drawn.several_seeds,
-    ]
+    headings = [*texts, *(column.heading for column in drawn.columns)]
+    headings += ["seeds"] * drawn.several_seeds
     names = [f"c{i}" for i in range(len(headings))]
     rows = []
     for line in drawn.lines:
-        told = dict(zip(TEXTS, texts_of(line), strict=True))
+        by_name = dict(zip(TEXT_COLUMNS, row_texts(line), strict=True))
         rows.append(
             [
-                *(escape(one_line(told[name])) for name in texts),
+                *(escape(one_line(by_name[name])) for name in texts),
                 *(cell_text(cell, bold) for cell in line.cells),
                 *seeds_of(drawn, line),
             ]

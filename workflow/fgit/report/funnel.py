@@ -6,17 +6,17 @@ It is drawn from the reports of the stages alone (:func:`dataset_lines`, :func:`
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from fgit.common.errors import UserError
 from fgit.common.files import existing, write_text
 from fgit.common.provenance import provenance_path, read_provenance
 from fgit.common.reports import Report
 from fgit.report.formats import csv_of, escape_markdown, grid
-from fgit.report.tables import NOTHING
+from fgit.report.tables import DASH
 from fgit.stage_reports import (
     AnnotateReport,
     DecontaminateReport,
@@ -25,6 +25,7 @@ from fgit.stage_reports import (
     SelectReport,
     TrainReport,
 )
+from fgit.steps import folder_of, output_of
 
 SOURCES = {"generate": "teacher", "mutate": "mutation"}  # who made variants, and in words
 ROWS, RECORDS, PAIRS, SAMPLES, TRAINED = "rows read", "records", "pairs", "samples", "trained on"
@@ -36,18 +37,19 @@ LOST = {
     "passes_its_tests": "only variants that pass their tests",
 }
 HELD_OUT = "held out"
-TOO_LONG = "prompt longer than the maximum length"
+LONG_PROMPT = "prompt longer than the maximum length"
 WEIGHT_ONE = "trained with weight 1"
-NO_VARIANT = "no variant"
+WITHOUT_VARIANT = "no variant"
 MARKS_CUT = "marks cut off by the maximum length"
 NO_DIFFERENCE = "no marked difference in tokens"
 RUN_COLUMNS = {  # what a training can lose, and how a table of runs names it
     HELD_OUT: "held out",
-    TOO_LONG: "prompt too long",
-    NO_VARIANT: "no variant",
+    LONG_PROMPT: "prompt too long",
+    WITHOUT_VARIANT: "no variant",
     MARKS_CUT: "marks cut off",
     NO_DIFFERENCE: "no difference",
 }
+RUN_HEADINGS = ["run", "trained with", SAMPLES, *RUN_COLUMNS.values(), "with weight 1", "as pairs"]
 READING = (
     "Lost: what a step leaves out, for this reason; left: what goes on. A training begins with all "
     "records: those without a variant stay in it, with weight 1."
@@ -58,8 +60,7 @@ RUNS_READING = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
+class FunnelLine(NamedTuple):
     """One line: what a step starts or ends with (``lost`` is None), or what it loses, and why.
 
     source: who made the variants, empty before there are any. run: empty before training.
@@ -74,9 +75,6 @@ class Line:
     left: int
 
 
-COLUMNS = [field.name for field in dataclasses.fields(Line)]
-
-
 def funnel(results: Path, out: Path | None) -> None:
     """Print the funnel of every dataset and training that lies in a results folder.
 
@@ -88,31 +86,25 @@ def funnel(results: Path, out: Path | None) -> None:
     """
     if out is not None and out.suffix not in (".md", ".csv"):
         raise UserError(f"{out}: a funnel is written as .md or .csv; name such a file")
-    existing(results)
-    lines = read_funnel(results, datasets_in(results), runs_in(results))
+    reports = f"{folder_of('decontaminate', dataset='*')}/{DecontaminateReport.file}"
+    datasets = sorted(path.parent.name for path in existing(results).glob(reports))
+    trained = (path.parent for path in results.glob(output_of("train", run="*/*/*/*")))
+    runs = sorted(str(folder.relative_to(results / "train")) for folder in trained)
+    lines = read_funnel(results, datasets, runs)
     if not lines:
         raise UserError(
             f"{results}: no decontaminate/DATASET/report.json in it; name a results folder, such "
             "as results/quickstart"
         )
-    print(to_markdown(lines), end="")
+    print(funnel_markdown(lines), end="")
     if out is not None:
-        write_text(out, to_csv(lines) if out.suffix == ".csv" else to_markdown(lines))
+        write_text(out, funnel_csv(lines) if out.suffix == ".csv" else funnel_markdown(lines))
 
 
 # ------------------------------------------------------------------ the stages' files
 
 
-def datasets_in(results: Path) -> list[str]:
-    return sorted(path.parent.name for path in results.glob("decontaminate/*/report.json"))
-
-
-def runs_in(results: Path) -> list[str]:
-    found = results.glob("train/*/*/*/*/metrics.json")
-    return sorted(str(path.parent.relative_to(results / "train")) for path in found)
-
-
-def read_funnel(results: Path, datasets: Iterable[str], runs: Iterable[str]) -> list[Line]:
+def read_funnel(results: Path, datasets: Iterable[str], runs: Iterable[str]) -> list[FunnelLine]:
     """The lines of these datasets and trainings, as far as they are done.
 
     Trainings on other datasets or sources are left out.
@@ -122,22 +114,23 @@ def read_funnel(results: Path, datasets: Iterable[str], runs: Iterable[str]) -> 
     """
     trained: dict[tuple[str, str], list[str]] = {}
     for run in runs:
-        if (place := trained_on(results / "train" / run)) is not None:
-            trained.setdefault(place, []).append(run)
-    lines: list[Line] = []
+        if (pairs := trained_on(results / folder_of("train", run=run))) is not None:
+            trained.setdefault(pairs, []).append(run)
+    lines: list[FunnelLine] = []
     for dataset in datasets:
-        clean = DecontaminateReport.find(results / "decontaminate" / dataset)
+        clean = DecontaminateReport.find(results / folder_of("decontaminate", dataset=dataset))
         if clean is None:
             continue
         lines += dataset_lines(dataset, clean)
         for source in SOURCES:
-            selected = SelectReport.find(results / "select" / dataset / source)
+            place = {"dataset": dataset, "source": source}
+            selected = SelectReport.find(results / folder_of("select", **place))
             if selected is None:
                 continue
-            annotated = AnnotateReport.find(results / "annotate" / dataset / source)
+            annotated = AnnotateReport.find(results / folder_of("annotate", **place))
             lines += source_lines(dataset, source, clean, selected, annotated)
             for run in trained.get((dataset, source), ()):
-                folder = results / "train" / run
+                folder = results / folder_of("train", run=run)
                 metrics = TrainReport.read(folder / TrainReport.file)
                 settings = RunParameters.read(folder / RunParameters.file).train
                 lines += run_lines(dataset, source, run, selected, metrics, settings)
@@ -159,7 +152,7 @@ def trained_on(folder: Path) -> tuple[str, str] | None:
 # ------------------------------------------------------------------ from reports to lines
 
 
-def dataset_lines(dataset: str, clean: DecontaminateReport) -> list[Line]:
+def dataset_lines(dataset: str, clean: DecontaminateReport) -> list[FunnelLine]:
     """From the raw rows to the records, by decontaminate's report.
 
     A row is lost once: a sample that holds texts of several benchmarks, to the first of them.
@@ -170,9 +163,9 @@ def dataset_lines(dataset: str, clean: DecontaminateReport) -> list[Line]:
         ("over the config's limit", clean.over_limit),
     ]
     place = (dataset, "", "", "decontaminate")
-    lines = list(falling(place, ROWS, clean.rows, losses))
+    lines = list(falling(place, ROWS, clean.rows, losses, RECORDS))
     agree(clean, lines[-1].left, clean, "kept", clean.kept)
-    return [*lines, Line(*place, RECORDS, None, lines[-1].left)]
+    return lines
 
 
 def source_lines(
@@ -181,19 +174,18 @@ def source_lines(
     clean: DecontaminateReport,
     selected: SelectReport,
     annotated: AnnotateReport | None,
-) -> list[Line]:
+) -> list[FunnelLine]:
     """From the records to the pairs, by the reports of select and, where it has run, annotate."""
     samples, lost = selected.samples, selected.lost
     agree(clean, clean.kept, selected, "samples", samples)
     losses = [(LOST.get(reason, reason.replace("_", " ")), n) for reason, n in lost.items()]
-    place = (dataset, source, "", "select")
-    lines = list(falling(place, RECORDS, samples, losses))
+    lines = list(falling((dataset, source, "", "select"), RECORDS, samples, losses, PAIRS))
     pairs = lines[-1].left
     agree(selected, pairs, selected, "with_variant", selected.with_variant)
     if annotated is not None:
         agree(selected, samples, annotated, "samples", annotated.samples)
         agree(selected, pairs, annotated, "pairs", annotated.pairs)
-    return [*lines, Line(*place, PAIRS, None, pairs)]
+    return lines
 
 
 def run_lines(
@@ -203,7 +195,7 @@ def run_lines(
     selected: SelectReport,
     metrics: TrainReport,
     settings: RunSettings,
-) -> list[Line]:
+) -> list[FunnelLine]:
     """From the records to what a training did with them.
 
     It begins with the records and not with the pairs, since samples without a variant are trained
@@ -215,7 +207,7 @@ def run_lines(
     too_long, no_variant = counts.get("prompt_too_long", 0), counts.get("no_variant", 0)
     check_without_variant(selected, metrics)
     place = (dataset, source, run, "train")
-    losses = [(HELD_OUT, held), (TOO_LONG, too_long)]
+    losses = [(HELD_OUT, held), (LONG_PROMPT, too_long)]
     lines = list(falling(place, SAMPLES, samples + held, losses))
     trained, paired, cut = lines[-1].left, counts.get("paired", 0), counts.get("marks_cut", 0)
     # Not the count no_difference: of a tokenizer that makes two texts the same, it has pairs too.
@@ -227,15 +219,14 @@ def run_lines(
             f"{trained - no_difference}; run the train stage again"
         )
     end = f"trained with {trained_with(settings)}"
-    unpaired = [(NO_VARIANT, no_variant), (MARKS_CUT, cut), (NO_DIFFERENCE, no_difference)]
+    unpaired = [(WITHOUT_VARIANT, no_variant), (MARKS_CUT, cut), (NO_DIFFERENCE, no_difference)]
     if end == WEIGHT_ONE:  # then nothing sets the pairs apart
         losses = []
     elif settings.objective == "dpo":
         losses = unpaired[:1]
     else:
         losses = [(f"{WEIGHT_ONE}: {reason}", count) for reason, count in unpaired]
-    lines += falling(place, TRAINED, trained, losses)
-    return [*lines, Line(*place, end, None, lines[-1].left)]
+    return [*lines, *falling(place, TRAINED, trained, losses, end)]
 
 
 def trained_with(settings: RunSettings) -> str:
@@ -246,21 +237,23 @@ def trained_with(settings: RunSettings) -> str:
 
 
 def falling(
-    place: tuple[str, str, str, str], start: str, count: int, losses: Iterable[tuple[str, int]]
-) -> Iterator[Line]:
-    """What there is at the start, and what is left behind each loss."""
-    yield Line(*place, start, None, count)
+    place: tuple[str, str, str, str],
+    start: str,
+    count: int,
+    losses: Iterable[tuple[str, int]],
+    end: str | None = None,
+) -> Iterator[FunnelLine]:
+    """What there is at the start, what each loss leaves, and, by its name, what there is then."""
+    yield FunnelLine(*place, start, None, count)
     for reason, lost in losses:
         count -= lost
-        yield Line(*place, reason, lost, count)
+        yield FunnelLine(*place, reason, lost, count)
+    if end is not None:
+        yield FunnelLine(*place, end, None, count)
 
 
 def agree(before: Report, left: int, report: Report, key: str, count: int) -> None:
-    """Refuse a number that is not what a stage before has left.
-
-    Raises:
-        UserError: naming both files and numbers.
-    """
+    """Refuse a number that is not what a stage before has left, naming both files."""
     if count != left:
         raise UserError(
             f"{report.where}: {key} {count}, but {before.where} leaves {left}, so the funnel does "
@@ -275,12 +268,12 @@ def check_without_variant(selected: SelectReport, metrics: TrainReport) -> None:
     """
     without = selected.samples - selected.with_variant
     counts = metrics.counts, metrics.held_out_counts
-    low = sum(counted.get("no_variant", 0) for counted in counts)
-    high = low + sum(counted.get("prompt_too_long", 0) for counted in counts)
+    low = sum(part.get("no_variant", 0) for part in counts)
+    high = low + sum(part.get("prompt_too_long", 0) for part in counts)
     if not low <= without <= high:
-        told = str(low) if low == high else f"{low} to {high}"
+        trained = str(low) if low == high else f"{low} to {high}"
         raise UserError(
-            f"{metrics.where}: no_variant {told}, but {selected.where} leaves {without} samples "
+            f"{metrics.where}: no_variant {trained}, but {selected.where} leaves {without} samples "
             "without a variant, so the funnel does not add up; run the train stage again"
         )
 
@@ -288,28 +281,26 @@ def check_without_variant(selected: SelectReport, metrics: TrainReport) -> None:
 # ------------------------------------------------------------------ from lines to tables
 
 
-def of_datasets(lines: Iterable[Line]) -> list[tuple[str, list[Line], dict[str, list[list[Line]]]]]:
-    """For each dataset: its lines without the trainings', and the trainings' by source and run."""
-    found = []
+Trainings = dict[str, list[list[FunnelLine]]]  # by source, the lines of each run
+
+
+def of_datasets(lines: Iterable[FunnelLine]) -> list[tuple[str, list[FunnelLine], Trainings]]:
+    """For each dataset: its lines without the trainings', and the trainings'."""
+    datasets = []
     for dataset, group in itertools.groupby(lines, lambda line: line.dataset):
-        all_lines = list(group)
-        runs: dict[tuple[str, str], list[Line]] = {}
-        for line in all_lines:
-            if line.run:
-                runs.setdefault((line.source, line.run), []).append(line)
-        by_source: dict[str, list[list[Line]]] = {}
-        for (source, _), run in runs.items():
-            by_source.setdefault(source, []).append(run)
-        found.append((dataset, [line for line in all_lines if not line.run], by_source))
-    return found
+        steps: list[FunnelLine] = []
+        by_source: Trainings = {}
+        for (source, run), part in itertools.groupby(group, lambda line: (line.source, line.run)):
+            if run:
+                by_source.setdefault(source, []).append(list(part))
+            else:
+                steps += part
+        datasets.append((dataset, steps, by_source))
+    return datasets
 
 
-def run_headings() -> list[str]:
-    return ["run", "trained with", SAMPLES, *RUN_COLUMNS.values(), "with weight 1", "as pairs"]
-
-
-def run_row(lines: Sequence[Line]) -> list[str]:
-    """A training's lines as a row under :func:`run_headings`."""
+def training_cells(lines: Sequence[FunnelLine]) -> list[str]:
+    """A training's lines as a row under :data:`RUN_HEADINGS`."""
     prefix = f"{WEIGHT_ONE}: "
     lost = {line.reason.removeprefix(prefix): line.lost for line in lines if line.lost is not None}
     end = lines[-1]
@@ -318,66 +309,49 @@ def run_row(lines: Sequence[Line]) -> list[str]:
     if end.reason == WEIGHT_ONE:
         weight_one, pairs = end.left, 0
     counts = [lines[0].left, *(lost.get(reason) for reason in RUN_COLUMNS), weight_one, pairs]
-    texts = [NOTHING if count is None else str(count) for count in counts]
+    texts = [DASH if count is None else str(count) for count in counts]
     return [end.run, end.reason.removeprefix("trained with "), *texts]
 
 
-def shown(line: Line) -> str:
-    """What a line is, as it is read: a loss, or what there is."""
+def description(line: FunnelLine) -> str:
+    """What a line is, in words: a loss, or what there is."""
     return line.reason if line.lost is not None else f"= {line.reason}"
 
 
-def to_markdown(lines: Sequence[Line]) -> str:
+def funnel_markdown(lines: Sequence[FunnelLine]) -> str:
     """A table for each dataset, and one for the trainings on each source of its variants."""
     parts = ["Funnel: from raw rows to training pairs"]
     for dataset, steps, runs in of_datasets(lines):
-        rows = [
-            [
-                line.source or NOTHING,
-                line.step,
-                escape_markdown(shown(line)),
-                "" if line.lost is None else str(line.lost),
-                str(line.left),
-            ]
-            for line in steps
-        ]
-        parts += [
-            f"## {escape_markdown(dataset)}",
-            grid(["variants", "step", "reason", "lost", "left"], rows, 3),
-        ]
+        rows = []
+        for line in steps:
+            lost = "" if line.lost is None else str(line.lost)
+            reason = escape_markdown(description(line))
+            rows.append([line.source or DASH, line.step, reason, lost, str(line.left)])
+        title = f"## {escape_markdown(dataset)}"
+        parts += [title, grid(["variants", "step", "reason", "lost", "left"], rows, 3)]
         for source, trainings in runs.items():
-            table = [list(map(escape_markdown, run_row(run))) for run in trainings]
+            rows = [list(map(escape_markdown, training_cells(run))) for run in trainings]
             parts += [
-                f"## {escape_markdown(dataset)}: trainings on the variants of {source}",
-                grid(run_headings(), table, 2),
+                f"{title}: trainings on the variants of {source}",
+                grid(RUN_HEADINGS, rows, 2),
             ]
     return "\n\n".join([*parts, *reading(lines)]) + "\n"
 
 
-def reading(lines: Sequence[Line]) -> list[str]:
+def reading(lines: Sequence[FunnelLine]) -> list[str]:
     """Paragraphs on how to read the tables."""
     if not lines:
         return ["No dataset is decontaminated yet."]
     return [READING, RUNS_READING] if any(line.run for line in lines) else [READING]
 
 
-def to_csv(lines: Sequence[Line]) -> str:
+def funnel_csv(lines: Sequence[FunnelLine]) -> str:
     """One row for each line; ``lost`` is empty where a step starts or ends."""
-    if not lines:
-        return ",".join(COLUMNS) + "\n"
-    return csv_of(
-        [
-            {
-                name: "" if value is None else str(value)
-                for name, value in dataclasses.asdict(line).items()
-            }
-            for line in lines
-        ]
-    )
+    return csv_of([line._asdict() for line in lines], FunnelLine._fields)
 
 
-def write_funnel(folder: Path, lines: Sequence[Line], mismatch: UserError | None) -> None:
-    """Write ``funnel.md``, which says in place of the lines why they do not add up, and
-    ``funnel.csv``."""
-    write_text(folder / "funnel.md", to_markdown(lines) if mismatch is None else f"{mismatch}\n")
-    write_text(folder / "funnel.csv", to_csv(lines))
+def write_funnel(folder: Path, lines: Sequence[FunnelLine], mismatch: UserError | None) -> None:
+    """Write ``funnel.md`` and ``funnel.csv``; the former may say why the lines do not add up."""
+    markdown = funnel_markdown(lines) if mismatch is None else f"{mismatch}\n"
+    write_text(folder / "funnel.md", markdown)
+    write_text(folder / "funnel.csv", funnel_csv(lines))

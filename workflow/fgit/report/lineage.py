@@ -2,78 +2,68 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fgit.common.provenance import code_text, hardware_text
-from fgit.lineage import File, Lineage, RecordedStep
+from fgit.lineage import Lineage, RecordedStep
 
 DIGITS = 12  # of a digest; the whole ones stand in the provenance files
-Texts = list[tuple[str, str]]  # what it is, and its value
+Texts = list[tuple[str, str | None]]  # what it is, and its value, if there is one
 
 
-@dataclasses.dataclass
-class Chains:
-    """The chains of many numbers; steps and long texts that they share are there once.
+def chains_of(lineage: Lineage, evaluations: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The chains behind (run, benchmark) pairs, JSON-like.
 
-    numbers: by key (:func:`key_of`), the number's provenance id and its steps' places.
-    steps: stage, what, when, facts (name, text), shared (name, place of its text), files (what for,
-        path, short digest, how it stands now).
+    ``chains`` has by key (:func:`number_key`) the number's provenance id and its steps' places; one
+    of which there is nothing yet is left out. ``steps`` has each step once, ``shared`` the long
+    texts that they share.
     """
-
-    numbers: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    steps: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    shared: dict[str, int] = dataclasses.field(default_factory=dict)
-    places: dict[tuple[str, str], int] = dataclasses.field(default_factory=dict)
-
-    def add(self, lineage: Lineage, run: str, benchmark: str) -> None:
-        """Note a number's chain; one of which there is nothing yet is left out."""
-        steps = lineage.behind(run, benchmark)
-        if steps:
-            self.numbers[key_of(run, benchmark)] = {
-                "id": lineage.identity(run, benchmark),
-                "steps": [self.place_of(step) for step in steps],
-            }
-
-    def place_of(self, step: RecordedStep) -> int:
-        key = (step.stage, step.name)
-        if key not in self.places:
-            self.places[key] = len(self.steps)
-            self.steps.append(
-                {
-                    "stage": step.stage,
-                    "what": step.name,
-                    "when": when(step),
-                    "facts": own_texts(step),
-                    "shared": [
-                        (name, self.shared.setdefault(text, len(self.shared)))
-                        for name, text in shared_texts(step)
-                        if text
-                    ],
-                    "files": [
-                        *(file_of(file, file.name or "input") for file in step.inputs),
-                        *(file_of(file, "output") for file in step.outputs),
-                    ],
-                }
-            )
-        return self.places[key]
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """JSON-like."""
-        return {"chains": self.numbers, "steps": self.steps, "shared": list(self.shared)}
-
-
-def chains_of(lineage: Lineage, evaluations: Iterable[tuple[str, str]]) -> Chains:
-    """The chains behind (run, benchmark) pairs."""
-    chains = Chains()
+    chains: dict[str, dict[str, Any]] = {}
+    steps: list[dict[str, Any]] = []
+    places: dict[tuple[str, str], int] = {}
+    shared: dict[str, int] = {}
     for run, benchmark in evaluations:
-        chains.add(lineage, run, benchmark)
-    return chains
+        behind = {(step.stage, step.name): step for step in lineage.behind(run, benchmark)}
+        for key, step in behind.items():
+            if key not in places:
+                places[key] = len(steps)
+                steps.append(step_data(step, shared))
+        if behind:
+            chains[number_key(run, benchmark)] = {
+                "id": lineage.identity(run, benchmark),
+                "steps": [places[key] for key in behind],
+            }
+    return {"chains": chains, "steps": steps, "shared": list(shared)}
 
 
-def key_of(run: str, benchmark: str) -> str:
+def step_data(step: RecordedStep, shared: dict[str, int]) -> dict[str, Any]:
+    """What the panel says of a step.
+
+    Its long texts are noted in ``shared``, by their places; a file is what it was for, its path, a
+    short digest, and how it stands now.
+    """
+    files = [
+        *((file.name or "input", file) for file in step.inputs),
+        *(("output", file) for file in step.outputs),
+    ]
+    return {
+        "stage": step.stage,
+        "what": step.name,
+        "when": when(step),
+        "facts": [(name, text) for name, text in own_texts(step) if text],
+        "shared": [
+            (name, shared.setdefault(text, len(shared)))
+            for name, text in shared_texts(step)
+            if text
+        ],
+        "files": [
+            (role, file.path, (file.sha256 or "")[:DIGITS], file.state) for role, file in files
+        ],
+    }
+
+
+def number_key(run: str, benchmark: str) -> str:
     return f"{run} {benchmark}"
 
 
@@ -86,28 +76,24 @@ def when(step: RecordedStep) -> str:
 
 def own_texts(step: RecordedStep) -> Texts:
     """What is a step's own."""
-    texts = [
+    models = "; ".join(f"{name} ({values_text(facts)})" for name, facts in step.models.items())
+    return [
         ("provenance", step.provenance),
         ("seed", None if step.seed is None else str(step.seed)),
-        ("models", "; ".join(f"{name} ({joined(about)})" for name, about in step.models.items())),
+        ("models", models),
         ("code", code_text(step.code) if step.code else None),
         ("SLURM job", step.slurm_job),
     ]
-    return [(name, text) for name, text in texts if text]
 
 
 def shared_texts(step: RecordedStep) -> Texts:
     """What many steps have alike."""
     return [
-        ("settings", joined(step.settings | step.arguments)),
-        ("hardware", hardware_text(step.hardware) if step.hardware else ""),
+        ("settings", values_text(step.settings | step.arguments)),
+        ("hardware", hardware_text(step.hardware) if step.hardware else None),
         ("packages", ", ".join(f"{name} {version}" for name, version in step.packages.items())),
     ]
 
 
-def joined(values: Mapping[str, Any]) -> str:
+def values_text(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
-
-
-def file_of(file: File, role: str) -> tuple[str, str, str, str]:
-    return role, file.path, (file.sha256 or "")[:DIGITS], file.state

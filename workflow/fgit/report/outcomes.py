@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fgit.stage_reports import Sample
 from fgit.steps import output_of
 
 
-def outcomes(
+def outcome_matrix(
     benchmark: str,
     runs: Mapping[str, Run],
     names: Mapping[str, str],
@@ -22,24 +22,25 @@ def outcomes(
     results: Path,
 ) -> dict[str, Any]:
     """The matrix of problems and runs of one benchmark."""
-    mine = {run: scores[run, benchmark] for run in runs if (run, benchmark) in scores}
-    first = next(iter(mine.values()))
-    columns = [kinds(evaluation) for evaluation in mine.values()]
+    by_run = {run: scores[run, benchmark] for run in runs if (run, benchmark) in scores}
+    evaluations = list(by_run.values())
+    first = evaluations[0]
+    columns = [kinds(evaluation) for evaluation in evaluations]
     letters: dict[str, str] = {}
     tasks = first.outcomes["task_id"].to_list()
     return {
         "benchmark": benchmark,
-        "runs": [{"name": names[run], "run": run} for run in mine],
+        "runs": [{"name": names[run], "run": run} for run in by_run],
         "has_plus": "plus" in first.scores,
         "rows": list(zip(tasks, zip(*columns, strict=True), strict=True)),
         "totals": [
-            (f"{tests} tests", [evaluation.scores[tests].passed for evaluation in mine.values()])
+            (f"{tests} tests", [evaluation.scores[tests].passed for evaluation in evaluations])
             for tests in first.scores
         ],
-        "scorers": distinct(scorer(evaluation.summary) for evaluation in mine.values()),
-        "answers": answers(benchmark, mine, names, results),
-        "told": {
-            "runs": [statuses(evaluation, letters) for evaluation in mine.values()],
+        "scorers": distinct(scorer_text(evaluation.summary) for evaluation in evaluations),
+        "answers": answer_lengths(benchmark, by_run, names, results),
+        "statuses": {
+            "runs": [status_letters(evaluation, letters) for evaluation in evaluations],
             "letters": {letter: status for status, letter in letters.items()},
         },
     }
@@ -47,14 +48,14 @@ def outcomes(
 
 def kinds(evaluation: Evaluation) -> list[str]:
     """Each problem's outcome: ``plus`` (passes everything), ``base`` or ``fail``."""
-    found = []
+    problems = []
     for row in evaluation.outcomes.iter_rows(named=True):
         passed = {tests: row[outcome_of(evaluation.kind, tests)] for tests in evaluation.scores}
-        found.append("plus" if all(passed.values()) else "base" if passed["base"] else "fail")
-    return found
+        problems.append("plus" if all(passed.values()) else "base" if passed["base"] else "fail")
+    return problems
 
 
-def statuses(evaluation: Evaluation, letters: dict[str, str]) -> dict[str, str]:
+def status_letters(evaluation: Evaluation, letters: dict[str, str]) -> dict[str, str]:
     """Each problem's status by tests, a letter each; new statuses get the next letter."""
     return {
         tests: "".join(
@@ -69,23 +70,23 @@ def statuses(evaluation: Evaluation, letters: dict[str, str]) -> dict[str, str]:
     }
 
 
-def scorer(summary: ScoreSummary) -> str:
+def scorer_text(summary: ScoreSummary) -> str:
     """What ran the tests, as far as the summary says so."""
     parts = [f"{name} {version}" for name, version in summary.versions.items()]
     return ", ".join([*parts, *([f"sandbox {summary.sandbox}"] if summary.sandbox else [])])
 
 
-def answers(
-    benchmark: str, mine: Mapping[str, Evaluation], names: Mapping[str, str], results: Path
+def answer_lengths(
+    benchmark: str, runs: Iterable[str], names: Mapping[str, str], results: Path
 ) -> list[dict[str, Any]]:
     """How long each run's answers are, and how many met the length limit."""
-    found = []
-    for run in mine:
+    rows = []
+    for run in runs:
         path = results / output_of("evaluate", run=run, benchmark=benchmark)
         if not path.exists():  # one's own samples may have been scored
             continue
         if samples := Sample.read_rows(path):
             n, cut = len(samples), sum(bool(sample.truncated) for sample in samples)
             mean = f"{sum(sample.tokens for sample in samples) / n:.0f}"
-            found.append({"name": names[run], "tokens": mean, "cut": cut, "n": n})
-    return found
+            rows.append({"name": names[run], "tokens": mean, "cut": cut, "n": n})
+    return rows

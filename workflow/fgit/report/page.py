@@ -6,29 +6,29 @@ import base64
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from fgit.annotate import SIDES
 from fgit.config import Config
 from fgit.lineage import Lineage
-from fgit.report import audit, claims, curves, decontamination, failures, figures, funnel
-from fgit.report.cells import asked_of, cell_data, cells_of, hint, spread
-from fgit.report.environment import all_made, environment_of
+from fgit.report import claims, curves, failures, figures, funnel
+from fgit.report.audit import audit_section
+from fgit.report.cells import cell_data, column_size, hint, spread
+from fgit.report.decontamination import decontamination_section
+from fgit.report.environment import environment_of, read_jobs
 from fgit.report.evaluations import Evaluations, short_names
 from fgit.report.formats import how_to_read
 from fgit.report.funnel import SOURCES
 from fgit.report.lineage import chains_of
-from fgit.report.outcomes import outcomes
-from fgit.report.pairs import segments, untrained_sources
-from fgit.report.rendering import decimals, environment, percent, share
+from fgit.report.outcomes import outcome_matrix
+from fgit.report.pairs import pairs_section, untrained_sources
+from fgit.report.rendering import decimals, page_templates, percent, share
 from fgit.report.segments import view_of
 from fgit.report.tables import Drawn
 from fgit.report.training import Training, median
-from fgit.report.variants import variants
+from fgit.report.variants import variants_section
 from fgit.runs import all_runs, evaluations
 
 TOKEN_COUNTS = {  # what training counts of the samples, once they are tokens
@@ -47,7 +47,7 @@ def page(
     tables: Mapping[str, Drawn],
     scores: Evaluations,
     trainings: Mapping[str, Training],
-    lines: Sequence[funnel.Line],
+    lines: Sequence[funnel.FunnelLine],
     mismatch: str = "",
 ) -> str:
     """The page as HTML. Whatever comes from a model or from data is escaped.
@@ -65,38 +65,47 @@ def page(
     runs = all_runs(config)
     names = short_names(runs.values())
     done = list(trainings.values())
-    templates = environment()
-    templates.filters |= {"hint": hint, "spread": spread, "asked": asked_of}
+    templates = page_templates()
+    templates.filters |= {"hint": hint, "spread": spread, "column_size": column_size}
     sources = [
         (dataset, source, label) for dataset in config.datasets for source, label in SOURCES.items()
     ]
-    made = list(all_made(config, results))
-    asked = evaluations(config, config.tables)
-    chains = chains_of(lineage, asked)
+    jobs = list(read_jobs(config, results))
+    wanted = evaluations(config, config.tables)
+    chains = chains_of(lineage, wanted)
     view = view_of(done, names, results)
     matrices = [
-        outcomes(benchmark, runs, names, scores, results)
+        outcome_matrix(benchmark, runs, names, scores, results)
         for benchmark in dict.fromkeys(benchmark for _, benchmark in scores)
     ]
-    data = chains.data | {
+    measured = [
+        cell
+        for drawn in tables.values()
+        for line in drawn.lines
+        for _, cell in drawn.measured(line)
+    ]
+    data = chains | {
         "cells": {
-            f"{name}-{row}-{column}": cell_data(config, line, drawn.columns[column], cell, chains)
+            f"{name}-{row}-{column}": cell_data(
+                config, line, drawn.columns[column], cell, chains["chains"]
+            )
             for name, drawn in tables.items()
             for row, line in enumerate(drawn.lines)
             for column, cell in enumerate(line.cells)
         },
-        "outcomes": [item["told"] for item in matrices],
+        "outcomes": [matrix["statuses"] for matrix in matrices],
         "segments": view.data if view else None,
     }
-    script = script_text()
+    template_files = importlib.resources.files("fgit") / "report/templates"
+    script = (template_files / "report.js").read_text(encoding="utf-8")
     return templates.get_template("report.html.jinja").render(
         config=config,
         script=Markup(script),
-        script_digest=digest_of(script),
+        script_digest=policy_digest(script),
         data=Markup(in_script(data)),
         scored=len(scores),
-        asked=len(asked),
-        failed=sum(cell.status == "failed" for cell in cells_of(tables)),
+        wanted=len(wanted),
+        failed=sum(cell.status == "failed" for cell in measured),
         tables=[(name, drawn, how_to_read(drawn)) for name, drawn in tables.items()],
         curves=[
             (drawn.table.caption, curves.in_page(drawn))
@@ -117,38 +126,35 @@ def page(
         share_figure=figures.share_figure(done, names),
         token_counts=TOKEN_COUNTS.values(),
         funnel=[funnel_item(*part, names) for part in funnel.of_datasets(lines)],
-        run_headings=funnel.run_headings(),
+        run_headings=funnel.RUN_HEADINGS,
         funnel_reading=funnel.reading(lines),
         mismatch=mismatch,
-        decontamination=each_there(
-            decontamination.section, results, [(d,) for d in config.datasets]
+        decontamination=present(
+            decontamination_section(results, dataset) for dataset in config.datasets
         ),
-        variants=each_there(variants, results, sources),
-        audit=audit.section(config, results),
+        variants=present(variants_section(results, *source) for source in sources),
+        audit=audit_section(config, results),
         view=view,
-        segments=each_there(segments, results, untrained_sources(config, sources, view, runs)),
+        segments=present(
+            pairs_section(results, *source)
+            for source in untrained_sources(config, sources, view, runs)
+        ),
         outcomes=matrices,
         failures=failures.failures_section(config, scores, names),
-        environment=environment_of(made),
-        provenance=made,
-        sides=SIDES,
+        environment=environment_of(jobs),
+        jobs=jobs,
     )
 
 
-def each_there(make: Any, results: Path, places: Any) -> list[Any]:
-    """What ``make`` finds at each place; a stage that has not run yet gives None, left out."""
-    return [made for place in places if (made := make(results, *place)) is not None]
+def present(sections: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """The sections that there are: of a stage that has not run yet there is none."""
+    return [section for section in sections if section is not None]
 
 
 # ------------------------------------------------------------------ the script and its data
 
 
-def script_text() -> str:
-    path = importlib.resources.files("fgit") / "report/templates" / "report.js"
-    return path.read_text(encoding="utf-8")
-
-
-def digest_of(script: str) -> str:
+def policy_digest(script: str) -> str:
     """How a page's policy names the one script that it allows."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
@@ -161,11 +167,11 @@ def in_script(data: Any) -> str:
 
 def claim_row(claim: claims.Claimed) -> dict[str, str]:
     return {
-        "label": claim.label,
+        "label": claim.claim.label,
         "models": ", ".join(claim.models),
         "ours": claims.improvement_text(claim.ours, "pending"),
         "quoted": claims.improvement_text(claim.quoted, "–"),
-        "published": claims.improvement_text(claim.published, "–"),
+        "published": claims.improvement_text(claim.claim.published, "–"),
     }
 
 
@@ -203,32 +209,30 @@ def training_row(training: Training, names: Mapping[str, str]) -> dict[str, Any]
 
 def funnel_item(
     dataset: str,
-    lines: Sequence[funnel.Line],
-    runs: Mapping[str, Sequence[Sequence[funnel.Line]]],
+    lines: Sequence[funnel.FunnelLine],
+    runs: Mapping[str, Sequence[Sequence[funnel.FunnelLine]]],
     names: Mapping[str, str],
 ) -> dict[str, Any]:
     """A dataset's funnel: its steps with bars, and its trainings as rows."""
     rows = lines[0].left
-    steps = []
-    for before, line in zip([lines[0], *lines], lines, strict=False):
-        steps.append(
+    return {
+        "dataset": dataset,
+        "lines": [
             {
                 "heading": SOURCES[line.source] if line.source != before.source else None,
                 "step": line.step,
-                "what": funnel.shown(line),
+                "what": funnel.description(line),
                 "lost": "" if line.lost is None else str(line.lost),
                 "left": line.left,
                 "share": share(line.left, rows),
                 "percent": 100 * line.left / max(rows, 1),
             }
-        )
-    return {
-        "dataset": dataset,
-        "lines": steps,
+            for before, line in zip([lines[0], *lines], lines, strict=False)
+        ],
         "runs": [
             (
                 SOURCES[source],
-                [(run, names[run], cells) for run, *cells in map(funnel.run_row, trainings)],
+                [(run, names[run], cells) for run, *cells in map(funnel.training_cells, trainings)],
             )
             for source, trainings in runs.items()
         ],

@@ -15,8 +15,9 @@ from fgit.report.rendering import decimals
 from fgit.report.segments import View, lines_of
 from fgit.runs import Run
 from fgit.stage_reports import AnnotateReport
+from fgit.steps import folder_of, output_of
 
-SHOWN_PAIRS = 8
+PAIRS_SHOWN = 8
 
 
 def first_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None:
@@ -24,7 +25,7 @@ def first_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None
 
     Only as many rows are read as that takes: all of them, texts included, would fill the memory.
     """
-    path = results / "annotate" / dataset / source / "spans.parquet"
+    path = results / output_of("annotate", dataset=dataset, source=source)
     if not path.exists():
         return None
     needed = ["id", "instruction", *SIDES, "similarity", *SPAN_COLUMNS]
@@ -35,7 +36,7 @@ def first_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None
             raise UserError(f"{path}: no column {', '.join(missing)}; run the annotate stage again")
         # The similarity is null where the variant is, and a number is read sooner than a text.
         is_pair = pl.col("similarity").is_not_null()
-        places = frame.select(pl.arg_where(is_pair)).head(SHOWN_PAIRS).collect().to_series()
+        places = frame.select(pl.arg_where(is_pair)).head(PAIRS_SHOWN).collect().to_series()
         rows = places[-1] + 1 if len(places) else 0
         return frame.select(needed).head(rows).filter(is_pair).collect()
     except pl.exceptions.ComputeError as error:
@@ -51,14 +52,15 @@ def untrained_sources(
     runs: Mapping[str, Run],
 ) -> list[tuple[str, str, str]]:
     """The datasets and sources of which no training shows what it saw."""
-    shown = [runs[run["run"]] for run in view.data["runs"]] if view else []
-    trained = {(run.dataset, config.resolve(run.method).variants) for run in shown}
+    viewed = [runs[run["run"]] for run in view.data["runs"]] if view else []
+    trained = {(run.dataset, config.resolve(run.method).variants) for run in viewed}
     return [item for item in sources if item[:2] not in trained]
 
 
-def segments(results: Path, dataset: str, source: str, label: str) -> dict[str, Any] | None:
+def pairs_section(results: Path, dataset: str, source: str, label: str) -> dict[str, Any] | None:
     frame = first_pairs(results, dataset, source)
-    annotated = AnnotateReport.find(results / "annotate" / dataset / source)
+    folder = folder_of("annotate", dataset=dataset, source=source)
+    annotated = AnnotateReport.find(results / folder)
     if frame is None or frame.is_empty() or annotated is None:
         return None
     return {

@@ -8,13 +8,13 @@ from pathlib import Path
 from fgit.common.errors import UserError
 from fgit.common.files import existing
 from fgit.config import Config, read_config
-from fgit.runs import evaluations, sheets_of
+from fgit.steps import output_of, outputs_of, score_files, steps_of
 
 PARTIAL = "partial"  # the folder of what is written while something is missing
 
 
 def numbers_path(results: Path, table: str) -> Path:
-    return results / "results" / f"{table}.parquet"
+    return results / output_of("results", table=table)
 
 
 def numbers_folder(config: Config, results: Path, table: str) -> Path:
@@ -24,8 +24,7 @@ def numbers_folder(config: Config, results: Path, table: str) -> Path:
         UserError: if there is no such results folder or table.
     """
     require_table(config, table)
-    whole = all_scored(config, existing(results), [table])
-    return results if whole else results / PARTIAL
+    return folder_for(results, score_files(config, [table]))
 
 
 def report_folder(config: Config, results: Path) -> Path:
@@ -36,22 +35,15 @@ def report_folder(config: Config, results: Path) -> Path:
     Raises:
         UserError: if there is no such results folder.
     """
-    audit = existing(results) / "audit"
-    needed = [
-        *(numbers_path(results, table) for table in config.tables),
-        *(audit / name / "audit.json" for name in config.audit.benchmarks),
-        *(audit / "sheets" / dataset / "sheet.json" for dataset in sheets_of(config)),
-    ]
-    whole = all_scored(config, results, config.tables) and all(path.exists() for path in needed)
+    *_, report = steps_of(config)
+    return folder_for(results, {*report.inputs} - {output_of("config")})
+
+
+def folder_for(results: Path, needed: Iterable[str]) -> Path:
+    """The results folder if all these files are in it, else ``partial`` in it."""
+    existing(results)
+    whole = all((results / file).exists() for file in needed)
     return results if whole else results / PARTIAL
-
-
-def all_scored(config: Config, results: Path, tables: Iterable[str]) -> bool:
-    """Whether every score that tables show is there."""
-    return all(
-        (results / "score" / run / benchmark / "summary.json").exists()
-        for run, benchmark in evaluations(config, tables)
-    )
 
 
 def require_table(config: Config, table: str) -> None:
@@ -75,9 +67,8 @@ def table_files(out: Path, table: str | None) -> list[Path]:
 def report_files(config: Path, results: Path) -> list[Path]:
     """What a report writes, tables not among it."""
     folder = report_folder(read_config(config), results)
-    names = ("funnel.md", "funnel.csv", "claims.md", "claims.csv")
-    tables = [folder / "tables" / name for name in names]
-    return [folder / "report.html", folder / "results.parquet", *tables]
+    names = (*outputs_of("report"), "tables/claims.md", "tables/claims.csv")
+    return [folder / name for name in names]
 
 
 def numbers_read(config: Path, results: Path, files: list[Path]) -> dict[str, str]:

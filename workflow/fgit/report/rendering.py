@@ -9,7 +9,7 @@ import jinja2
 
 
 @functools.cache
-def environment() -> jinja2.Environment:
+def page_templates() -> jinja2.Environment:
     """Where the templates are, and how they are filled: what is not marked safe is escaped.
 
     One for all pages, since it takes longer to read the templates than to fill them.

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 
@@ -22,7 +22,7 @@ from fgit.lineage import COMPUTING, Lineage, precisions
 from fgit.published import Published, read_published
 from fgit.report.evaluations import Evaluations, name_unscored, read_evaluations
 from fgit.report.places import numbers_path
-from fgit.report.status import status_of
+from fgit.report.status import score_status
 from fgit.runs import Run, evaluations, runs_of
 from fgit.scores import AGAIN, Evaluation, Score, metric_of
 
@@ -71,16 +71,15 @@ def results(config: Config, folder: Path, table: str, path: Path, *, ended: bool
     published = read_published(config)
     frame = results_frame(config, Lineage(folder), scores, published, tables=[table], ended=ended)
     write_parquet(path, frame)
-    asked = len(evaluations(config, [table]))
-    log.info("%d of %d evaluations are scored; see %s", len(scores), asked, path)
+    wanted = len(evaluations(config, [table]))
+    log.info("%d of %d evaluations are scored; see %s", len(scores), wanted, path)
 
 
-@dataclasses.dataclass
-class Wanted:
+class Wanted(NamedTuple):
     """What tables ask of a run on a benchmark: by metric, what each table prints for it."""
 
     run: Run
-    metrics: dict[str, list[dict[str, Any]]] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, list[dict[str, Any]]]
 
 
 def run_name(run: Run) -> str:
@@ -88,14 +87,14 @@ def run_name(run: Run) -> str:
     return f"{run.model}/{PUBLISHED}" if run.method == PUBLISHED else run.name
 
 
-def shown_runs(config: Config, row: Row) -> list[Run]:
+def runs_shown(config: Config, row: Row) -> list[Run]:
     """What a row of a table shows: its runs, or what stands for published numbers."""
     if row.method == PUBLISHED:
         return [Run(row.model, None, PUBLISHED, None)]
     return runs_of(config, row)
 
 
-def wanted(
+def wanted_of(
     config: Config, tables: Iterable[str], published: Published
 ) -> dict[tuple[str, str], Wanted]:
     """What tables ask for, by run name and benchmark, in the tables' order.
@@ -107,13 +106,13 @@ def wanted(
     of_tables: set[tuple[str, str]] = set()
     for name, table in config.tables.items():
         for row in table.rows:
-            for run in shown_runs(config, row):
+            for run in runs_shown(config, row):
                 for column in table.columns:
                     benchmark = column.removesuffix("+")
                     place = run_name(run), benchmark
                     tests = "plus" if column.endswith("+") else "base"
                     metric = metric_of(config.benchmarks[benchmark].kind, tests)
-                    entry = entries.setdefault(place, Wanted(run))
+                    entry = entries.setdefault(place, Wanted(run, {}))
                     printed = entry.metrics.setdefault(metric, [])
                     value = published.get((name, row.key, column))
                     if value is not None:
@@ -157,17 +156,17 @@ def results_frame(
         lineage: of the results folder.
         scores: the evaluations that are scored.
         tables: names of the tables; None for all.
-        ended: nothing runs any more (:func:`fgit.report.status.status_of`).
+        ended: nothing runs any more (:func:`fgit.report.status.score_status`).
 
     Raises:
         UserError: if a score that a table shows is not among a run's scores.
     """
     rows: list[dict[str, Any]] = []
     names = config.tables if tables is None else tables
-    for (name, benchmark), entry in wanted(config, names, published).items():
+    for (name, benchmark), entry in wanted_of(config, names, published).items():
         same = dataclasses.asdict(entry.run) | {"run": name, "benchmark": benchmark}
-        evaluation = scores.get((name, benchmark))
-        if evaluation is not None:
+        scored: dict[str, dict[str, Any]] = {metric: {} for metric in entry.metrics}
+        if (evaluation := scores.get((name, benchmark))) is not None:
             shared = same | origin(config, lineage, name, benchmark, evaluation)
             scored = scored_rows(evaluation)
             if missing := [metric for metric in entry.metrics if metric not in scored]:
@@ -177,24 +176,18 @@ def results_frame(
                 )
         elif entry.run.method == PUBLISHED:
             shared = same | {"status": "quoted"}
-            scored = {metric: {} for metric in entry.metrics}
         else:
-            status = status_of(config, lineage.results, entry.run, benchmark, ended=ended)
+            status = score_status(config, lineage.results, entry.run, benchmark, ended=ended)
             shared = same | {"status": status.state, "log": status.log}
-            scored = {metric: {} for metric in entry.metrics}
         for metric, values in scored.items():
             printed = entry.metrics.get(metric, [])
-            compared = beside(values.get("value"), printed)
-            rows.append(shared | {"metric": metric, "printed": printed} | compared | values)
+            row = shared | {"metric": metric, "printed": printed} | values
+            if printed:
+                row["published"] = printed[0]["value"]
+            if printed and "value" in row:
+                row["difference"] = row["value"] - row["published"]
+            rows.append(row)
     return pl.DataFrame(rows, schema=SCHEMA)
-
-
-def beside(value: float | None, printed: list[dict[str, Any]]) -> dict[str, float]:
-    """The first table's published value, and how far ours is from it."""
-    if not printed:
-        return {}
-    published = printed[0]["value"]
-    return {"published": published} | ({} if value is None else {"difference": value - published})
 
 
 def origin(
@@ -203,10 +196,12 @@ def origin(
     """What the metrics of an evaluation share."""
     summary = evaluation.summary
     steps = lineage.behind_score(run, benchmark)
+    problems = config.benchmarks[benchmark].problems
+    is_release = problems.startswith(RELEASE_PREFIX)
+    release = f" {problems.removeprefix(RELEASE_PREFIX)}" if is_release else ""
     return {
         "status": "scored",
-        "problems": f"{benchmark}{release(config, benchmark)} "
-        f"sha256 {summary.problems_sha256[:8]}…",
+        "problems": f"{benchmark}{release} sha256 {summary.problems_sha256[:8]}…",
         "problems_sha256": summary.problems_sha256,
         "sandbox": summary.sandbox,
         "precision": dict.fromkeys(COMPUTING) | precisions(steps),
@@ -235,14 +230,6 @@ def of_score(score: Score) -> dict[str, Any]:
     return values | {"n": score.n, "passed": score.passed}
 
 
-def release(config: Config, benchmark: str) -> str:
-    """The release that a benchmark's problems are fetched from; empty for a file."""
-    problems = config.benchmarks[benchmark].problems
-    if not problems.startswith(RELEASE_PREFIX):
-        return ""
-    return f" {problems.removeprefix(RELEASE_PREFIX)}"
-
-
 def read_results(path: Path) -> pl.DataFrame:
     """A file that :func:`results_frame` gave.
 
@@ -259,26 +246,27 @@ def read_results(path: Path) -> pl.DataFrame:
     raise UserError(f"{path}: {reason}; run `fgit results` and `fgit report` again")
 
 
-def joined_results(config: Config, folder: Path, scores: Evaluations) -> pl.DataFrame:
+def joined_results(config: Config, folder: Path, current: pl.DataFrame) -> pl.DataFrame:
     """The rows of all tables, each once, as :func:`results_frame` gives them.
+
+    Args:
+        current: the rows as they would be now.
 
     Raises:
         UserError: naming a table's file, if it cannot be read, or is of other scores or published
             numbers than there are now.
     """
-    asked = wanted(config, config.tables, read_published(config))
+    key = ["run", "benchmark", "metric"]
+    columns = [*key, "value", "n", "passed", "low", "high", "solved", "printed"]
+    by_key = {row[:3]: row for row in current.select(columns).iter_rows()}
     frames = [pl.DataFrame(schema=SCHEMA)]
     for table in config.tables:
         path = numbers_path(folder, table)
         frames.append(read_results(path))
-        for row in frames[-1].iter_rows(named=True):
-            place, metric = (row["run"], row["benchmark"]), row["metric"]
-            now = scored_rows(scores[place]).get(metric) if place in scores else {}
-            printed = asked[place].metrics.get(metric, []) if place in asked else None
-            if now is None or any(row[k] != v for k, v in (now | {"printed": printed}).items()):
+        for row in frames[-1].select(columns).iter_rows():
+            if row != by_key.get(row[:3]):
                 raise UserError(
-                    f"{path}: {row['run']} on {row['benchmark']} has another score now, or another "
-                    f"published number; run `fgit results --table {table}` again"
+                    f"{path}: {row[0]} on {row[1]} has another score now, or another published "
+                    f"number; run `fgit results --table {table}` again"
                 )
-    same = ["run", "benchmark", "metric"]
-    return pl.concat(frames).unique(same, keep="first", maintain_order=True)
+    return pl.concat(frames).unique(key, keep="first", maintain_order=True)

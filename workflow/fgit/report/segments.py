@@ -7,16 +7,19 @@ Of pairs that were trained on, their tokens with the masks and the weights that 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from fgit.annotate import SIDES
-from fgit.annotate import segments as changes
+from fgit.annotate import SIDES, segments
 from fgit.report.training import Training
 from fgit.stage_reports import SegmentPair, SegmentsReport
+from fgit.steps import folder_of
 
 Spans = Sequence[Sequence[int]]
 
@@ -45,17 +48,15 @@ def code_lines(text: str, lines: Spans, characters: Spans) -> list[CodeLine]:
         characters: half-open ranges of the changed characters, in order, not touching. A changed
             newline is shown as an arrow.
     """
-    found = []
+    code = []
     start = 0
-    parts = text.split("\n")
-    for number, part in enumerate(parts, start=1):
-        last = number == len(parts)
-        end = start + len(part) + (not last)
-        if not (last and not part):  # behind the final newline there is no line to see
-            changed = any(max(a, start) < min(b, end) for a, b in lines)
-            found.append(CodeLine(number, changed, marked(text, start, end, characters)))
+    # Only a newline ends a line; behind the final one there is no line to see.
+    for number, part in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), start=1):
+        end = start + len(part)
+        changed = any(max(a, start) < min(b, end) for a, b in lines)
+        code.append(CodeLine(number, changed, marked(text, start, end, characters)))
         start = end
-    return found
+    return code
 
 
 def marked(text: str, start: int, end: int, characters: Spans) -> Markup:
@@ -79,26 +80,19 @@ def visible(text: str) -> Markup:
 def side_by_side(response: Sequence[CodeLine], variant: Sequence[CodeLine]) -> list[Pair]:
     """Pair the lines: unchanged ones face each other, changed blocks are filled up with None."""
     pairs: list[Pair] = []
-    i = j = 0
-    while i < len(response) or j < len(variant):
-        blocks = list(changed_run(response, i)), list(changed_run(variant, j))
-        for k in range(max(map(len, blocks))):
-            pairs.append(
-                (
-                    blocks[0][k] if k < len(blocks[0]) else None,
-                    blocks[1][k] if k < len(blocks[1]) else None,
-                )
-            )
-        i, j = i + len(blocks[0]), j + len(blocks[1])
-        if i < len(response) or j < len(variant):
-            pairs.append(
-                (
-                    response[i] if i < len(response) else None,
-                    variant[j] if j < len(variant) else None,
-                )
-            )
-            i, j = i + 1, j + 1
+    sides = deque(response), deque(variant)
+    while any(sides):
+        pairs += itertools.zip_longest(changed_block(sides[0]), changed_block(sides[1]))
+        if any(sides):
+            left, right = (side.popleft() if side else None for side in sides)
+            pairs.append((left, right))
     return pairs
+
+
+def changed_block(lines: deque[CodeLine]) -> Iterator[CodeLine]:
+    """Take the changed lines from the front, up to the first unchanged one."""
+    while lines and lines[0].changed:
+        yield lines.popleft()
 
 
 def lines_of(row: Mapping[str, Any]) -> list[Pair]:
@@ -108,25 +102,7 @@ def lines_of(row: Mapping[str, Any]) -> list[Pair]:
     )
 
 
-def changed_run(lines: Sequence[CodeLine], start: int) -> Iterator[CodeLine]:
-    """The changed lines from ``start`` on, up to the first unchanged one."""
-    for line in lines[start:]:
-        if not line.changed:
-            return
-        yield line
-
-
 # ------------------------------------------------------------------ as training saw them
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenPair:
-    """A pair's tokens with their hybrid mask, for readers without the script."""
-
-    id: str
-    instruction: str
-    weights: str  # what training gave it, in words
-    lines: list[Pair]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,20 +116,16 @@ class View:
 
     data: dict[str, Any]
     name: str
-    first: list[TokenPair]
+    first: list[dict[str, Any]]
 
 
 def view_of(trainings: Iterable[Training], names: Mapping[str, str], results: Path) -> View | None:
-    """What the trainings left of their first pairs; None if none did.
-
-    Raises:
-        UserError: naming the file, if one that is there lacks something.
-    """
+    """What the trainings left of their first pairs; None if none did."""
     texts: dict[str, dict[str, Any]] = {}
     masks: dict[str, int] = {}
     runs: list[dict[str, Any]] = []
     for training in trainings:
-        report = SegmentsReport.find(results / "train" / training.run.name)
+        report = SegmentsReport.find(results / folder_of("train", run=training.run.name))
         if report is None or not report.samples:  # the latter: nothing is paired
             continue
         samples = [trained_pair(sample, report.weight, texts, masks) for sample in report.samples]
@@ -188,17 +160,16 @@ def trained_pair(
         weight: the constant one, of epochs that have none of their own.
     """
     sides, constant = (pair.response, pair.variant), {"weight": weight}
-    tokens = [[drawable(token) for token in side.tokens] for side in sides]
-    instruction = drawable(pair.instruction)
+    # The length of each token stays.
+    tokens = [[token.translate(PICTURES) for token in side.tokens] for side in sides]
+    instruction = pair.instruction.translate(PICTURES)
     key = repr((instruction, tokens))
-    places = list(texts)
     if key not in texts:
         pairs = facing(*("".join(side) for side in tokens))
         texts[key] = {"instruction": instruction, "tokens": tokens, "pairs": pairs}
-        places.append(key)
     return {
         "id": pair.id,
-        "text": places.index(key),
+        "text": list(texts).index(key),
         "masks": [
             [
                 masks.setdefault("".join(map(str, mask)), len(masks))
@@ -213,35 +184,35 @@ def trained_pair(
     }
 
 
-def drawable(text: str) -> str:
-    """Text without characters that a page cannot hold; the length stays."""
-    return text.translate(PICTURES)
-
-
 def facing(response: str, variant: str) -> list[list[int]]:
     """The lines that stand beside each other, counted from 0; -1 where one side has none."""
-    found = changes(response, variant)
+    changed = segments(response, variant)
     pairs = side_by_side(
-        code_lines(response, found.response_lines, ()),
-        code_lines(variant, found.variant_lines, ()),
+        code_lines(response, changed.response_lines, ()),
+        code_lines(variant, changed.variant_lines, ()),
     )
     return [[-1 if line is None else line.number - 1 for line in pair] for pair in pairs]
 
 
-def still(sample: Mapping[str, Any], text: Mapping[str, Any], masks: Sequence[str]) -> TokenPair:
-    """A sample with its hybrid mask, as the page shows it before any script runs."""
+def still(
+    sample: Mapping[str, Any], text: Mapping[str, Any], masks: Sequence[str]
+) -> dict[str, Any]:
+    """A sample with its hybrid mask, as the page shows it before any script runs.
+
+    ``weights`` says what training gave it, in words.
+    """
     sides = []
     for tokens, (line, token, _) in zip(text["tokens"], sample["masks"], strict=True):
         hybrid = [int(a) + int(b) for a, b in zip(masks[line], masks[token], strict=True)]
         sides.append(token_lines(tokens, hybrid))
-    lines: list[Pair] = []
-    for pair in text["pairs"]:
-        left, right = (
+    lines = [
+        [
             None if number < 0 else CodeLine(number + 1, False, side[number])
             for number, side in zip(pair, sides, strict=True)
-        )
-        lines.append((left, right))
-    told = [
+        ]
+        for pair in text["pairs"]
+    ]
+    weights = [
         f"epoch {epoch['epoch']}: w {epoch['weight']:.3f}"
         + (
             f", p̄ {epoch['p_response']:.3f}, p̄′ {epoch['p_variant']:.3f}"
@@ -251,7 +222,12 @@ def still(sample: Mapping[str, Any], text: Mapping[str, Any], masks: Sequence[st
         for epoch in sample["epochs"]
         if epoch["weight"] is not None
     ]
-    return TokenPair(sample["id"], text["instruction"], "; ".join(told), lines)
+    return {
+        "id": sample["id"],
+        "instruction": text["instruction"],
+        "weights": "; ".join(weights),
+        "lines": lines,
+    }
 
 
 def token_lines(tokens: Sequence[str], mask: Sequence[int]) -> list[Markup]:

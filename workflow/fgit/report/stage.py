@@ -20,11 +20,11 @@ from fgit.report.claims import claims_of, write_claims
 from fgit.report.curves import write_curve
 from fgit.report.evaluations import name_unscored, read_evaluations
 from fgit.report.formats import write_table
-from fgit.report.funnel import Line, read_funnel, write_funnel
+from fgit.report.funnel import FunnelLine, read_funnel, write_funnel
 from fgit.report.page import page
 from fgit.report.places import PARTIAL, report_folder, require_table
 from fgit.report.results import joined_results, read_results, results_frame
-from fgit.report.tables import Drawn, draw
+from fgit.report.tables import Drawn, draw_table
 from fgit.report.training import read_trainings
 from fgit.runs import all_runs, evaluations
 
@@ -50,15 +50,15 @@ def report(
     folder = folder or report_folder(config, results)
     scores = read_evaluations(config, results)
     lineage = Lineage(results, hashes=False)
-    if folder == results:
-        frame = joined_results(config, results, scores)
-    else:
+    whole = folder == results
+    if not whole:
         name_unscored(config, config.tables, scores)
-        published = read_published(config)
-        frame = results_frame(config, lineage, scores, published, ended=ended)
-    tables = {name: draw(config, name, frame) for name in config.tables}
+    frame = results_frame(config, lineage, scores, read_published(config), ended=ended)
+    if whole:
+        frame = joined_results(config, results, frame)
+    tables = {name: draw_table(config, name, frame) for name in config.tables}
     trainings = read_trainings(all_runs(config).values(), results)
-    lines: list[Line] = []
+    lines: list[FunnelLine] = []
     mismatch: UserError | None = None
     try:
         lines = read_funnel(results, config.datasets, trainings)
@@ -66,17 +66,17 @@ def report(
         mismatch = error
     html = page(config, lineage, tables, scores, trainings, lines, str(mismatch or ""))
     write_parquet(folder / "results.parquet", frame)
-    if folder != results:
+    if not whole:
         write_tables(config, tables, folder / "tables")
     write_claims(folder / "tables", claims_of(config, tables))
     write_text(folder / "report.html", html)
     write_funnel(folder / "tables", lines, mismatch)
     if mismatch is not None:  # an error would have Snakemake remove all the rest
         log.error("%s", mismatch)
-    if folder == results:
+    if whole:
         remove(results / PARTIAL)
-    asked = len(evaluations(config, config.tables))
-    log.info("%d of %d evaluations are scored; see %s", len(scores), asked, folder / "report.html")
+    wanted = len(evaluations(config, config.tables))
+    log.info("%d of %d evaluations are scored; see %s", len(scores), wanted, folder / "report.html")
 
 
 def draw_tables(config: Config, path: Path, folder: Path, table: str | None = None) -> None:
@@ -90,7 +90,7 @@ def draw_tables(config: Config, path: Path, folder: Path, table: str | None = No
         require_table(config, table)
     frame = read_results(path)
     names = config.tables if table is None else [table]
-    tables = {name: draw(config, name, frame) for name in names}
+    tables = {name: draw_table(config, name, frame) for name in names}
     write_tables(config, tables, folder)
     if table is None:
         write_claims(folder, claims_of(config, tables))

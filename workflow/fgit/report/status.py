@@ -31,7 +31,7 @@ class Status:
     log: str | None = None
 
 
-def status_of(
+def score_status(
     config: Config, results: Path, run: Run, benchmark: str, *, ended: bool = False
 ) -> Status:
     """How far a run's score on a benchmark has come.
@@ -52,7 +52,7 @@ def status_of(
     waiting = next_steps(steps, results, output_of("score", run=run.name, benchmark=benchmark))
     if not waiting:
         return Status("scored")
-    logs = [step.log for step in waiting if failed(results / step.log, ended=ended)]
+    logs = [step.log for step in waiting if says_failed(results / step.log, ended=ended)]
     return Status("failed", logs[0]) if logs else Status("pending")
 
 
@@ -69,7 +69,7 @@ def next_steps(steps: Mapping[str, Step], results: Path, file: str) -> list[Step
     return list(dict.fromkeys(waiting)) or [step]
 
 
-def failed(log: Path, *, ended: bool) -> bool:
+def says_failed(log: Path, *, ended: bool) -> bool:
     """Whether a log is of a stage that failed; it has not, if there is none."""
     try:
         with open(log, "rb") as file:

@@ -15,16 +15,16 @@ from fgit.common.errors import UserError
 from fgit.common.statistics import Comparison, compare_paired, over_seeds
 from fgit.config import BASE, Config, Row, Table
 from fgit.lineage import COMPUTING
-from fgit.report.results import run_name, shown_runs
+from fgit.report.results import run_name, runs_shown
 from fgit.scores import STRONG, Score, metric_of
 
 PENDING = "pending"
 AVERAGE = "average"  # the kind of the column that is the mean over the others
-NOTHING = "–"
+DASH = "–"
 SIGNIFICANT = "*"
 
-State = Literal["scored", "pending", "failed", "quoted"]
-Seeds = Sequence[Mapping[str, Any]]  # the results of a table's row in a column, by seed
+CellState = Literal["scored", "pending", "failed", "quoted"]
+SeedResults = Sequence[Mapping[str, Any]]  # the results of a table's row in a column, by seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,21 +56,20 @@ class Cell:
     deviation: float | None = None  # n - 1; None for fewer than two seeds
     scores: list[tuple[int | None, Score]] = dataclasses.field(default_factory=list)
     published: float | None = None  # as this table prints it, in percent
-    status: State = "pending"
+    status: CellState = "pending"
     log: str | None = None
     best: bool = False  # the highest of its column among the rows of its model, as printed
     published_best: bool = False  # likewise of the published numbers
     difference: Comparison | None = None  # from the row that this one builds on (:func:`reference`)
     # From the table's other trained rows of the same model.
     others: list[tuple[str, Comparison]] = dataclasses.field(default_factory=list)
-    provenance: list[str] = dataclasses.field(default_factory=list)  # an id for each seed scored
 
     @property
     def text(self) -> str:
         """The mean, or why there is none."""
         if self.mean is not None:
             return f"{self.mean:.1f}"
-        return NOTHING if self.status == "quoted" else self.status
+        return DASH if self.status == "quoted" else self.status
 
     @property
     def marked(self) -> str:
@@ -110,6 +109,11 @@ class Drawn:
     def grouped(self) -> bool:
         return any(line.group for line in self.lines)
 
+    def measured(self, line: Line) -> list[tuple[Column, Cell]]:
+        """A row's cells with their columns, without the average."""
+        both = zip(self.columns, line.cells, strict=True)
+        return [(column, cell) for column, cell in both if column.kind != AVERAGE]
+
     @property
     def benchmarks(self) -> list[str]:
         return list(dict.fromkeys(c.benchmark for c in self.columns if c.kind != AVERAGE))
@@ -147,23 +151,18 @@ def reference(table: Table, row: Row) -> Row | None:
 
 
 def columns_of(config: Config, table: Table) -> list[Column]:
-    """The columns; where they are one benchmark's two, ``base`` and ``plus`` say it shorter."""
+    """The columns; the two of one benchmark are headed ``base`` and ``plus``, which is shorter."""
     first = table.columns[0]
     alone = table.columns == [first, f"{first}+"]
-    return [
-        Column(
-            heading=tests if alone else name,
-            benchmark=benchmark,
-            tests=tests,
-            kind=config.benchmarks[benchmark].kind,
-        )
-        for name in table.columns
-        for benchmark in [name.removesuffix("+")]
-        for tests in ["plus" if name.endswith("+") else "base"]
-    ]
+    columns = []
+    for name in table.columns:
+        benchmark, tests = name.removesuffix("+"), "plus" if name.endswith("+") else "base"
+        kind = config.benchmarks[benchmark].kind
+        columns.append(Column(tests if alone else name, benchmark, tests, kind))
+    return columns
 
 
-def draw(config: Config, name: str, frame: pl.DataFrame) -> Drawn:
+def draw_table(config: Config, name: str, frame: pl.DataFrame) -> Drawn:
     """Fill a table of the config from the results, and from them alone.
 
     Args:
@@ -175,61 +174,57 @@ def draw(config: Config, name: str, frame: pl.DataFrame) -> Drawn:
     """
     table = config.tables[name]
     columns = columns_of(config, table)
-    rows_runs = [[run_name(run) for run in shown_runs(config, row)] for row in table.rows]
-    shown = list(dict.fromkeys(itertools.chain.from_iterable(rows_runs)))
+    rows_runs = [[run_name(run) for run in runs_shown(config, row)] for row in table.rows]
+    names = list(dict.fromkeys(itertools.chain.from_iterable(rows_runs)))
     benchmarks = list(dict.fromkeys(column.benchmark for column in columns))
-    frame = frame.filter(pl.col("run").is_in(shown), pl.col("benchmark").is_in(benchmarks))
-    places = {
+    frame = frame.filter(pl.col("run").is_in(names), pl.col("benchmark").is_in(benchmarks))
+    results = {
         (row["run"], row["benchmark"], row["metric"]): row for row in frame.iter_rows(named=True)
     }
-    drawn: list[list[Cell]] = []
+    by_column: list[list[Cell]] = []
     for column in columns:
         metric = metric_of(column.kind, column.tests)
-        seeds: list[Seeds] = []
+        seeds: list[SeedResults] = []
         for runs in rows_runs:
             for run in runs:
-                if (run, column.benchmark, metric) not in places:
+                if (run, column.benchmark, metric) not in results:
                     raise UserError(
                         f"tables.{name}: the results know nothing of {run} on {column.benchmark} "
                         f"({metric}); they are of another config: run `fgit results` with this one"
                     )
-            seeds.append([places[run, column.benchmark, metric] for run in runs])
-        drawn.append(column_of(table, name, seeds))
+            seeds.append([results[run, column.benchmark, metric] for run in runs])
+        by_column.append(column_of(table, name, seeds))
+    averages: list[Cell] = []
     if table.average:
-        drawn.append(bests(table, [average(cells) for cells in zip(*drawn, strict=True)]))
-        columns = [*columns, Column("avg", "", "", AVERAGE)]
+        averages = bests(table, [average_cell(cells) for cells in zip(*by_column, strict=True)])
     lines: list[Line] = []
     group = ""
-    for row, runs, cells in zip(table.rows, rows_runs, zip(*drawn, strict=True), strict=True):
+    for i, (row, runs) in enumerate(zip(table.rows, rows_runs, strict=True)):
         group = row.group if row.group is not None else group
-        problems: dict[str, int | None] = {}
-        for column, cell in zip(columns, cells, strict=True):
-            if column.kind != AVERAGE:
-                problems[column.benchmark] = cell.scores[0][1].n if cell.scores else None
-        measured = zip(columns, cells, strict=True)
-        scored = min(len(cell.scores) for column, cell in measured if column.kind != AVERAGE)
-        seeds_text = str(scored) if scored == len(runs) else f"{scored} of {len(runs)}"
-        lines.append(
-            Line(group, row, list(cells), problems, "" if row.dataset is None else seeds_text)
-        )
+        cells = [cells[i] for cells in by_column]
+        problems = {
+            column.benchmark: cell.scores[0][1].n if cell.scores else None
+            for column, cell in zip(columns, cells, strict=True)
+        }
+        scored = min(len(cell.scores) for cell in cells)
+        of_runs = str(scored) if scored == len(runs) else f"{scored} of {len(runs)}"
+        seeds_scored = "" if row.dataset is None else of_runs
+        lines.append(Line(group, row, [*cells, *averages[i : i + 1]], problems, seeds_scored))
+    columns += [Column("avg", "", "", AVERAGE)] * table.average
     # In the table's order, whatever that of the frame.
-    by_benchmark = [
-        row
-        for benchmark in benchmarks
-        for run in shown
-        for (this, on, _), row in places.items()
-        if (this, on) == (run, benchmark)
-    ]
-    problem_files = {row["benchmark"]: row["problems"] for row in by_benchmark if row["problems"]}
-    weak = {
-        f"{row['benchmark']} ({row['sandbox']})": None
-        for row in by_benchmark
-        if row["sandbox"] not in (STRONG, None)
-    }
-    several = len(config.seeds) > 1
-    mixed = mixed_precisions(
-        [(row.name, runs) for row, runs in zip(table.rows, rows_runs, strict=True)], by_benchmark
+    places = list(itertools.product(benchmarks, names))
+    ordered = sorted(
+        results.values(), key=lambda result: places.index((result["benchmark"], result["run"]))
     )
+    problem_files = {row["benchmark"]: row["problems"] for row in ordered if row["problems"]}
+    weak = dict.fromkeys(
+        f"{row['benchmark']} ({row['sandbox']})"
+        for row in ordered
+        if row["sandbox"] not in (STRONG, None)
+    )
+    several = len(config.seeds) > 1
+    rows = [(row.name, runs) for row, runs in zip(table.rows, rows_runs, strict=True)]
+    mixed = mixed_precisions(rows, ordered)
     return Drawn(table, columns, lines, several, list(problem_files.values()), list(weak), mixed)
 
 
@@ -243,7 +238,7 @@ def mixed_precisions(
         results: what it shows.
     """
     names = {run: name for name, runs in rows for run in runs}
-    found: list[str] = []
+    texts: list[str] = []
     for stage in COMPUTING:
         by_precision: dict[str, dict[str, None]] = {}
         for result in results:
@@ -251,11 +246,11 @@ def mixed_precisions(
                 by_precision.setdefault(precision, {})[names[result["run"]]] = None
         if len(by_precision) > 1 or any(" and " in precision for precision in by_precision):
             parts = [f"{precision} ({', '.join(rows)})" for precision, rows in by_precision.items()]
-            found.append(f"{stage} {', '.join(parts)}")
-    return found
+            texts.append(f"{stage} {', '.join(parts)}")
+    return texts
 
 
-def column_of(table: Table, name: str, seeds: Sequence[Seeds]) -> list[Cell]:
+def column_of(table: Table, name: str, seeds: Sequence[SeedResults]) -> list[Cell]:
     """The cells of a column, by row, each compared with the other rows of its model.
 
     Args:
@@ -274,49 +269,43 @@ def column_of(table: Table, name: str, seeds: Sequence[Seeds]) -> list[Cell]:
                 compared[j, i] = compared[i, j].reversed
     cells: list[Cell] = []
     for i, row in enumerate(table.rows):
-        on = reference(table, row)
-        cells.append(
-            dataclasses.replace(
-                cell_of(name, seeds[i]),
-                difference=None if on is None else compared.get((i, table.rows.index(on))),
-                others=[
-                    (other.label or f"{other.method} on {other.dataset}", compared[i, j])
-                    for j, other in enumerate(table.rows)
-                    if (i, j) in compared and BASE not in (row.method, other.method)
-                ],
-            )
-        )
+        base = reference(table, row)
+        difference = None if base is None else compared.get((i, table.rows.index(base)))
+        others = [
+            (other.label or f"{other.method} on {other.dataset}", compared[i, j])
+            for j, other in enumerate(table.rows)
+            if (i, j) in compared and BASE not in (row.method, other.method)
+        ]
+        cell = cell_of(name, seeds[i])
+        cells.append(dataclasses.replace(cell, difference=difference, others=others))
     return bests(table, cells)
 
 
-def cell_of(name: str, rows: Seeds) -> Cell:
+def cell_of(name: str, rows: SeedResults) -> Cell:
     """What the results say of a row's seeds in a column of the table of this name."""
     scored = [row for row in rows if row["status"] == "scored"]
     mean, deviation = over_seeds([row["value"] for row in scored]) if scored else (None, None)
     printed = {entry["table"]: entry["value"] for entry in rows[0]["printed"] or ()}
-    logs = [row["log"] for row in rows if row["log"] is not None]
     return Cell(
         mean=mean,
         deviation=deviation,
-        scores=[(row["seed"], score_of(row)) for row in scored],
+        scores=[
+            (row["seed"], Score(row["n"], row["passed"], row["low"] / 100, row["high"] / 100))
+            for row in scored
+        ],
         published=printed.get(name),
         status=overall([row["status"] for row in rows]),
-        log=logs[0] if logs else None,
-        provenance=[row["provenance"] for row in scored if row["provenance"] is not None],
+        log=next((row["log"] for row in rows if row["log"] is not None), None),
     )
 
 
-def score_of(row: Mapping[str, Any]) -> Score:
-    return Score(row["n"], row["passed"], row["low"] / 100, row["high"] / 100)
-
-
-def overall(states: Sequence[State]) -> State:
+def overall(states: Sequence[CellState]) -> CellState:
     """The state of several seeds: scored once one is, failed if none is and one failed."""
-    order: list[State] = ["scored", "failed", "pending", "quoted"]
+    order: list[CellState] = ["scored", "failed", "pending", "quoted"]
     return min(states, key=order.index)
 
 
-def average(cells: Sequence[Cell]) -> Cell:
+def average_cell(cells: Sequence[Cell]) -> Cell:
     """The cell of a row's average: the mean over its columns, each counting the same.
 
     Ours is there once all columns are, over the seeds that all of them have; the published one if
@@ -334,15 +323,12 @@ def average(cells: Sequence[Cell]) -> Cell:
     ]
     alone = not any(cell.scores for cell in cells)
     missing = [cell.status for cell in cells if cell.status != "scored"]
-    logs = [cell.log for cell in cells if cell.log is not None]
-    ids = [identity for cell in cells for identity in cell.provenance]
     return Cell(
         mean=statistics.fmean(averages or means) if whole and (averages or alone) else None,
         deviation=over_seeds(averages)[1] if whole and averages else None,
         published=statistics.fmean(printed) if len(printed) == len(cells) else None,
         status=overall(missing) if missing else "scored",
-        log=logs[0] if logs else None,
-        provenance=list(dict.fromkeys(ids)),
+        log=next((cell.log for cell in cells if cell.log is not None), None),
     )
 
 
@@ -362,7 +348,7 @@ def bests(table: Table, cells: Sequence[Cell]) -> list[Cell]:
 
 def highest(table: Table, values: Sequence[float | None]) -> list[bool]:
     """For each row of the table, whether its value is the highest of its model's, as printed."""
-    printed = [None if value is None else round(float(f"{value:.1f}"), 1) for value in values]
+    printed = [None if value is None else float(f"{value:.1f}") for value in values]
     by_model: dict[str, list[float]] = {}
     for row, value in zip(table.rows, printed, strict=True):
         if value is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fgit.runs import Run
 from fgit.stage_reports import RunParameters, TrainingStep, TrainReport
+from fgit.steps import folder_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,26 +24,22 @@ class Training:
 
 
 def read_trainings(runs: Iterable[Run], results: Path) -> dict[str, Training]:
-    """The trainings that are done, by run name, in the runs' order.
-
-    Raises:
-        UserError: naming the file, if one is missing or broken.
-    """
-    found: dict[str, Training] = {}
+    """The trainings that are done, by run name, in the runs' order."""
+    trainings: dict[str, Training] = {}
     for run in runs:
-        folder = results / "train" / run.name
+        folder = results / folder_of("train", run=run.name)
         if run.dataset is not None and (metrics := TrainReport.find(folder)) is not None:
             steps = TrainingStep.read_rows(folder / TrainingStep.file)
             parameters = RunParameters.read(folder / RunParameters.file)
-            found[run.name] = Training(run, metrics, steps, parameters)
-    return found
+            trainings[run.name] = Training(run, metrics, steps, parameters)
+    return trainings
 
 
 def curve(training: Training, key: str) -> tuple[list[float], list[float]]:
     """Steps and values of a logged figure; steps without it are left out."""
-    values = [(step.step, step.values.get(key)) for step in training.steps]
-    points = [(x, y) for x, y in values if isinstance(y, int | float) and math.isfinite(y)]
-    return [float(x) for x, _ in points], [float(y) for _, y in points]
+    values = [(float(step.step), step.values.get(key)) for step in training.steps]
+    points = [(x, float(y)) for x, y in values if isinstance(y, int | float) and math.isfinite(y)]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def median(training: Training, key: str) -> float | None:

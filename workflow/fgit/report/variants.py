@@ -5,50 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from fgit.annotate import UNITS
 from fgit.report import figures
 from fgit.report.rendering import share
 from fgit.stage_reports import AnnotateReport, GenerateReport, MutateReport, SelectReport
+from fgit.steps import folder_of
 
 
-def variants(results: Path, dataset: str, source: str, label: str) -> dict[str, Any] | None:
+def variants_section(results: Path, dataset: str, source: str, label: str) -> dict[str, Any] | None:
     """What became of a source's variants: made, selected, annotated."""
-    kind = GenerateReport if source == "generate" else MutateReport
-    made = kind.find(results / source / dataset)
-    if made is None:
+    report: GenerateReport | MutateReport | None
+    if source == "generate":
+        report = GenerateReport.find(results / folder_of("gather", dataset=dataset))
+    else:
+        report = MutateReport.find(results / folder_of("mutate", dataset=dataset))
+    if report is None:
         return None
-    total = made.answers if isinstance(made, GenerateReport) else made.mutants_tried
-    rows = [("usable", made.usable), *made.refused.items()]
-    selected = SelectReport.find(results / "select" / dataset / source)
-    annotated = AnnotateReport.find(results / "annotate" / dataset / source)
+    total = report.answers if isinstance(report, GenerateReport) else report.mutants_tried
+    rows = [("usable", report.usable), *report.refused.items()]
+    place, salt = {"dataset": dataset, "source": source}, f"{dataset} {source}"
+    selected = SelectReport.find(results / folder_of("select", **place))
+    annotated = AnnotateReport.find(results / folder_of("annotate", **place))
+    changed = annotated and {u: annotated.distribution[f"changed_{u}"] for u in UNITS}
     return {
         "dataset": dataset,
         "label": label,
-        "made": made,
+        "report": report,
         "reasons": [
             (reason.replace("_", " "), count, share(count, total), 100 * count / max(total, 1))
             for reason, count in rows
         ],
         "selected": selected,
-        "histogram": selected and histogram(selected, f"{dataset} {source}"),
+        "histogram": selected and figures.similarity_histogram(selected.distribution, salt),
         "annotated": annotated,
-        "changed": annotated and changed(annotated, f"{dataset} {source}"),
+        "changed": changed and figures.changed_figure(changed, salt),
     }
-
-
-def histogram(report: SelectReport, salt: str) -> Markup | None:
-    bins = report.distribution
-    return figures.similarity_histogram(bins, salt) if counted(bins) else None
-
-
-def changed(report: AnnotateReport, salt: str) -> Markup | None:
-    """How much differs in a pair; None if there is no pair."""
-    found = {unit: report.distribution[f"changed_{unit}"] for unit in UNITS}
-    filled = any(counted(bins) for sides in found.values() for bins in sides.values())
-    return figures.changed_figure(found, salt) if filled else None
-
-
-def counted(bins: figures.Bins) -> int:
-    return sum(count for _, _, count in bins)
