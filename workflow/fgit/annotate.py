@@ -5,8 +5,6 @@ operations within each block of changed lines. Over the whole text, ties among e
 of them into unchanged lines, against the paper's "changed tokens must appear in changed lines".
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import itertools

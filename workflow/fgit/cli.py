@@ -1,7 +1,5 @@
 """Running a verb, ``fgit VERB``: its flags, the lock, errors, provenance."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import datetime

@@ -4,8 +4,6 @@ The statistics are those of :mod:`fgit.common.statistics`; several folders on a 
 one run.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Two uses: ``fgit doctor`` looks at everything; the Snakefile asks :func:`before_
 first job is queued, for what is certain to fail later.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """``fgit explain``: where a run's numbers come from, as text or JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """What leaves the workflow: pairs and masks for other trainers, a trained model to publish."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

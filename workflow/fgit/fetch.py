@@ -4,8 +4,6 @@ A model in a GGUF file (the embedded default) is turned into an ordinary folder 
 once, since reading GGUF takes many times longer. Models on the hub are left to the hub's cache.
 """
 
-from __future__ import annotations
-
 import logging
 import typing
 from collections.abc import Iterator, Sequence

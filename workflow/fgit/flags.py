@@ -1,7 +1,5 @@
 """How the parameters of a verb, and the fields of its settings, become flags."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """Joining the shards of a dataset's variants, after seeing that they belong together."""
 
-from __future__ import annotations
-
 import collections
 import hashlib
 import itertools

@@ -1,7 +1,5 @@
 """Similar but incorrect variants, written by a teacher model (section II-A of the paper)."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import hashlib

@@ -5,8 +5,6 @@ written by the step whose provenance file lies with it. So the chain is found in
 moved, too. Anything else (data, benchmarks, models on the hub) is where a chain begins.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """From spans to token masks: m_line, m_token and the hybrid h = m_line + m_token (section II-A)."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import logging

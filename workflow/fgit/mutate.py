@@ -1,7 +1,5 @@
 """Variants by mutation: universalmutator in place of the teacher (Table VI of the paper)."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import functools

@@ -1,7 +1,5 @@
 """The published numbers that stand beside ours: what a paper or a leaderboard prints."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The runs that a config's tables ask for, and how the rules start what they need."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shlex

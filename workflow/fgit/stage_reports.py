@@ -3,8 +3,6 @@
 Apart from the stages, some of which import torch.
 """
 
-from __future__ import annotations
-
 import json
 import statistics
 from collections.abc import Mapping, Sequence

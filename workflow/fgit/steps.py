@@ -5,8 +5,6 @@ doctor, report) asks here, and ``tests/unit/test_steps.py`` holds the list to Sn
 Places are relative to the results folder.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What the stages that make variants share: the records, the table of variants, same or not."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import itertools

@@ -5,8 +5,6 @@ its fields, or for those that its annotation names. A verb may return the settin
 out on this machine, for the provenance. ``audit_records`` is ``fgit audit records``.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -3,8 +3,6 @@
 For records that come with tests, a program of asserts. Of the others nothing can be said.
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import time

@@ -1,7 +1,5 @@
 """How far two readers of a sheet agree: Cohen's kappa (section III-B1)."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import operator

@@ -1,7 +1,5 @@
 """A benchmark's problems as records, for which the teacher then writes variants."""
 
-from __future__ import annotations
-
 import ast
 import logging
 import os

@@ -1,7 +1,5 @@
 """A sheet of pairs that two people judge, each alone: are the variants similar and incorrect?"""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

@@ -5,8 +5,6 @@ benchmark's own tests. Of the training data, which has no tests, two people read
 (:mod:`fgit.audit.sheet`).
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections import Counter

@@ -3,8 +3,6 @@
 Its programs use many libraries, of versions that its own environment has.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

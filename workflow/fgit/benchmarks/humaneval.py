@@ -3,8 +3,6 @@
 The other kinds that ask as EvalPlus does take what they share from here.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a kind of benchmark is: one record, of which each field is a thing that differs by kind."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The kinds of benchmarks, each a module of this folder."""
 
-from __future__ import annotations
-
 from fgit.benchmarks.bigcodebench import BIGCODEBENCH
 from fgit.benchmarks.humaneval import HUMANEVAL
 from fgit.benchmarks.kind import Kind, Programs

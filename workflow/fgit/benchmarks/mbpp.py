@@ -1,7 +1,5 @@
 """MBPP+ (kind ``mbpp``): as HumanEval+, with inputs of types that JSON does not have."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

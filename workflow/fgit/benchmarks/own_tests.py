@@ -1,7 +1,5 @@
 """Problems of one's own with a program of asserts (kind ``tests``), as the first HumanEval has."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from fgit.benchmarks import humaneval

@@ -3,8 +3,6 @@
 The format is our own or humanevalpack's.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Formats are those of :mod:`fgit.benchmarks.kinds`; nothing is fetched from the network.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

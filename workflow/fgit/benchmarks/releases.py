@@ -1,7 +1,5 @@
 """Where the releases of benchmarks lie."""
 
-from __future__ import annotations
-
 import dataclasses
 
 RELEASE_PREFIX = "release:"

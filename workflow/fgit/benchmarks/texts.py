@@ -1,7 +1,5 @@
 """Problems of whatever benchmark that are only kept out of the data (kind ``texts``)."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Models, datasets and benchmarks go to the hub's own cache (``HF_HOME``), where the stages find them.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import dataclasses

@@ -10,8 +10,6 @@ The nodes meet at a port of the first one. It follows from the job's id, so that
 share a node do not meet each other.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Code inside Markdown responses: finding it, reading it from an answer, replacing it."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import re

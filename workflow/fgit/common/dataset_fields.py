@@ -1,7 +1,5 @@
 """What a row of somebody's data has under a name of the config."""
 
-from __future__ import annotations
-
 import string
 from collections.abc import Mapping
 from typing import Any

@@ -5,8 +5,6 @@ is a file that is whole. Records travel as Parquet; JSONL (plain or gzipped) and
 accepted wherever records are read.
 """
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """Work on disk as it is done, so that a job that is killed goes on where it was."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import logging

@@ -11,8 +11,6 @@ So every writer of :mod:`fgit.common.files` asks, before it renames, whether thi
 are still its own (:func:`check_held`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import datetime

@@ -5,8 +5,6 @@ brings is never run (``trust_remote_code`` stays off). The embedder alone (:mod:
 may come as a PyTorch file, which torch reads without running code, since UniXcoder is published so.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

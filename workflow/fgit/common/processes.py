@@ -1,7 +1,5 @@
 """What this process may use, and what a launcher (torchrun, accelerate) tells each process."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import itertools

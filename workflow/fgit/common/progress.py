@@ -1,7 +1,5 @@
 """Progress on standard error, readable on a terminal and in a log."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable
 from typing import Any, Self, TextIO

@@ -6,8 +6,6 @@ every evaluation, so the digests of large files are kept in a cache of the user'
 written to since is read again. Where the cache cannot be written, files are read each time.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import hashlib

@@ -1,7 +1,5 @@
 """JSON that one stage writes and a later step reads: what is wrong in it is named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 

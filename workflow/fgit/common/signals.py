@@ -1,7 +1,5 @@
 """SIGTERM: what ``scancel``, a preemption, a requeue or the approach of a time limit sends."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """A subset of samples that depends on nothing but their ids and a seed."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 

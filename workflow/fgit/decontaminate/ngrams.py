@@ -5,8 +5,6 @@ definition). The samples are first sifted by hashes, in numpy, which can let thr
 nothing too little (:meth:`Grams.candidates`); what is let through is looked at by the definition.
 """
 
-from __future__ import annotations
-
 import builtins
 import dataclasses
 import functools

@@ -5,8 +5,6 @@ whitespace aside), ``ngram`` (most of the words, in pieces) and ``renamed`` (mos
 whatever its names).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The stage: data read in parts, searched on all cores, and written as it comes."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -1,7 +1,5 @@
 """The texts of benchmarks that must not be in training data."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ one in front, and so do we, since published numbers have it; the same with one B
 is a second set of samples.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import time

@@ -1,7 +1,5 @@
 """What a model gives the problems of a benchmark: solutions, or of pairs of code probabilities."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``fgit failures``: how far the failing programs of scored runs are from passing ones."""
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections.abc import Collection, Mapping

@@ -5,8 +5,6 @@ what prompts have in common once for each of them, copies all keys and values at
 applies whatever a model's generation_config holds (repetition penalties, top-k).
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Asking a model, by the engine that the settings name: prompts in, answers out."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from typing import Literal

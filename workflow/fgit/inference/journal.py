@@ -1,7 +1,5 @@
 """The teacher's answers on disk as they come, so that a generation that is killed goes on."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

@@ -1,7 +1,5 @@
 """What an engine is asked, and what it answers."""
 
-from __future__ import annotations
-
 import dataclasses
 
 ASKING = "Asking the teacher"

@@ -1,7 +1,5 @@
 """Answers by transformers, in this process."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Answers by vLLM, in an environment of its own."""
 
-from __future__ import annotations
-
 import importlib.util
 import itertools
 import logging

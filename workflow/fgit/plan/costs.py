@@ -4,8 +4,6 @@ What a step costs follows from the sizes of data and benchmarks and from the fig
 key ``plan``, which are assumptions until they are measured (:mod:`fgit.plan.measured`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Figures for a plan, measured in a results folder."""
 
-from __future__ import annotations
-
 import csv
 import statistics
 from collections import defaultdict

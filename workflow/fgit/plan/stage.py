@@ -1,7 +1,5 @@
 """What a config costs, before anything is spent: jobs, tokens, hours and disk of each stage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A plan as text, for people, and as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

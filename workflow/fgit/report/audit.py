@@ -1,7 +1,5 @@
 """The audit of the variants, for the report: by tests, and by two readers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

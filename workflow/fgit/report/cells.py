@@ -1,7 +1,5 @@
 """What the page says of a number of a table, beyond the number."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The claims that tables should yield: relative improvements, ours and published."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import statistics

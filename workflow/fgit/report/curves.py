@@ -1,7 +1,5 @@
 """A table with a figure, drawn as a curve: its rows over their ``x``, a line for each column."""
 
-from __future__ import annotations
-
 import statistics
 import textwrap
 from collections.abc import Mapping

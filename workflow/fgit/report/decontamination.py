@@ -1,7 +1,5 @@
 """What decontaminate removed of a dataset and why, for the report."""
 
-from __future__ import annotations
-
 import glob
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What made the results: the provenance files, and what they have in common."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

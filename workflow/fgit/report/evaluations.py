@@ -1,7 +1,5 @@
 """The scores that a config's tables ask for, as far as they are there."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path

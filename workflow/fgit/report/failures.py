@@ -4,8 +4,6 @@ The analysis is :mod:`fgit.failures.analysis`; here it is gathered for the repor
 the page of ``fgit failures``.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence

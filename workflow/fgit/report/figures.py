@@ -5,8 +5,6 @@ the figures are readable on a light and on a dark page. Ids come from a salt and
 so the same data gives the same bytes.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import re

@@ -1,7 +1,5 @@
 """A table in every form: Markdown, CSV, LaTeX and HTML."""
 
-from __future__ import annotations
-
 import csv
 import html
 import io

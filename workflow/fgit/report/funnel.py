@@ -4,8 +4,6 @@ It is drawn from the reports of the stages alone (:func:`dataset_lines`, :func:`
 :func:`run_lines`: reports in, lines out), ends where the stages have come to, and has to add up.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

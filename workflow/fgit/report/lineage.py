@@ -1,7 +1,5 @@
 """What each number rests on, as the page's panel shows it: chains of steps, each step once."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

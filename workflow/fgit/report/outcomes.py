@@ -1,7 +1,5 @@
 """The matrix of problems and runs of each benchmark."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The report as one HTML page: what it shows, gathered for the template."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import importlib.resources

@@ -1,7 +1,5 @@
 """The first pairs of a dataset, side by side, where no training shows what it saw."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any

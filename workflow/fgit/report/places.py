@@ -1,7 +1,5 @@
 """Where numbers, tables and report go: under their own names if nothing is missing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

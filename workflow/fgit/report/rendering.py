@@ -1,7 +1,5 @@
 """How the HTML pages are filled: their templates, and numbers in words."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

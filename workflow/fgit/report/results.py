@@ -4,8 +4,6 @@ Here alone the scores become numbers and their provenance is followed: the table
 ``results/TABLE.parquet``, and the report from ``results.parquet``, which joins them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Iterable

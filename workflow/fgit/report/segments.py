@@ -4,8 +4,6 @@ Of pairs that were trained on, their tokens with the masks and the weights that 
 (:func:`view_of`); of others, their lines and characters (:func:`code_lines`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

@@ -5,8 +5,6 @@ folder ``partial``: a file under its own name is whole, and Snakemake would take
 same inputs give the same bytes.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

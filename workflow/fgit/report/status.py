@@ -1,7 +1,5 @@
 """What has become of a number: scored, pending or failed, and the log that says why."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The config's tables, drawn from the results: their cells, and what stands beside what."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import statistics

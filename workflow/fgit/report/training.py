@@ -1,7 +1,5 @@
 """What the trainings left behind: their figures before and after, and every step."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import statistics

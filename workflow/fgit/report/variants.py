@@ -1,7 +1,5 @@
 """What became of a dataset's variants: made, selected, annotated."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a box shows of the file system: the interpreter's own environment, and what it needs."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os

@@ -1,7 +1,5 @@
 """How strong a box this machine can give, and what to do where it is not the stronger one."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

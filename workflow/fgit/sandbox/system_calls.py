@@ -1,7 +1,5 @@
 """The system calls that a box refuses, as a filter for the kernel (seccomp)."""
 
-from __future__ import annotations
-
 import struct
 
 # System calls that the box refuses: (x86_64, aarch64).

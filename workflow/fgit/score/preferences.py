@@ -1,7 +1,5 @@
 """Counting how often a model gives correct code a higher probability than incorrect code."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import logging
 import math

@@ -3,8 +3,6 @@
 Pairs of code have a score of their own (:mod:`fgit.score.preferences`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -3,8 +3,6 @@
 Apart from :mod:`fgit.select.stage`, since the processes that read the candidates need no torch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence

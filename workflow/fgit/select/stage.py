@@ -1,7 +1,5 @@
 """The most similar variant of each sample, by embeddings (section II-A of the paper)."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import logging

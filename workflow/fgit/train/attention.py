@@ -10,8 +10,6 @@ of one mask:
 - ``flex``: FlexAttention with a block mask for the whole row, compiled; for GPUs.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import logging

@@ -4,8 +4,6 @@ A row (:mod:`fgit.train.rows`) costs what its tokens cost, so FGit costs what st
 The whole computation is the forward pass of one module, as DDP and FSDP2 need it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from typing import Any

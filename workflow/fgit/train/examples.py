@@ -1,7 +1,5 @@
 """From annotated pairs to token ids and marks, as training and ``fgit weights`` see them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """How much of what the GPU can do a training step uses (model FLOPs utilisation, MFU)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ as much again for their gradient. Here they exist for one chunk of tokens at a t
 backward; the backward pass computes them again.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The training loop, for every objective, on accelerate: one process, DDP or FSDP2."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

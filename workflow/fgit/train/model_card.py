@@ -3,8 +3,6 @@
 The same training gives the same bytes, wherever it lies: neither times nor places are in it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ Tokens of several samples stand one behind the other, without padding: ``sample`
 token is.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid

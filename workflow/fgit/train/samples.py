@@ -1,7 +1,5 @@
 """What training did with each sample, in each epoch: ``samples.parquet``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import accelerate

@@ -1,7 +1,5 @@
 """What training saw of a few pairs, token by token: ``segments.json``, for the report's viewer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 

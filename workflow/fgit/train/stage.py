@@ -1,7 +1,5 @@
 """The *train* stage: read annotated pairs, train one run, save a checkpoint and its figures."""
 
-from __future__ import annotations
-
 import logging
 import resource
 from pathlib import Path

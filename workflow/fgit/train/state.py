@@ -13,8 +13,6 @@ registered with ``register_for_checkpointing``, and the index of FSDP's sharded 
 with plain pickle. A state folder is scratch of one's own runs: never go on from a stranger's.
 """
 
-from __future__ import annotations
-
 import contextlib
 import datetime
 import hashlib

@@ -1,7 +1,5 @@
 """What the objective gives for each pair, so that anyone can check it against their own code."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
