@@ -72,6 +72,13 @@ def test_no_imports_in_a_circle(graph):
     list(TopologicalSorter(graph).static_order())  # names the circle if there is one
 
 
+def test_the_page_names_files_that_are_there():
+    named = re.findall(r"`([a-z_/]+\.py)`", PAGE.read_text(encoding="utf-8"))
+    files = [f"/{file.relative_to(PACKAGE).as_posix()}" for file in modules().values()]
+    files.append("/tests/unit/test_architecture.py")
+    assert [name for name in named if not any(file.endswith(f"/{name}") for file in files)] == []
+
+
 def test_no_module_is_too_long():
     lengths = {
         file.relative_to(PACKAGE).as_posix(): len(file.read_text(encoding="utf-8").splitlines())

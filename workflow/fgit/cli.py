@@ -87,7 +87,7 @@ def inputs_of(verb: Verb, values: Mapping[str, Any], settings: Any) -> dict[str,
     return files
 
 
-def outputs_of(verb: Verb, values: Mapping[str, Any]) -> list[Path]:
+def files_written(verb: Verb, values: Mapping[str, Any]) -> list[Path]:
     named = with_role(verb, values, "output").values()
     return [path for value in named for path in (value if isinstance(value, list) else [value])]
 
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, flag in verb.flags.items():
             if flag.follows:
                 values[name] = flag.worked_out(values)
-        outputs = outputs_of(verb, values) if processes.is_first() else []
+        outputs = files_written(verb, values) if processes.is_first() else []
         with ending_on_sigterm(), Lock(outputs[0]) if outputs else contextlib.nullcontext():
             if outputs:
                 from fgit.common.provenance import check_inputs, write_provenance

@@ -31,7 +31,7 @@ from fgit.runs import check_packages, pilot_of, use_hub, use_this_checkout
 from fgit.sandbox.strength import why_not_bwrap
 from fgit.steps import Step, steps_of
 
-Verdict = Literal["ok", "warning", "wrong"]
+Level = Literal["ok", "warning", "wrong"]
 REPOSITORY = Path(fgit.__file__).parents[2]
 # What each environment must be able to import; the rest of its pins only have their versions
 # compared. The heavy ones are looked for, not imported.
@@ -46,7 +46,7 @@ HEAVY = {
 class Finding:
     """What a check found; fix: what to do about what is not right."""
 
-    state: Verdict
+    state: Level
     check: str
     says: str
     fix: str = ""
@@ -85,7 +85,7 @@ def doctor(
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
-        print(", ".join(f"{states.count(state)} {state}" for state in get_args(Verdict)))
+        print(", ".join(f"{states.count(state)} {state}" for state in get_args(Level)))
     return "wrong" not in states
 
 

@@ -37,7 +37,7 @@ def read_published(config: Config) -> Published:
         if cell in rows:
             name, key, column = cell
             raise UserError(
-                f"{path}, row {number}: a second number for {column} of {key_text(key)} in {name}; "
+                f"{path}, row {number}: a second number for {column} of {row_text(key)} in {name}; "
                 f"the first is in row {rows[cell]}; remove one of the two"
             )
         rows[cell] = number
@@ -85,7 +85,7 @@ def read_row(config: Config, where: str, row: dict[str, str]) -> tuple[tuple[str
     keys = [other.key for other in table.rows]
     if key not in keys:
         raise UserError(
-            f"{where}: {name} has no row {key_text(key)}; it has: {'; '.join(map(key_text, keys))};"
+            f"{where}: {name} has no row {row_text(key)}; it has: {'; '.join(map(row_text, keys))};"
             " correct the row, or add it to the config's table"
         )
     columns = [*table.columns, *(["average"] if table.average else [])]
@@ -100,5 +100,5 @@ def read_row(config: Config, where: str, row: dict[str, str]) -> tuple[tuple[str
     return (name, key, column), value
 
 
-def key_text(key: Key) -> str:
+def row_text(key: Key) -> str:
     return " / ".join(part for part in key if part is not None)

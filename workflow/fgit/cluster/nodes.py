@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from fgit.cluster.partitions import ask_slurm, values_of
+from fgit.cluster.partitions import ask_slurm, slurm_values
 from fgit.common.errors import UserError
 
 JOIN = "join"
@@ -54,7 +54,7 @@ def join(arguments: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     hosts = ask_slurm("scontrol", "show", "hostnames", step["STEP_NODELIST"], timeout=ANSWER)
     first = hosts.split()[0]
     # Where SLURM itself reaches the node: its name need not be known to the resolver.
-    node = values_of(ask_slurm("scontrol", "show", "node", first, "--oneliner", timeout=ANSWER))
+    node = slurm_values(ask_slurm("scontrol", "show", "node", first, "--oneliner", timeout=ANSWER))
     return [
         *(sys.executable, *LAUNCHER),
         *("--num_machines", step["STEP_NUM_NODES"], "--machine_rank", step["NODEID"]),

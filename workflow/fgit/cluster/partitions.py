@@ -145,7 +145,7 @@ def cluster_of(partitions: str, nodes: str) -> Cluster:
                 minutes=minutes_of(entry.get("MaxTime", "UNLIMITED")),
                 default=entry.get("Default") == "YES",
             )
-            for entry in map(values_of, partitions.splitlines())
+            for entry in map(slurm_values, partitions.splitlines())
             if "PartitionName" in entry
         },
         tuple(
@@ -157,13 +157,13 @@ def cluster_of(partitions: str, nodes: str) -> Cluster:
                 runs=not any(word in entry.get("State", "") for word in NOT_RUNNING),
                 partitions=frozenset(entry.get("Partitions", "").split(",")),
             )
-            for entry in map(values_of, nodes.splitlines())
+            for entry in map(slurm_values, nodes.splitlines())
             if "NodeName" in entry
         ),
     )
 
 
-def values_of(line: str) -> dict[str, str]:
+def slurm_values(line: str) -> dict[str, str]:
     """``KEY=VALUE`` words; of a key that comes twice, the first."""
     return dict(reversed(re.findall(r"(?:^|\s)([A-Za-z]+)=(\S*)", line)))
 

@@ -209,7 +209,8 @@ def as_model(
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        key = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"])
+        places = (*first["loc"], *first.get("ctx", {}).get("missing", ()))
+        key = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in places)
         key = key.removeprefix(".")
         reason = first["msg"].removeprefix("Value error, ")
         if not key and first["type"] in ("model_type", "model_attributes_type"):

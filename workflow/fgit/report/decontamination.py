@@ -18,12 +18,14 @@ def decontamination_section(results: Path, dataset: str) -> dict[str, Any] | Non
     return {
         "dataset": dataset,
         "report": report,
-        "forms": forms_of(results, dataset),
+        "forms": share_of_forms(results, dataset),
         "path": f"{folder}/matches.parquet",
     }
 
 
-def forms_of(results: Path, dataset: str) -> dict[str, list[tuple[str, int, str, float]]] | None:
+def share_of_forms(
+    results: Path, dataset: str
+) -> dict[str, list[tuple[str, int, str, float]]] | None:
     """How many of the clean responses have which form, as select counts; None before that."""
     folders = folder_of("select", dataset=glob.escape(dataset), source="*")
     paths = sorted(results.glob(f"{folders}/{SelectReport.file}"))

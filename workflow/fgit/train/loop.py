@@ -26,7 +26,7 @@ from fgit.train.engine import Engine, StepOutput, check_exact
 from fgit.train.examples import Example
 from fgit.train.flops import peak_flops, step_flops
 from fgit.train.rows import PackedRow, lay_out, length, pack
-from fgit.train.samples import SCHEMA, samples_of, values_of
+from fgit.train.samples import SCHEMA, sample_values, samples_of
 from fgit.train.state import State, anywhere
 
 log = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ class Trainer:
                 accelerator.backward(loss if samples else loss * 0.0)
             if samples:
                 sums.add(output)
-                values.append((row.names, values_of(output)))
+                values.append((row.names, sample_values(output)))
         with out_of_memory(settings):
             norm = float(accelerator.clip_grad_norm_(engine.parameters(), settings.max_grad_norm))
         if not math.isfinite(norm):

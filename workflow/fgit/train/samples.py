@@ -20,7 +20,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 }
 
 
-def values_of(output: StepOutput) -> Tensor:
+def sample_values(output: StepOutput) -> Tensor:
     """float32 [7, samples], detached, in the order of :data:`VALUES`; it stays on its device."""
     return torch.stack([getattr(output, name).detach().float() for name in VALUES])
 
@@ -39,7 +39,7 @@ def samples_of(
 
     Args:
         batch: the step's samples.
-        rows: the names in each row of this process, and what :func:`values_of` says of them.
+        rows: the names in each row of this process, and what :func:`sample_values` says of them.
 
     Returns:
         Columns :data:`SCHEMA`, in the order of the batch. loss and nll are sums over a sample's
