@@ -86,16 +86,10 @@ class Config(Settings):
             "generate.url: the openai backend needs the base URL of its endpoint, "
             "such as http://localhost:8000/v1",
         )
-        for section, names, where in references(self):
-            keys = getattr(self, section)
-            for name in names:
-                must(
-                    name in keys,
-                    f"{where}: no {section.removesuffix('s')} is called {name!r}; known: "
-                    f"{', '.join(keys) or 'none'}",
-                )
-        check_benchmarks(self)
         check_methods(self)
+        for section, names, where in references(self):
+            check_names(self, section, names, where)
+        check_benchmarks(self)
         for name, table in self.tables.items():
             check_table(self, f"tables.{name}", table)
         return self
@@ -126,6 +120,17 @@ def must(holds: object, otherwise: str) -> None:
         raise ValueError(otherwise)
 
 
+def check_names(config: Config, section: str, names: Iterable[str], where: str) -> None:
+    """A section has entries of these names, which stand at the key ``where``."""
+    keys = getattr(config, section)
+    for name in names:
+        must(
+            name in keys,
+            f"{where}: no {section.removesuffix('s')} is called {name!r}; known: "
+            f"{', '.join(keys) or 'none'}",
+        )
+
+
 def references(config: Config) -> Iterator[tuple[str, Iterable[str], str]]:
     """What names entries of another section: that section, the names, and the key they stand at."""
     for key, benchmark in config.benchmarks.items():
@@ -136,8 +141,6 @@ def references(config: Config) -> Iterator[tuple[str, Iterable[str], str]]:
     yield "benchmarks", config.audit.benchmarks, "audit.benchmarks"
     yield "models", config.plan.parameters, "plan.parameters"
     yield "benchmarks", config.plan.problems, "plan.problems"
-    for key, method in config.methods.items():
-        yield "methods", filter(None, [method.extends]), f"methods.{key}.extends"
     if isinstance(config.keep_models, list):
         yield "methods", config.keep_models, "keep_models"
     for key, table in config.tables.items():
@@ -207,6 +210,8 @@ def check_methods(config: Config) -> None:
     """Each method can be resolved, and no two of them are one training."""
     for name, what in NOT_TRAINED.items():
         must(name not in config.methods, f"methods.{name}: {name} is {what}; choose another name")
+    for name, method in config.methods.items():
+        check_names(config, "methods", filter(None, [method.extends]), f"methods.{name}.extends")
     check_train_settings("train", config.train)
     trainings: dict[str, str] = {}
     for name in config.methods:
