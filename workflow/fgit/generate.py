@@ -31,7 +31,7 @@ from fgit.common.models import TEACHER_PROMPT
 from fgit.config import GenerateSettings
 from fgit.gather import counts_in_lines, one_promise, records_digest, rows_of_shard
 from fgit.inference import engines
-from fgit.inference.journal import AnswerJournal
+from fgit.inference.answer_journal import AnswerJournal
 from fgit.inference.requests import Answer, Request
 from fgit.stage_reports import ShardReport, counts_in_words
 from fgit.variants import VARIANT_COLUMNS, bytecode, normalised, read_samples, seed_of

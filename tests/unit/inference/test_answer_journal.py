@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fgit.inference.journal import AnswerJournal
+from fgit.inference.answer_journal import AnswerJournal
 from fgit.inference.requests import Answer
 
 ANSWERS = [

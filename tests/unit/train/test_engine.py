@@ -17,8 +17,8 @@ from fgit.common.models import load_model
 from fgit.config import TrainSettings
 from fgit.train.engine import Engine, check_exact, check_supported
 from fgit.train.examples import Example, examples
-from fgit.train.objective import preference_loss
 from fgit.train.rows import lay_out, pack
+from fgit.train.weights_and_losses import preference_loss
 from fgit.train.weights_of_pairs import weights
 from tests.reference import two_pass
 from tests.speed.pairs import humanevalpack

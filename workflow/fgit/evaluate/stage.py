@@ -8,7 +8,7 @@ from fgit.benchmarks.problems import read_problems
 from fgit.common import files
 from fgit.common.models import load_model, load_tokenizer, require_chat_template, settled
 from fgit.config import BenchmarkKind, EvaluateSettings, Mode
-from fgit.evaluate.discrimination import discriminate
+from fgit.evaluate.preferences import discriminate
 from fgit.evaluate.solutions import solve
 
 
@@ -27,7 +27,7 @@ def evaluate(
     """Write what a model gives each problem to ``out`` (JSONL), in the problems' order.
 
     The rows are those of :func:`fgit.evaluate.solutions.solve`, for pairs of code those of
-    :func:`fgit.evaluate.discrimination.discriminate`.
+    :func:`fgit.evaluate.preferences.discriminate`.
 
     Args:
         model: a name on the hub, a folder, or ``package:NAME/file.gguf``.

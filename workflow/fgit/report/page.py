@@ -17,11 +17,11 @@ from fgit.report.cells import cell_data, column_size, hint, spread
 from fgit.report.decontamination import decontamination_section
 from fgit.report.environment import environment_of, read_jobs
 from fgit.report.evaluations import Evaluations, short_names
+from fgit.report.first_pairs import pairs_section, untrained_sources
 from fgit.report.formats import how_to_read
 from fgit.report.funnel import SOURCES
 from fgit.report.lineage import chains_of
 from fgit.report.outcomes import outcome_matrix
-from fgit.report.pairs import pairs_section, untrained_sources
 from fgit.report.rendering import decimals, page_templates, percent, share
 from fgit.report.segments import view_of
 from fgit.report.tables import Drawn

@@ -19,7 +19,8 @@ from fgit.config import TrainSettings
 from fgit.train.attention import ATTENTION, FLEX_BLOCK, Visible, backend, block_mask, head_size
 from fgit.train.examples import Example
 from fgit.train.lm_head import target_logprobs
-from fgit.train.objective import (
+from fgit.train.rows import PackedRow, lay_out
+from fgit.train.weights_and_losses import (
     dynamic_weight,
     marked_mean,
     per_sample,
@@ -27,7 +28,6 @@ from fgit.train.objective import (
     token_weights,
     weighted_nll,
 )
-from fgit.train.rows import PackedRow, lay_out
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgit.train.objective import (
+from fgit.train.weights_and_losses import (
     dynamic_weight,
     marked_mean,
     preference_loss,

@@ -1,4 +1,4 @@
-"""Discrimination: pairs as a model sees them, and their mean probabilities."""
+"""Preferences: pairs as a model sees them, and their mean probabilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fgit.common.errors import UserError
 from fgit.common.files import read_objects, write_jsonl
 from fgit.common.models import load_model, load_tokenizer
 from fgit.config import EvaluateSettings
-from fgit.evaluate import discrimination
+from fgit.evaluate import preferences
 from fgit.evaluate.stage import evaluate
 from fgit.masks import pair_masks
 from fgit.score.preferences import score_pairs
@@ -131,23 +131,23 @@ def test_a_model_that_the_engine_cannot_run(tiny_model):
     network = load_model(str(tiny_model), dtype="float32")
     network.config.final_logit_softcapping = 30.0
     with pytest.raises(UserError, match=r"softcapping are not supported.*kind pairs out of this"):
-        discrimination.mean_probabilities(network, [])
+        preferences.mean_probabilities(network, [])
 
 
 def test_no_longer_than_the_models_context_or_window(tiny_model):
     network = load_model(str(tiny_model), dtype="float32")
-    assert discrimination.max_length(network) == 2048
+    assert preferences.max_length(network) == 2048
     network.config.sliding_window = 100
-    assert discrimination.max_length(network) == 100
+    assert preferences.max_length(network) == 100
 
 
 def test_pairs_that_cannot_be_compared_are_counted(tiny_model, pairs, tmp_path, monkeypatch):
     tokenizer = load_tokenizer(str(tiny_model))
     by_id = read_problems("pairs", pairs)
-    prompt = len(discrimination.tokenize(by_id, tokenizer, "chat", 2048)["T/0"].example.prompt)
+    prompt = len(preferences.tokenize(by_id, tokenizer, "chat", 2048)["T/0"].example.prompt)
     head = len(tokenizer(HEAD + "    return a")["input_ids"])
     for limit, reason in [(prompt, "prompt_too_long"), (prompt + head, "cut")]:
-        monkeypatch.setattr(discrimination, "max_length", lambda network, limit=limit: limit)
+        monkeypatch.setattr(preferences, "max_length", lambda network, limit=limit: limit)
         samples, out = tmp_path / "samples.jsonl", tmp_path / reason
         evaluate(str(tiny_model), "pairs", pairs, samples, FP32)
         first = rows_of(samples)[0]
@@ -170,11 +170,11 @@ def test_sides_with_the_same_tokens_are_not_compared():
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words, eos_token="</s>", unk_token="?"
     )
-    found = discrimination.tokenize({"T/0": PAIR}, tokenizer, "completion", 100)["T/0"]
+    found = preferences.tokenize({"T/0": PAIR}, tokenizer, "completion", 100)["T/0"]
     assert found.not_compared == "same_tokens"
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
-        discrimination.tokenize({"T/0": PAIR}, tokenizer, "completion", 100)
+        preferences.tokenize({"T/0": PAIR}, tokenizer, "completion", 100)
 
 
 def test_on_the_command_line(tiny_model, pairs, tmp_path):
