@@ -192,6 +192,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f"{path}: broken gzip file ({error}); fetch it again") from error
 
 
+class MissingKey(ValueError):
+    """What a validator of a model raises for an object without a key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"no key {key!r}")
+        self.key = key
+
+
 def read_model(path: str | os.PathLike[str], model: type[JsonModel], advice: str) -> JsonModel:
     """JSON that another step wrote, as a Pydantic model.
 
@@ -209,13 +217,15 @@ def as_model(
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        places = (*first["loc"], *first.get("ctx", {}).get("missing", ()))
+        raised = first.get("ctx", {}).get("error")  # by a validator of ours
+        lacking = [raised.key] if isinstance(raised, MissingKey) else []
+        places = [*first["loc"], *lacking]
         key = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in places)
         key = key.removeprefix(".")
         reason = first["msg"].removeprefix("Value error, ")
         if not key and first["type"] in ("model_type", "model_attributes_type"):
             reason = "not a JSON object"
-        elif first["type"] == "missing":
+        elif lacking or first["type"] == "missing":
             reason = f"missing (it has: {', '.join(map(str, first['input']))})"
         elif key:
             reason = f"{reason}, not {first['input']!r:.60}"

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, Field, ModelWrapValidatorHandler, model_validator
-from pydantic_core import PydanticCustomError
 
 from fgit.common.errors import UserError
-from fgit.common.files import BadRow, as_model, read_json, read_objects, write_json
+from fgit.common.files import BadRow, MissingKey, as_model, read_json, read_objects, write_json
 
 Content = TypeVar("Content")
 Count = Annotated[int, Field(strict=True, ge=0)]
@@ -22,7 +21,7 @@ def having(*keys: str, or_empty: bool = False) -> AfterValidator:
     def check(value: dict[str, Content]) -> dict[str, Content]:
         for key in keys:
             if key not in value and (value or not or_empty):
-                raise PydanticCustomError("missing", "missing", {"missing": (key,)})
+                raise MissingKey(key)
         return value
 
     return AfterValidator(check)
