@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -178,7 +179,7 @@ class Evaluation:
     def kind(self) -> str:
         return self.summary.benchmark
 
-    @property
+    @functools.cached_property
     def scores(self) -> dict[str, Score]:
         """By tests: ``base``, and ``plus`` where there are any."""
         return self.summary.of(self.summary.n)

@@ -5,7 +5,8 @@ Apart from the stages, some of which import torch.
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -31,6 +32,11 @@ def means(values: Sequence[float]) -> dict[str, float | None]:
         "median": statistics.median(values) if values else None,
         "min": min(values, default=None),
     }
+
+
+def counts_of(values: Iterable[str]) -> dict[str, int]:
+    """How often each value came, in the order of the values."""
+    return dict(sorted(Counter(values).items()))
 
 
 def counts_in_words(counts: Mapping[str, int]) -> str:

@@ -6,7 +6,6 @@ For records that come with tests, a program of asserts. Of the others nothing ca
 import functools
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from fgit.sandbox.pool import (
     conditions_of,
     fingerprint_of,
 )
-from fgit.stage_reports import counts_in_words
+from fgit.stage_reports import counts_in_words, counts_of
 from fgit.variants import normalised, read_samples, read_variants
 
 log = logging.getLogger(__name__)
@@ -105,12 +104,12 @@ def verify(
         summary = {
             "samples": len(samples),
             "with_tests": len(problems),
-            "correct_code": dict(sorted(Counter(v.base for v in correct.values()).items())),
+            "correct_code": counts_of(v.base for v in correct.values()),
             "variants": len(rows),
             "wrong": frame["wrong"].sum(),
             "not_wrong": len(frame.filter(~pl.col("wrong"))),
-            "untested": dict(sorted(Counter(frame["untested"].drop_nulls()).items())),
-            "statuses": dict(sorted(Counter(frame["status"].drop_nulls()).items())),
+            "untested": counts_of(frame["untested"].drop_nulls()),
+            "statuses": counts_of(frame["status"].drop_nulls()),
             **conditions,
             "threads": threads,
             "seconds": round(time.monotonic() - started, 1),

@@ -3,7 +3,7 @@
 import pytest
 
 from fgit.config import read_config
-from fgit.report.status import next_steps, score_status
+from fgit.report.status import next_steps, score_status, steps_by_file
 from fgit.runs import Run
 from fgit.steps import steps_to
 from tests.conftest import REPOSITORY
@@ -23,7 +23,8 @@ def put(root, place, text=""):
 
 
 def state(root, run=FGIT, config=None, **options):
-    status = score_status(config or make_config(), root, run, "easy", **options)
+    steps = steps_by_file(config or make_config(), [(run.name, "easy")])
+    status = score_status(steps, root, run.name, "easy", **options)
     return status.state, status.log
 
 

@@ -1,12 +1,11 @@
 """What made the results: the provenance files, and what they have in common."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from fgit.common.provenance import Record, code_text, hardware_text, read_provenance
+from fgit.common.provenance import Record, code_text, hardware_text
 from fgit.config import Config
-from fgit.lineage import COMPUTING, SHORT
+from fgit.lineage import COMPUTING, SHORT, Lineage
 from fgit.report.rendering import distinct
 from fgit.steps import steps_of
 
@@ -25,8 +24,9 @@ class RecordedJob(NamedTuple):
         return f"{self.stage} in {SHORT[name]}" if name in SHORT else ""
 
 
-def read_jobs(config: Config, results: Path) -> Iterator[RecordedJob]:
+def read_jobs(config: Config, lineage: Lineage) -> Iterator[RecordedJob]:
     """What the config asks for and has a provenance file, in the order of the stages."""
+    results = lineage.results
     places = (step.outputs[0] for step in steps_of(config) if step.stage != "report")
     # A model that is fetched is a folder itself.
     folders = (folder for place in places for folder in (place, place.rpartition("/")[0]))
@@ -34,7 +34,7 @@ def read_jobs(config: Config, results: Path) -> Iterator[RecordedJob]:
         stage = folder.split("/")[0]
         for path in sorted(results.glob(f"{folder}/*provenance.json")):
             what = str(path.parent.relative_to(results / stage))
-            yield RecordedJob(stage, what, read_provenance(path))
+            yield RecordedJob(stage, what, lineage.record(path))
 
 
 def environment_of(jobs: Sequence[RecordedJob]) -> dict[str, list[Any]]:

@@ -68,7 +68,7 @@ def page(
     sources = [
         (dataset, source, label) for dataset in config.datasets for source, label in SOURCES.items()
     ]
-    jobs = list(read_jobs(config, results))
+    jobs = list(read_jobs(config, lineage))
     wanted = evaluations(config, config.tables)
     chains = chains_of(lineage, wanted)
     view = view_of(done, names, results)

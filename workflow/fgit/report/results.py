@@ -20,7 +20,7 @@ from fgit.lineage import COMPUTING, Lineage, precisions
 from fgit.published import Published, read_published
 from fgit.report.evaluations import Evaluations, name_unscored, read_evaluations
 from fgit.report.places import numbers_path
-from fgit.report.status import score_status
+from fgit.report.status import score_status, steps_by_file
 from fgit.runs import Run, evaluations, runs_of
 from fgit.scores import AGAIN, Evaluation, Score, metric_of
 
@@ -161,7 +161,14 @@ def results_frame(
     """
     rows: list[dict[str, Any]] = []
     names = config.tables if tables is None else tables
-    for (name, benchmark), entry in wanted_of(config, names, published).items():
+    wanted = wanted_of(config, names, published)
+    unscored = [
+        place
+        for place, entry in wanted.items()
+        if place not in scores and entry.run.method != PUBLISHED
+    ]
+    steps = steps_by_file(config, unscored)
+    for (name, benchmark), entry in wanted.items():
         same = dataclasses.asdict(entry.run) | {"run": name, "benchmark": benchmark}
         scored: dict[str, dict[str, Any]] = {metric: {} for metric in entry.metrics}
         if (evaluation := scores.get((name, benchmark))) is not None:
@@ -175,7 +182,7 @@ def results_frame(
         elif entry.run.method == PUBLISHED:
             shared = same | {"status": "quoted"}
         else:
-            status = score_status(config, lineage.results, entry.run, benchmark, ended=ended)
+            status = score_status(steps, lineage.results, name, benchmark, ended=ended)
             shared = same | {"status": status.state, "log": status.log}
         for metric, values in scored.items():
             printed = entry.metrics.get(metric, [])

@@ -2,12 +2,11 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 from fgit.config import Config
-from fgit.runs import Run
 from fgit.steps import Step, output_of, steps_to
 
 END = 16_384  # bytes of a log's end that are looked at
@@ -29,8 +28,13 @@ class Status:
     log: str | None = None
 
 
+def steps_by_file(config: Config, scores: Iterable[tuple[str, str]]) -> dict[str, Step]:
+    """The way to scores, each a run's name and a benchmark: steps by each file that they write."""
+    return {file: step for step in steps_to(config, scores) for file in step.outputs}
+
+
 def score_status(
-    config: Config, results: Path, run: Run, benchmark: str, *, ended: bool = False
+    steps: Mapping[str, Step], results: Path, run: str, benchmark: str, *, ended: bool = False
 ) -> Status:
     """How far a run's score on a benchmark has come.
 
@@ -39,15 +43,13 @@ def score_status(
     stage that has its output would need is not looked at, since it may be removed.
 
     Args:
+        steps: :func:`steps_by_file` of this score, perhaps among others.
         results: the results folder.
         ended: nothing runs any more, so that a log without its output is of a stage that failed,
             whatever it says (a process that was killed says nothing); save for a stage that was
             told to end, which is pending.
     """
-    steps = {
-        file: step for step in steps_to(config, [(run.name, benchmark)]) for file in step.outputs
-    }
-    waiting = next_steps(steps, results, output_of("score", run=run.name, benchmark=benchmark))
+    waiting = next_steps(steps, results, output_of("score", run=run, benchmark=benchmark))
     if not waiting:
         return Status("scored")
     logs = [step.log for step in waiting if says_failed(results / step.log, ended=ended)]
@@ -58,7 +60,7 @@ def next_steps(steps: Mapping[str, Step], results: Path, file: str) -> list[Step
     """The steps that could be done next to get a file; none if it is there.
 
     Args:
-        steps: by each of the files that they write.
+        steps: as :func:`steps_by_file` has them.
     """
     step = steps.get(file)  # none writes what the user gave
     if step is None or (results / step.outputs[0]).exists():

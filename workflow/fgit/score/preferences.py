@@ -6,8 +6,7 @@ import math
 import os
 import platform
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fgit.common.errors import UserError
 from fgit.common.statistics import paired_bootstrap, wilson
 from fgit.config import BenchmarkKind
 from fgit.scores import write_summary
+from fgit.stage_reports import counts_of
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,9 @@ def score_pairs(
         "pass@1": {"base": preferred / n, "plus": None},
         "interval": {"base": list(wilson(preferred, n)), "plus": None},
         "gap": gap,
-        "not_compared": counts(frame["not_compared"].drop_nulls()),
+        "not_compared": counts_of(frame["not_compared"].drop_nulls()),
         "statuses": {
-            "base": counts("pass" if prefers else "fail" for prefers in frame["prefers"]),
+            "base": counts_of("pass" if prefers else "fail" for prefers in frame["prefers"]),
             "plus": None,
         },
         "problems": str(problems),
@@ -100,10 +100,6 @@ def score_pairs(
         "%s: the correct side preferred in %.1f %% of %d pairs%s",
         *(kind, 100 * preferred / n, n, "" if gap is None else f", mean gap {gap['mean']:+.3f}"),
     )
-
-
-def counts(values: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(values).items()))
 
 
 def check_measured(where: str, row: Mapping[str, Any]) -> dict[str, Any]:

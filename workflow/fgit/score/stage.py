@@ -32,8 +32,9 @@ from fgit.sandbox.pool import (
     fingerprint_of,
     interpreter_of,
 )
-from fgit.score.preferences import counts, score_pairs
+from fgit.score.preferences import score_pairs
 from fgit.scores import AGAIN, TESTS, read_outcomes, read_summary, write_summary
+from fgit.stage_reports import counts_of
 from fgit.steps import CANONICAL_RUN
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,8 @@ def score(
       what they were scored with.
 
     Nothing in ``outcomes.parquet`` depends on time or order of the run, except that a solution near
-    its time limit may pass once and fail once, even alone (:func:`fgit.sandbox.pool.check`).
+    its time limit may pass once and fail once, even alone
+    (:func:`fgit.sandbox.pool.check_programs`).
 
     Args:
         samples: JSONL rows of ``task_id`` and ``solution`` (a whole program), or ``completion``
@@ -210,7 +212,7 @@ def pass_shares(frame: pl.DataFrame) -> dict[str, Any]:
 
 def status_counts(frame: pl.DataFrame) -> dict[str, dict[str, int] | None]:
     """How often each status came, by tests."""
-    return {tests: counts(frame[f"{tests}_status"].drop_nulls()) or None for tests in TESTS}
+    return {tests: counts_of(frame[f"{tests}_status"].drop_nulls()) or None for tests in TESTS}
 
 
 def read_solutions(
