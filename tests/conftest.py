@@ -64,7 +64,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tokenizer():
     """The tokenizer of the embedded SmolLM2 (byte-level BPE, ChatML template)."""
-    from fgit.common.models import load_tokenizer
+    from fgit.common.tokenizers import load_tokenizer
 
     return load_tokenizer(SMOLLM2)
 

@@ -26,7 +26,8 @@ from transformers import get_scheduler
 
 from fgit.common.errors import UserError
 from fgit.common.files import scratch
-from fgit.common.models import device, load_model, load_tokenizer
+from fgit.common.models import device, load_model
+from fgit.common.tokenizers import load_tokenizer
 from fgit.config import TrainSettings
 from fgit.train.engine import Engine
 from fgit.train.examples import Example

@@ -33,8 +33,8 @@ import psutil
 from fgit.annotate import Span
 from fgit.common.errors import UserError
 from fgit.common.files import write_json, write_jsonl, write_parquet, write_text
-from fgit.common.models import load_tokenizer
 from fgit.common.provenance import code_version, hardware, package_versions
+from fgit.common.tokenizers import load_tokenizer
 from fgit.masks import token_masks
 from tests.conftest import SMOLLM2
 from tests.speed import peers, synthetic

@@ -9,7 +9,8 @@ from fgit import cli
 from fgit.annotate import segments, with_spans
 from fgit.common.errors import UserError
 from fgit.common.files import read_json
-from fgit.common.models import load_model, load_tokenizer, prompt_ids, prompt_text
+from fgit.common.models import load_model
+from fgit.common.tokenizers import load_tokenizer, prompt_ids, prompt_text
 from fgit.export import export_model, export_pairs, score_table, trained_runs
 from fgit.lineage import Lineage
 from fgit.train.examples import examples

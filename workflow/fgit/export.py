@@ -57,7 +57,7 @@ def export_pairs(
         raise UserError(f"{spans}: none of its {frame.height} samples has a variant")
     loaded = None
     if tokenizer is not None:
-        from fgit.common.models import load_tokenizer, require_chat_template
+        from fgit.common.tokenizers import load_tokenizer, require_chat_template
 
         loaded = load_tokenizer(tokenizer, revision, template)
         require_chat_template(loaded, tokenizer)
@@ -82,9 +82,9 @@ def preferences(pairs: pl.DataFrame, tokenizer: Any | None) -> Iterator[dict[str
 
 def tokens_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, list[int]]:
     """Ids and masks of a pair; lists of one side are of equal length."""
-    from fgit.common.models import chat_ids
+    from fgit.common.tokenizers import chat_ids, end_of_turn
     from fgit.masks import GRANULARITIES
-    from fgit.train.examples import end_of_turn, masks_of
+    from fgit.train.examples import masks_of
 
     end = end_of_turn(tokenizer)
     lists = {"prompt_ids": chat_ids(tokenizer, row["instruction"])}

@@ -38,7 +38,8 @@ def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
         path: a hub name, a folder, or ``package:NAME/file.gguf``.
         out: the folder to write: safetensors in fp32, so that nothing of the source is rounded.
     """
-    from fgit.common.models import load_model, load_tokenizer
+    from fgit.common.models import load_model
+    from fgit.common.tokenizers import load_tokenizer
 
     log.info("reading %s", path)
     tokenizer = load_tokenizer(path, revision)

@@ -27,7 +27,7 @@ from fgit.common.code_blocks import (
     parses,
 )
 from fgit.common.errors import Stopped, UserError
-from fgit.common.models import TEACHER_PROMPT
+from fgit.common.tokenizers import TEACHER_PROMPT
 from fgit.config import GenerateSettings
 from fgit.gather import counts_in_lines, one_promise, records_digest, rows_of_shard
 from fgit.inference import engines

@@ -132,7 +132,7 @@ def masks(pairs: Path, tokenizer: str, out: Path, show: int = 0) -> None:
     Output columns: id, then for each side ``_tokens`` (int64), ``_line``, ``_token``, ``_hybrid``
     (int8), lists of equal length.
     """
-    from fgit.common.models import load_tokenizer
+    from fgit.common.tokenizers import load_tokenizer
 
     rows = iter(bar(read_objects(pairs), description="masks", unit="pair"))
     batch = list(itertools.islice(rows, BATCH))  # before the tokenizer, which takes longer

@@ -14,7 +14,8 @@ from fgit.benchmarks.pairs import continuations
 from fgit.benchmarks.problems import read_problems
 from fgit.common.errors import UserError
 from fgit.common.files import read_objects, write_jsonl
-from fgit.common.models import load_model, load_tokenizer
+from fgit.common.models import load_model
+from fgit.common.tokenizers import load_tokenizer
 from fgit.config import EvaluateSettings
 from fgit.evaluate import preferences
 from fgit.evaluate.stage import evaluate

@@ -14,7 +14,8 @@ from tokenizers.processors import TemplateProcessing
 
 from fgit.benchmarks.kinds import programs_of
 from fgit.common.errors import UserError
-from fgit.common.models import load_model, load_tokenizer, prompt_ids
+from fgit.common.models import load_model
+from fgit.common.tokenizers import load_tokenizer, prompt_ids
 from fgit.config import EvaluateSettings
 from fgit.evaluate import solutions
 from fgit.evaluate.solutions import answer_greedily, cut, sanitized, stopped

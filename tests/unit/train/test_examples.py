@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from fgit.annotate import with_spans
 from fgit.common.errors import UserError
-from fgit.common.models import prompt_ids, prompt_text
+from fgit.common.tokenizers import end_of_turn, prompt_ids, prompt_text
 from fgit.masks import TokenMasks
 from fgit.train import examples as module
 from fgit.train.examples import (
     Example,
     build,
-    end_of_turn,
     examples,
     fork,
     marked_share_bins,

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 
 from fgit.common.errors import UserError
 from fgit.common.files import sha256
-from fgit.common.models import load_model, load_tokenizer, prompt_ids, prompt_text, settled
+from fgit.common.models import load_model, settled
+from fgit.common.tokenizers import load_tokenizer, prompt_ids, prompt_text
 from fgit.config import TrainSettings
 from fgit.train.model_card import read_front_matter
 from fgit.train.stage import train

@@ -1,4 +1,4 @@
-"""Loading models and tokenizers, from the hub, a folder, or a GGUF file in a Python package.
+"""Loading models from the hub, a folder, or a GGUF file in a Python package.
 
 Weights of language models are read from safetensors or GGUF only, and code that a model repository
 brings is never run (``trust_remote_code`` stays off). The embedder alone (:mod:`fgit.select.stage`)
@@ -15,14 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jinja2
 import numpy as np
 import torch
 import transformers
 from pydantic import BaseModel
 from tqdm import tqdm
 
-import fgit
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, is_offline, resolve
 
@@ -30,7 +28,6 @@ log = logging.getLogger(__name__)
 
 AnySettings = TypeVar("AnySettings", bound=BaseModel)
 
-TEACHER_PROMPT = "teacher"  # in the folder of chat templates, and none of them
 SOURCE_HINT = "give a folder, a name on the hub, or package:NAME/file.gguf"
 
 
@@ -124,40 +121,6 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def load_tokenizer(path: str, revision: str | None = None, template: str = "own") -> Any:
-    """A fast tokenizer with a padding token, and its chat template set to ``template``.
-
-    Raises:
-        UserError: if there is no tokenizer, or it is not a fast one (offsets are needed).
-    """
-    name, arguments = source(path)
-    if not arguments and Path(name).is_dir() and not any(Path(name).glob("*token*")):
-        raise UserError(
-            f"{path}: no tokenizer in this folder (tokenizer.json); save the base model's there"
-        )
-    with loading_errors(path, "tokenizer"):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            name, **arguments, revision=revision, trust_remote_code=False
-        )
-    if not tokenizer.is_fast:
-        raise UserError(f"{path}: FGit needs a fast tokenizer (tokenizer.json), for its offsets")
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise UserError(f"{path}: the tokenizer has neither pad_token nor eos_token; name one")
-        tokenizer.pad_token = tokenizer.eos_token
-    if template != "own":
-        tokenizer.chat_template = read_template(template)
-    return tokenizer
-
-
-def require_chat_template(tokenizer: Any, path: str) -> None:
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"{path}: the tokenizer has no chat template; name one with template "
-            "(magicoder, or a Jinja file)"
-        )
-
-
 def load_model(
     path: str,
     revision: str | None = None,
@@ -230,56 +193,3 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
         raise UserError(
             f"{path}: no usable {what}: {type(error).__name__}: {first} ({hint})"
         ) from error
-
-
-def read_template(template: str) -> str:
-    """A chat template by name, or from a Jinja file."""
-    folder = Path(fgit.__file__).parent / "prompts"
-    shipped = {path.stem: path for path in folder.glob("*.jinja") if path.stem != TEACHER_PROMPT}
-    path = shipped.get(template, Path(template))
-    if not path.is_file():
-        raise UserError(
-            f"template {template!r}: no such Jinja file, and no shipped template; "
-            f"shipped: own, {', '.join(sorted(shipped))}"
-        )
-    return path.read_text(encoding="utf-8").rstrip("\n")
-
-
-def prompt_text(tokenizer: Any, instruction: str) -> str:
-    """The prompt x as at inference: one user message, and the generation prompt."""
-    return render(tokenizer, [{"role": "user", "content": instruction}], generation_prompt=True)
-
-
-def render(
-    tokenizer: Any, messages: list[dict[str, str]], *, generation_prompt: bool = False
-) -> str:
-    """Messages in the tokenizer's chat template, as text.
-
-    Raises:
-        UserError: if the chat template is broken, or refuses the messages.
-    """
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=generation_prompt
-        )
-    except jinja2.TemplateError as error:
-        raise UserError(f"the chat template cannot be used: {error}") from error
-
-
-def prompt_ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a prompt, in training as at inference.
-
-    The tokenizer's special tokens are added unless the text begins with BOS already; EvalPlus
-    always adds them, and so gives BOS twice to a model whose template writes it.
-    """
-    return tokenizer(text, add_special_tokens=not has_bos(tokenizer, text))["input_ids"]
-
-
-def chat_ids(tokenizer: Any, instruction: str) -> list[int]:
-    """Token ids of one user message and the generation prompt."""
-    return prompt_ids(tokenizer, prompt_text(tokenizer, instruction))
-
-
-def has_bos(tokenizer: Any, text: str) -> bool:
-    """Whether a prompt's text begins with BOS, as some templates write it."""
-    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from fgit.benchmarks import humaneval
 from fgit.benchmarks.pairs import NOT_COMPARED, continuations
 from fgit.common.errors import UserError
-from fgit.common.models import prompt_ids
 from fgit.common.progress import bar
+from fgit.common.tokenizers import prompt_ids
 from fgit.config import Mode, Precision, TrainSettings
 
 if TYPE_CHECKING:
@@ -125,8 +125,9 @@ def tokenize(
     """
     import numpy as np
 
+    from fgit.common.tokenizers import end_of_turn
     from fgit.masks import pair_masks
-    from fgit.train.examples import build, end_of_turn
+    from fgit.train.examples import build
 
     end = end_of_turn(tokenizer) if mode == "chat" else tokenizer.eos_token_id
     if end is None:

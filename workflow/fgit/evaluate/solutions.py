@@ -15,8 +15,8 @@ from typing import Any
 
 from fgit.benchmarks.kind import Programs
 from fgit.common.errors import UserError
-from fgit.common.models import prompt_ids
 from fgit.common.progress import Writing
+from fgit.common.tokenizers import prompt_ids
 from fgit.config import EvaluateSettings, Mode
 from fgit.inference.decoding import context_length, decode_texts
 

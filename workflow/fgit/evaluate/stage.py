@@ -6,7 +6,8 @@ from typing import Any
 from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import read_problems
 from fgit.common import files
-from fgit.common.models import load_model, load_tokenizer, require_chat_template, settled
+from fgit.common.models import load_model, settled
+from fgit.common.tokenizers import load_tokenizer, require_chat_template
 from fgit.config import BenchmarkKind, EvaluateSettings, Mode
 from fgit.evaluate.preferences import discriminate
 from fgit.evaluate.solutions import solve
@@ -31,7 +32,7 @@ def evaluate(
 
     Args:
         model: a name on the hub, a folder, or ``package:NAME/file.gguf``.
-        template: as for :func:`fgit.common.models.load_tokenizer`.
+        template: as for :func:`fgit.common.tokenizers.load_tokenizer`.
         mode: ``chat`` asks by the chat template; ``completion`` lets the model go on with the
             bare prompt.
         sha256: the digest that the problem file must have.

@@ -7,8 +7,9 @@ import torch
 
 from fgit.common.code_blocks import code_blocks
 from fgit.common.errors import UserError
-from fgit.common.models import chat_ids, load_model, load_tokenizer
+from fgit.common.models import load_model
 from fgit.common.progress import Writing
+from fgit.common.tokenizers import chat_ids, load_tokenizer
 from fgit.config import GenerateSettings
 from fgit.inference.decoding import Choose, context_length, decode_texts, greedy
 from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request

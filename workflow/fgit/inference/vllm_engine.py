@@ -13,8 +13,8 @@ import transformers
 
 from fgit.common import models
 from fgit.common.errors import UserError
-from fgit.common.models import chat_ids
 from fgit.common.progress import SECONDS, Writing
+from fgit.common.tokenizers import chat_ids
 from fgit.config import GenerateSettings
 from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
 from fgit.inference.transformers_engine import chat_tokenizer

@@ -12,8 +12,8 @@ import polars as pl
 
 from fgit.annotate import SIDES, SPAN_COLUMNS, Segments
 from fgit.common.errors import UserError
-from fgit.common.models import has_bos, prompt_text, render
 from fgit.common.subset import subset
+from fgit.common.tokenizers import end_of_turn, has_bos, prompt_text
 from fgit.masks import BATCH, TokenMasks, masks_of_pairs
 
 SHARE_BINS = 20  # of the share of marked tokens
@@ -42,24 +42,6 @@ class Example:
     def paired(self) -> bool:
         """Whether the sample has a dynamic weight: both sides have a marked token."""
         return bool(self.response_marks.any() and self.variant_marks.any())
-
-
-def end_of_turn(tokenizer: Any) -> int:
-    """The token that ends a response: the first special token behind it in the chat template.
-
-    A template that ends a response without one leaves the tokenizer's end-of-sequence token.
-    """
-    marker = "fgit-response"
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": marker}]
-    rendered = render(tokenizer, messages)
-    behind = rendered.rpartition(marker)[2] if marker in rendered else ""
-    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
-    for token in tokenizer(behind, add_special_tokens=False)["input_ids"]:
-        if token in special:
-            return token
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token")
-    return tokenizer.eos_token_id
 
 
 def fork(response: np.ndarray, variant: np.ndarray) -> int | None:
@@ -154,7 +136,7 @@ def examples(
 
 
 def prompts_of(tokenizer: Any, instructions: Sequence[str]) -> list[np.ndarray]:
-    """Each instruction's prompt as int64 ids, those of :func:`fgit.common.models.prompt_ids`."""
+    """Each instruction's prompt, int64 ids (:func:`fgit.common.tokenizers.prompt_ids`)."""
     texts = [prompt_text(tokenizer, instruction) for instruction in instructions]
     prompts: list[np.ndarray] = []
     # Neighbours that go through the tokenizer alike: a template writes BOS always, or never.

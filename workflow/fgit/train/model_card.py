@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from fgit.common.files import sha256
-from fgit.common.models import LOADED_MODELS, has_bos, prompt_text
+from fgit.common.models import LOADED_MODELS
 from fgit.common.provenance import code_version, package_versions, provenance_path, read_provenance
+from fgit.common.tokenizers import has_bos, prompt_text
 from fgit.config import TrainSettings
 from fgit.stage_reports import TrainReport
 

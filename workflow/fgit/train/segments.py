@@ -7,10 +7,11 @@ import numpy as np
 import polars as pl
 
 from fgit.annotate import SIDES
+from fgit.common.tokenizers import end_of_turn
 from fgit.config import TrainSettings
 from fgit.masks import TokenMasks, whole_offsets
 from fgit.stage_reports import SegmentsReport
-from fgit.train.examples import Example, end_of_turn, masks_of
+from fgit.train.examples import Example, masks_of
 from fgit.train.rows import needs_of
 
 SAMPLE_COUNT = 8  # enough to see what the masks do, and small in a report of many trainings

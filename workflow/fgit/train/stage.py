@@ -19,16 +19,11 @@ from fgit.common.files import (
     write_parquet,
     write_text,
 )
-from fgit.common.models import (
-    device,
-    load_model,
-    load_tokenizer,
-    require_chat_template,
-    seed_everything,
-)
+from fgit.common.models import device, load_model, seed_everything
+from fgit.common.tokenizers import end_of_turn, load_tokenizer, require_chat_template
 from fgit.config import TrainSettings
 from fgit.stage_reports import RunParameters, SegmentsReport, TrainingStep, TrainReport
-from fgit.train.examples import end_of_turn, examples, marked_share_bins, split_held_out
+from fgit.train.examples import examples, marked_share_bins, split_held_out
 from fgit.train.loop import Trained, train_loop
 from fgit.train.model_card import CardFacts, model_card
 from fgit.train.segments import segments_of
