@@ -1,5 +1,6 @@
 """Tokenizers and chat templates: the ids of a prompt, and what ends a turn."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,14 @@ def read_template(template: str) -> str:
     return path.read_text(encoding="utf-8").rstrip("\n")
 
 
-def prompt_text(tokenizer: Any, instruction: str) -> str:
-    """The prompt x as at inference: one user message, and the generation prompt."""
-    return render(tokenizer, [{"role": "user", "content": instruction}], generation_prompt=True)
+def prompt_text(tokenizer: Any, instruction: str, history: Sequence[Mapping[str, str]] = ()) -> str:
+    """The prompt x as at inference: a user message, and the generation prompt.
+
+    Args:
+        history: the messages (role, content) before it: a system turn, and earlier turns.
+    """
+    messages = [*map(dict, history), {"role": "user", "content": instruction}]
+    return render(tokenizer, messages, generation_prompt=True)
 
 
 def render(
