@@ -2,7 +2,7 @@
 
 from fgit.config import GenerateSettings
 from fgit.inference.engines import answers
-from fgit.inference.requests import Request
+from fgit.inference.requests import Answer, Request
 
 PROMPTS = ["Say a.", "Say something rather longer than that.", "Say b."]
 
@@ -16,7 +16,7 @@ def requests_for(prompts, count=2):
 
 
 def texts(requests, settings):
-    found = {answer.index: answer for answer in answers(requests, settings)}
+    found = {one.index: one for one in answers(requests, settings) if isinstance(one, Answer)}
     assert sorted(found) == list(range(len(requests)))
     return [found[index].text for index in range(len(requests))]
 

@@ -222,13 +222,6 @@ def test_every_answer_gets_a_row_in_the_records_order(tmp_path, teacher):
     assert requests[0].prompt == requests[1].prompt and requests[0].seed != requests[1].seed
 
 
-def test_lone_surrogates_in_an_answer_do_not_stop_the_stage(tmp_path, teacher):
-    records = write_records(tmp_path / "r.parquet", [CODE])
-    teacher([f"\ud800 {fenced(WRONG)}", fenced(WRONG + " # \udfff")])
-    generate(records, tmp_path / "o.parquet", tmp_path / "r.json", GenerateSettings(variants=2))
-    assert pl.read_parquet(tmp_path / "o.parquet")["code"].null_count() == 1
-
-
 @pytest.mark.parametrize("refused", [None, PROMPT_TOO_LONG])
 def test_no_usable_answer_at_all_is_an_error_that_counts_the_reasons(tmp_path, teacher, refused):
     records = write_records(tmp_path / "r.parquet", [CODE])
@@ -236,7 +229,7 @@ def test_no_usable_answer_at_all_is_an_error_that_counts_the_reasons(tmp_path, t
     counted = "no_code: 2, same_code: 1" if refused is None else "prompt_too_long: 3"
     with pytest.raises(UserError, match=counted):
         generate(records, tmp_path / "o.parquet", tmp_path / "r.json", GenerateSettings(variants=3))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["r.parquet", "state"]
 
 
 @pytest.mark.parametrize(
@@ -316,6 +309,7 @@ ASKED = GenerateSettings(backend="openai", variants=2)
 
 def test_what_goes_on_keeps_the_dtype_of_the_first_answers(tmp_path, echo, monkeypatch):
     """On a machine that has no bf16, after one that has."""
+    asked = GenerateSettings(variants=2)
     here = ["bfloat16", "float32"]
 
     def settled(settings, begun=None):
@@ -326,11 +320,11 @@ def test_what_goes_on_keeps_the_dtype_of_the_first_answers(tmp_path, echo, monke
     report = tmp_path / "1.json"
     echo.patience = 4
     with pytest.raises(Deaf):
-        generate(records, tmp_path / "1.parquet", report, ASKED)
+        generate(records, tmp_path / "1.parquet", report, asked)
     echo.patience = 10**9
-    assert generate(records, tmp_path / "1.parquet", report, ASKED).dtype == "bfloat16"
+    assert generate(records, tmp_path / "1.parquet", report, asked).dtype == "bfloat16"
     assert json.loads(report.read_text())["dtype"] == "bfloat16"
-    generate(records, tmp_path / "2.parquet", report, ASKED)
+    generate(records, tmp_path / "elsewhere" / "2.parquet", report, asked)
     assert json.loads(report.read_text())["dtype"] == "float32"
 
 
@@ -356,9 +350,9 @@ def test_a_generation_that_ends_early_asks_for_the_rest_later(tmp_path, echo, er
     generate(records, *out, ASKED)
     assert len(echo.asked) == len(set(echo.asked)) == 10
     assert echo.spent == [0, 1.0]
-    assert written(tmp_path) == ["1.json", "1.parquet", "records.parquet"]
+    assert written(tmp_path) == ["1.json", "1.parquet", "records.parquet", "state/1/answers.jsonl"]
 
-    whole = [tmp_path / "whole.parquet", tmp_path / "whole.json"]
+    whole = [tmp_path / "whole" / "1.parquet", tmp_path / "whole" / "1.json"]
     generate(records, *whole, ASKED)
     assert pl.read_parquet(out[0]).equals(pl.read_parquet(whole[0]))
     counts = [json.loads(path.read_text()) for path in (out[1], whole[1])]
@@ -375,24 +369,110 @@ def test_a_generation_that_ends_early_asks_for_the_rest_later(tmp_path, echo, er
         ({"max_new_tokens": 9}, 0),
         ({"teacher": "another"}, 0),
         ({"seed": 1}, 0),
-        ({"variants": 3}, 0),
+        ({"backend": "vllm"}, 0),
+        ({"variants": 3}, 3),
+        ({"variants": 1}, 1),
         ({"url": "http://elsewhere/v1"}, 3),
+        ({"revision": "0123"}, 3),  # nothing that an endpoint is told
+        ({"dtype": "float32"}, 3),
         ({"min_similarity": 0.1}, 3),
         ({"max_spend": 9.0, "price_per_million_input": 1.0}, 3),
+        ({"price_per_million_input": 1.0, "price_per_million_output": 2.0}, 3),
+        ({"requests_per_minute": 5, "tokens_per_minute": 5}, 3),
         ({"batch_size": 5, "tensor_parallel": 2}, 3),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_answers_that_are_there_count_if_they_would_be_given_again(tmp_path, echo, changes, kept):
+    """After a kill, and after the output was written, and back again."""
     records = write_records(tmp_path / "records.parquet", [CODE] * 2)
+    changed = GenerateSettings(**{**ASKED.model_dump(exclude_unset=True), **changes})
     out = [tmp_path / "1.parquet", tmp_path / "1.json"]
     echo.patience = 3
     with pytest.raises(Deaf):
         generate(records, *out, ASKED)
     echo.patience, echo.asked = 10**9, []
-    changed = GenerateSettings(**{**ASKED.model_dump(exclude_unset=True), **changes})
     generate(records, *out, changed)
     assert len(echo.asked) == 2 * changed.variants - kept
+    assert len(pl.read_parquet(out[0])) == 2 * changed.variants
+    generate(records, *out, ASKED)
+    echo.asked = []
+    for again in (changed, ASKED):
+        generate(records, *out, again)
+    assert echo.asked == []
+
+
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_a_teacher_of_ones_own_answers_by_its_files_and_dtype(tmp_path, echo, backend):
+    """Its weights are not known by the folder's name, and it may move."""
+    records = write_records(tmp_path / "records.parquet", [CODE] * 2)
+    out = [tmp_path / "1.parquet", tmp_path / "1.json"]
+    places = [tmp_path / name for name in ("a", "b")]
+    places[0].mkdir()
+    (places[0] / "config.json").write_text("{}")
+    settings = GenerateSettings(
+        backend=backend, teacher=str(places[0]), variants=2, dtype="float32"
+    )
+
+    def asked(**changes):
+        before = len(echo.asked)
+        generate(records, *out, settings.model_copy(update=changes))
+        return len(echo.asked) - before
+
+    assert asked() == 4
+    assert asked(dtype="auto", revision="0123", tensor_parallel=2, batch_size=1) == 0
+    assert asked(dtype="bfloat16") == 4
+    assert asked(dtype="float32") == 0
+    places[0].rename(places[1])
+    assert asked(teacher=str(places[1])) == 0
+    (places[1] / "config.json").write_text('{"other": 1}')
+    assert asked(teacher=str(places[1])) == 4
+    assert asked(teacher="on/the-hub") == 4
+    assert asked(teacher="on/the-hub", revision="0123") == 4
+
+
+def test_only_what_is_new_is_asked_when_records_or_shards_change(tmp_path, echo):
+    responses = [CODE.replace("+", f"+ {number} *") for number in range(9)]
+    records = write_records(tmp_path / "records.parquet", responses)
+    names = pl.read_parquet(records)["id"].to_list()
+
+    def in_parts(shards):
+        settings = ASKED.model_copy(update={"shards": shards})
+        echo.asked, echo.spent = [], []
+        for shard in range(1, shards + 1):
+            file = tmp_path / f"{shard}-of-{shards}.parquet"
+            generate(records, file, file.with_suffix(".json"), settings, shard=shard)
+        return sorted(echo.asked)
+
+    assert len(in_parts(2)) == 18
+    assert in_parts(3) == in_parts(2) == in_parts(1) == []
+    frame = pl.read_parquet(records)
+    changed = frame.with_columns(
+        instruction=pl.when(pl.col("id") == names[4])
+        .then(pl.lit("Another."))
+        .otherwise("instruction")
+    )
+    changed.filter(pl.col("id") != names[0]).write_parquet(records)
+    assert in_parts(3) == [(names[4], 0), (names[4], 1)]
+    assert in_parts(2) == []
+    frame.write_parquet(records)
+    assert in_parts(3) == []
+    # 20 answers at 0.25 were paid for: 18 by two jobs and 2 by the second of three.
+    changed.with_columns(id="x" + pl.col("id")).write_parquet(records)
+    assert len(in_parts(4)) == 18
+    assert echo.spent == [5.0 / 4] * 4
+
+
+def test_another_output_reads_what_lies_beside_it(tmp_path, echo):
+    records = write_records(tmp_path / "records.parquet", [CODE] * 3)
+    generate(records, tmp_path / "a.parquet", tmp_path / "a.json", ASKED)
+    generate(records, tmp_path / "b.parquet", tmp_path / "b.json", ASKED)
+    assert len(echo.asked) == 6
+    more = ASKED.model_copy(update={"variants": 3})
+    generate(records, tmp_path / "b.parquet", tmp_path / "b.json", more)
+    assert len(echo.asked) == 9 and echo.spent == [0, 1.5]
+    first, second = (pl.read_parquet(tmp_path / f"{name}.parquet") for name in "ab")
+    assert second.filter(pl.col("k") < 2).equals(first)
 
 
 def test_an_answer_that_no_code_is_in_is_asked_for_again_when_all_are_so(tmp_path, echo):
@@ -405,7 +485,6 @@ def test_an_answer_that_no_code_is_in_is_asked_for_again_when_all_are_so(tmp_pat
     echo.wrong = WRONG
     generate(records, *out, ASKED)
     assert len(echo.asked) == 8 and echo.spent == [0, 1.0]
-    assert written(tmp_path) == ["1.json", "1.parquet", "records.parquet"]
 
 
 @pytest.mark.parametrize(("count", "refused"), [(5, False), (6, True)])

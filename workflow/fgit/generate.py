@@ -6,6 +6,7 @@ import hashlib
 import importlib.resources
 import json
 import logging
+import os
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +28,12 @@ from fgit.common.code_blocks import (
     parses,
 )
 from fgit.common.errors import Stopped, UserError
+from fgit.common.provenance import digest
 from fgit.common.tokenizers import TEACHER_PROMPT
 from fgit.config import GenerateSettings
 from fgit.gather import counts_in_lines, one_promise, records_digest, rows_of_shard
 from fgit.inference import engines
-from fgit.inference.answer_journal import AnswerJournal
+from fgit.inference.answer_journal import AnswerJournal, Share
 from fgit.inference.requests import Answer, Request
 from fgit.stage_reports import ShardReport, counts_in_words
 from fgit.variants import VARIANT_COLUMNS, bytecode, normalised, read_samples, seed_of
@@ -46,8 +48,12 @@ PROMPT = jinja2.Template(
 # hard samples, and is written.
 NO_CHANCE = 12
 
-# What an answer does not depend on, besides what the requests hold: a server may move.
-NOT_OF_ANSWERS = {"variants", "seed", "shards", "min_similarity", "url"}
+# What an answer does not depend on (a server may move), and what its key, or its entry in the
+# journal, has in another form.
+NOT_OF_ANSWERS = {
+    *("variants", "seed", "shards", "min_similarity", "url", "teacher", "revision", "dtype"),
+    *GenerateSettings.speed_fields(),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +76,9 @@ def generate(
 ) -> GenerateSettings:
     """Ask the teacher for ``settings.variants`` answers to each record that has code.
 
-    The answers are kept in ``state/NAME/answers.jsonl`` beside ``out`` as they come, until ``out``
-    and ``report`` are written; NAME is that of ``out`` without its suffix. A second start requests
-    the missing ones only. Where none is usable they are dropped, except what they cost, so that a
+    The answers are kept in ``state/NAME/answers.jsonl`` beside ``out`` as they come, and for good;
+    NAME is that of ``out`` without its suffix. Later starts request what is missing there and in
+    the journals beside it. Where none is usable they are dropped, except what they cost, so that a
     second try requests them all.
 
     Args:
@@ -114,7 +120,10 @@ def generate(
     if texts is None:
         requests = [question.request for question in questions]
         journal = AnswerJournal(
-            out.parent / "state" / out.stem, answers_digest(requests, settings), len(requests)
+            out.parent / "state" / out.stem,
+            answer_keys(requests, settings),
+            Share(os.path.relpath(records, out.parent), number, settings.shards),
+            None if settings.dtype == "auto" or settings.backend == "openai" else settings.dtype,
         )
         with journal:
             settings, load_seconds = ask(requests, settings, journal, take)
@@ -163,8 +172,6 @@ def generate(
         )
     files.write_parquet(out, frame)
     summary.write(report)
-    if journal is not None:
-        journal.remove()
     return settings
 
 
@@ -220,15 +227,13 @@ def nothing_to_ask(
 
 def variant_row(question: Question, answer: Answer, settings: GenerateSettings) -> tuple[Any, ...]:
     """A row of :data:`fgit.variants.VARIANT_COLUMNS`."""
-    # An endpoint's JSON may hold lone surrogates, which no file can.
-    text = answer.text.encode("utf-8", "replace").decode("utf-8")
     variant, refused = None, answer.refused
     if refused is None:
         variant, refused = read_answer(
-            text, question.code, question.language, settings.min_similarity
+            answer.text, question.code, question.language, settings.min_similarity
         )
     request = question.request
-    return (request.id, request.k, request.seed, text, variant, refused, answer.tokens)
+    return (request.id, request.k, request.seed, answer.text, variant, refused, answer.tokens)
 
 
 # ------------------------------------------------------------------ asking
@@ -267,7 +272,8 @@ def ask(
         stream = engines.answers([requests[index] for index in missing], settings, journal.spent)
         load_seconds = time.perf_counter() - loading
         answers = (dataclasses.replace(a, index=missing[a.index]) for a in stream)
-        for answer in journal.keep(answers, engines.promise(settings), settings.dtype):
+        dtype = None if settings.backend == "openai" else settings.dtype
+        for answer in journal.keep(answers, engines.promise(settings), dtype):
             done += 1
             where = f"answer {done} of {len(requests)}"
             take(answer)
@@ -276,13 +282,26 @@ def ask(
     return settings, load_seconds
 
 
-def answers_digest(requests: Sequence[Request], settings: GenerateSettings) -> str:
-    """Of all that the answers depend on."""
-    values = settings.model_dump(mode="json", exclude=NOT_OF_ANSWERS | settings.speed_fields())
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+def answer_keys(requests: Sequence[Request], settings: GenerateSettings) -> list[str]:
+    """Digests of all that each answer depends on but the dtype.
+
+    A teacher that lies here is named by what its files hold, wherever they are.
+    """
+    values = settings.model_dump(mode="json", exclude=NOT_OF_ANSWERS)
+    values["teacher"] = settings.teacher
+    if settings.backend != "openai":
+        files_of_teacher = files.resolve(settings.teacher)
+        if files_of_teacher.exists():
+            values["teacher"] = digest(files_of_teacher)
+        else:
+            values["revision"] = settings.revision
+    common = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    keys = []
     for request in requests:
-        digest.update(json.dumps(dataclasses.astuple(request)).encode())
-    return digest.hexdigest()
+        key = common.copy()
+        key.update(json.dumps(dataclasses.astuple(request)).encode())
+        keys.append(key.hexdigest())
+    return keys
 
 
 # ------------------------------------------------------------------ prompts and answers

@@ -1,9 +1,13 @@
 """The teacher behind an HTTP endpoint, a local one."""
 
 import collections
+import contextlib
+import gzip
 import http.server
 import itertools
 import json
+import math
+import re
 import threading
 import time
 
@@ -15,15 +19,15 @@ from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
 from fgit.inference import endpoint as module
 from fgit.inference.engines import answers
-from fgit.inference.requests import PROMPT_TOO_LONG
+from fgit.inference.requests import PROMPT_TOO_LONG, Answer, Attempt
 from tests.requests import PROMPTS, requests_for, texts
 
 
 class Endpoint(http.server.ThreadingHTTPServer):
     """Answers chat completions with the prompt and seed; `failures` come first, per prompt.
 
-    A failure is (status, message), or the bytes of a reply with status 200. ``headers`` go with a
-    failure, ``slow`` seconds before each reply.
+    A failure is (status, message), the bytes of a reply with status 200, or ("cut", bytes) for one
+    that ends too early. ``headers`` go with a failure, ``slow`` seconds before each reply.
     """
 
     def __init__(self):
@@ -63,6 +67,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(self.server.slow)
         if turn < len(failures) and isinstance(failures[turn], bytes):
             return self.reply(200, failures[turn])
+        if turn < len(failures) and failures[turn][0] == "cut":
+            return self.reply(200, failures[turn][1], missing=10)
         if turn < len(failures):
             status, message = failures[turn]
             return self.reply(
@@ -81,15 +87,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             },
         )
 
-    def reply(self, status, value):
+    def reply(self, status, value, missing=0):
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Content-Length", str(len(content) + missing))
+        if content.startswith(b"\x1f\x8b"):
+            self.send_header("Content-Encoding", "gzip")
         for name, text in self.server.headers.items() if status != 200 else ():
             self.send_header(name, text)
         self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):  # nobody wants as much
+            self.wfile.write(content)
 
 
 @pytest.fixture
@@ -98,7 +107,7 @@ def endpoint(monkeypatch):
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"):
         monkeypatch.delenv(name, raising=False)
     server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
     server.shutdown()
@@ -110,6 +119,28 @@ def openai_settings(url, **changes):
     return GenerateSettings(
         **{"backend": "openai", "teacher": "big", "url": url, "batch_size": 3} | changes
     )
+
+
+# What an answer costs here: 6 bytes and 64 for the template at most, read at 10 a million, and at
+# most 100 tokens written at 100; the endpoint counts 1 and 5.
+PRICES = {"price_per_million_input": 10, "price_per_million_output": 100, "max_new_tokens": 100}
+MOST, COST = (6 + 64) * 10e-6 + 100 * 100e-6, 1 * 10e-6 + 5 * 100e-6
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Waits between attempts that a test can afford."""
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.002)
+
+
+def until_it_fails(stream):
+    """The answers, and the error that ended them."""
+    found = []
+    with pytest.raises(UserError) as caught:
+        for answer in stream:
+            found.append(answer)
+    return found, str(caught.value)
 
 
 def test_the_endpoint_is_asked_once_per_answer(endpoint, monkeypatch):
@@ -177,36 +208,176 @@ def test_the_endpoint_needs_a_url():
         answers(requests_for(PROMPTS), openai_settings(None))
 
 
-# What an answer costs here: 6 bytes and 64 for the template at most, read at 10 a million, and at
-# most 100 tokens written at 100; the endpoint counts 1 and 5.
-PRICES = {"price_per_million_input": 10, "price_per_million_output": 100, "max_new_tokens": 100}
-MOST, COST = (6 + 64) * 10e-6 + 100 * 100e-6, 1 * 10e-6 + 5 * 100e-6
+def completion(content="x", usage=None, choice=None, **changes):
+    """A reply as bytes; ``changes`` replace its keys, and None takes one out."""
+    message = content if isinstance(content, dict) else {"role": "assistant", "content": content}
+    value = {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"} | (choice or {})],
+        "usage": {"prompt_tokens": 1, "completion_tokens": 5} if usage is None else usage,
+    } | changes
+    return json.dumps(value).encode()
 
 
-@pytest.fixture
-def impatient(monkeypatch):
-    """Waits between attempts that a test can afford."""
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(module, "LONGEST_WAIT", 0.002)
-
-
-def until_it_fails(stream):
-    """The answers, and the error that ended them."""
-    found = []
-    with pytest.raises(UserError) as caught:
-        for answer in stream:
-            found.append(answer)
-    return found, str(caught.value)
+def part(text, kind="text"):
+    return {"type": kind, kind: text}
 
 
 @pytest.mark.parametrize(
-    "reply", [b"<html>busy</html>", b'{"choices": [{"mess', b'{"choices": [{}]}', b'"hello"', b"{}"]
+    ("reply", "text"),
+    [
+        (completion(" a\n"), " a\n"),
+        (b"\n \n" + completion("a"), "a"),  # signs of life before it
+        (b"\xef\xbb\xbf" + completion("a"), "a"),
+        (completion("a").decode().encode("utf-16"), "a"),
+        (completion("\ud800 \0 é"), "\ud800 \0 é"),  # the journal replaces what no file can hold
+        (completion([part("a"), part("b")]), "ab"),
+        (completion([part("why", "thinking"), part("a")]), "a"),
+        (completion(["a", {"text": "b"}]), "ab"),
+        (completion([]), ""),
+        (completion([part("no", "refusal")]), ""),
+        (completion(""), ""),
+        (completion(None), ""),
+        (completion({"content": None, "refusal": "I will not."}), ""),
+        (completion({"role": "assistant", "tool_calls": [{"function": {}}]}), ""),
+        (completion({"role": "assistant", "reasoning_content": "Let me think."}), ""),
+        (completion("a", choice={"finish_reason": "length"}), "a"),
+        (completion("a", choice={"finish_reason": "content_filter"}), "a"),
+        (completion("a", choice={"finish_reason": None}), "a"),
+        (completion("a", choice={"finish_reason": [1]}), "a"),
+        (completion("a", error=None, id=3, model=None, created="now", choice={"index": "0"}), "a"),
+    ],
 )
-def test_a_reply_that_is_no_answer_is_asked_again(endpoint, impatient, reply):
-    endpoint.failures[PROMPTS[0]] = [reply] * 3
-    found = texts(requests_for(PROMPTS, 1), openai_settings(endpoint.url))
-    assert found[0] == f"{PROMPTS[0]} 0"
-    assert endpoint.seen[PROMPTS[0]] == 4
+def test_a_completion_in_any_form_is_read(endpoint, reply, text):
+    endpoint.failures["Say a."] = [reply]
+    [answer] = answers(requests_for(["Say a."], 1), openai_settings(endpoint.url, **PRICES))
+    assert (answer.text, answer.tokens) == (text, 5)
+    assert answer.cost == pytest.approx(COST)
+
+
+@pytest.mark.parametrize(
+    ("reply", "what"),
+    [
+        (b"", "no JSON"),
+        (b"<html>busy</html>", "begins with b'<html>busy"),
+        (b"data: " + completion() + b"\n\ndata: [DONE]\n\n", "begins with b'data: "),
+        (completion()[:-20], "no JSON"),
+        (completion() + completion(), "no JSON"),
+        (b"\xff\xfe\x00\xd8 junk", "no JSON"),
+        (b"\x00" * 64, "no JSON"),
+        (b'"hello"', "no JSON object"),
+        (b"[1]", "no JSON object"),
+        (b"null", "no JSON object"),
+        (b"NaN", "no JSON object"),
+        (b"{}", "no choices"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b'{"choices": ' + b"[" * 200_000, "nested too deeply"),
+        (b'{"choices": ' + b"9" * 5000 + b"}", "no JSON"),
+        (completion(error={"message": "no credit", "code": 402}), "an error: .*no credit"),
+        (completion(error="overloaded", choices=None), "an error: 'overloaded'"),
+        (completion("half", choice={"error": {"message": "upstream"}}), "an error: .*upstream"),
+        (completion("half", choice={"finish_reason": "error"}), "broken off by the server"),
+        (completion("half", choice={"finish_reason": "abort"}), "broken off by the server"),
+        (completion(choices=None), "no choices"),
+        (completion(choices=[]), "no choices"),
+        (completion(choices={"0": {"message": {"content": "a"}}}), "no choices"),
+        (completion(choices=[None]), "no choices"),
+        (completion(choices=["a"]), "no choices"),
+        (completion(choices=[{}]), "no choices with a message"),
+        (completion(choice={"message": "a"}), "no choices with a message"),
+        (completion({"role": "assistant"}), "content that is no text but None"),
+        (completion(7), "content that is no text but 7"),
+        (completion(True), "content that is no text but True"),
+        (completion({"content": {"text": "a"}}), "content that is no text but {"),
+        (completion([part("a"), 3]), "a part that is no text but 3"),
+        (completion([[part("a")]]), "a part that is no text"),
+        (completion([{"type": "text", "text": None}]), "a part that is no text but None"),
+        (completion("x" * (2 << 20)), "more than 1150976 bytes"),
+        (gzip.compress(completion("x" * (50 << 20))), "more than 1150976 bytes"),
+        (b"\x1f\x8b\x08broken", "DecodingError"),
+        (("cut", completion("x" * 1000)), "no chat completion|peer closed"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_reply_that_is_no_completion_is_one_failed_request(
+    endpoint, impatient, monkeypatch, reply, what
+):
+    """It is asked again, and may have been charged; for ever, it ends the run and is told."""
+    monkeypatch.setattr(module, "RETRIES", 1)
+    settings = openai_settings(endpoint.url, **PRICES)
+    endpoint.failures["Say a."] = [reply]
+    attempt, answer = answers(requests_for(["Say a."], 1), settings)
+    assert (attempt.index, attempt.cost) == (0, pytest.approx(MOST))
+    assert (answer.text, answer.cost) == ("Say a. 0", pytest.approx(COST))
+    endpoint.failures["Say b."] = [reply] * 2
+    outcomes, message = until_it_fails(answers(requests_for(["Say b."], 1), settings))
+    assert [one.cost for one in outcomes] == [pytest.approx(MOST)] * 2
+    assert re.search(what, message) and "sample 's0'" in message and len(message) < 1000
+    assert endpoint.seen["Say b."] == 2
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens", "cost"),
+    [
+        ({"prompt_tokens": 1, "completion_tokens": 5}, 5, (1, 5)),
+        ({"prompt_tokens": 1.0, "completion_tokens": 5.0}, 5, (1, 5)),
+        ({"prompt_tokens": 5000, "completion_tokens": 900}, 900, (5000, 900)),
+        ([], None, None),
+        ("many", None, None),
+        ({}, None, None),
+        ({"prompt_tokens": 1}, None, (1, 100)),
+        ({"completion_tokens": 5}, 5, (70, 5)),
+        *[
+            ({"prompt_tokens": value, "completion_tokens": value}, None, None)
+            for value in (
+                *(None, True, False, "5", [5], {"n": 5}, -1, -1e300, 0, 0.5, 5.5, 10**8),
+                *(10**400, 1e300, math.nan, math.inf, -math.inf),
+            )
+        ],
+    ],
+    ids=repr,
+)
+def test_a_usage_that_cannot_be_neither_blocks_nor_defeats_the_cap(endpoint, usage, tokens, cost):
+    """Where nobody can have counted so, the answer counts with the most that it may cost."""
+    endpoint.failures["Say a."] = [completion("a", usage)]
+    [answer] = answers(requests_for(["Say a."], 1), openai_settings(endpoint.url, **PRICES))
+    read, written = cost or (70, 100)
+    assert (answer.text, answer.tokens) == ("a", tokens)
+    assert answer.cost == pytest.approx(read * 10e-6 + written * 100e-6)
+
+
+def test_an_answer_of_no_tokens_is_counted_so(endpoint):
+    endpoint.failures["Say a."] = [completion("", {"prompt_tokens": 3, "completion_tokens": 0})]
+    [answer] = answers(requests_for(["Say a."], 1), openai_settings(endpoint.url))
+    assert answer.tokens == 0
+
+
+@pytest.mark.parametrize("location", ["/v1/chat/completions", "/elsewhere", None])
+def test_redirects_end(endpoint, impatient, monkeypatch, location):
+    monkeypatch.setattr(module, "RETRIES", 1)
+    endpoint.headers = {} if location is None else {"location": location}
+    endpoint.failures["Say a."] = [(307, "elsewhere")] * 100
+    stream = answers(requests_for(["Say a."], 1), openai_settings(endpoint.url))
+    message = until_it_fails(stream)[1]
+    assert "redirect" in message.lower() or "307" in message
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "message"),
+    [
+        ("localhost:8000/v1", "k", "begins with neither http"),
+        ("ftp://localhost/v1", "k", "begins with neither http"),
+        ("", "k", "begins with neither http"),
+        ("http://[::1/v1", "k", r"generate\.url"),
+        ("http://localhost:port/v1", "k", r"generate\.url"),
+        ("http://localhost/v1", "clé", "OPENAI_API_KEY"),
+        ("http://localhost/v1", "a\nb", "OPENAI_API_KEY"),
+    ],
+)
+def test_what_is_no_url_or_key_is_told_at_once(monkeypatch, url, key, message):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(UserError, match=message):
+        answers(requests_for(PROMPTS), openai_settings(url))
 
 
 def test_garbage_for_ever_is_told_and_other_answers_are_kept(endpoint, impatient, monkeypatch):
@@ -215,7 +386,8 @@ def test_garbage_for_ever_is_told_and_other_answers_are_kept(endpoint, impatient
     requests = requests_for(PROMPTS, 1)
     stream = answers(requests, openai_settings(endpoint.url, batch_size=1))
     found, message = until_it_fails(stream)
-    assert [answer.index for answer in found] == [0, 1]
+    assert [one.index for one in found if isinstance(one, Answer)] == [0, 1]
+    assert sum(isinstance(one, Attempt) for one in found) == 3
     assert "no chat completion" in message and "also after 2 retries" in message
 
 
@@ -299,8 +471,9 @@ def test_an_answer_knows_its_cost(endpoint, impatient):
     assert answer.cost == pytest.approx(COST)
     endpoint.failures["Say a."] = [b"", (500, "busy"), b"<html>", (429, "slow down")]
     endpoint.seen.clear()
-    [answer] = answers(requests, settings)
-    assert answer.cost == pytest.approx(COST + 2 * MOST)  # of garbage nobody knows what it cost
+    *attempts, answer = answers(requests, settings)
+    assert [one.cost for one in attempts] == [pytest.approx(MOST)] * 2  # of garbage nobody knows
+    assert answer.cost == pytest.approx(COST)
     endpoint.usage = None
     [answer] = answers(requests, settings)
     assert answer.cost == pytest.approx(MOST)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgit.common.errors import UserError
+from fgit.common.journal import checked
 from fgit.config import ScoreSettings
 from fgit.sandbox import pool as workers
 from fgit.sandbox.pool import (
@@ -56,22 +58,53 @@ def test_a_journal_that_was_cut_anywhere_keeps_its_whole_lines(tmp_path_factory,
             journal.add(key, verdict)
     data = path.read_bytes()
     path.write_bytes(data[: max(0, len(data) - cut)])
-    whole = path.read_bytes().count(b"\n")
+    whole = data[: max(0, len(data) - cut) + 1].count(b"\n")  # the last one may lack its newline
     with VerdictJournal(path, "this") as again:
-        assert again.verdicts == dict(list(found.items())[: max(0, whole - 1)])
+        assert again.verdicts == dict(list(found.items())[:whole])
         again.add("later", GOOD)
     with VerdictJournal(path, "this") as third:
         assert third.verdicts == again.verdicts
         assert third.verdicts["later"] == GOOD
 
 
-def test_a_journal_of_another_scoring_is_begun_anew(tmp_path):
+def test_a_verdict_of_another_scoring_is_not_used(tmp_path):
     path = tmp_path / "journal.jsonl"
     with VerdictJournal(path, "one") as journal:
         journal.add("T/0", GOOD)
     with VerdictJournal(path, "two") as journal:
         assert journal.verdicts == {}
-    assert path.read_text() == json.dumps({"fingerprint": "two"}) + "\n"
+        journal.add("T/0", BAD)
+    with VerdictJournal(path, "one") as journal:
+        assert journal.verdicts == {"T/0": GOOD}
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        None,
+        [1],
+        {},
+        {"base": "pass"},
+        {"base": None, "plus": None},
+        {"base": 1, "plus": None},
+        {"base": "pass", "plus": True},
+        {"base": "pass", "plus": None, "seconds": "0.1"},
+        {"base": "pass", "plus": None, "seconds": math.nan},
+        {"base": "pass", "plus": None, "limit": math.inf},
+        {"base": "pass", "plus": None, "more": 1},
+    ],
+)
+def test_a_row_without_its_verdict_is_not_used(tmp_path, caplog, verdict):
+    """Even where its checksum is right."""
+    path = tmp_path / "journal.jsonl"
+    with VerdictJournal(path, "one") as journal:
+        journal.add("T/0", GOOD)
+    rest = json.dumps({"of": journal.of, "key": "T/0", "verdict": verdict}).encode()[1:]
+    with path.open("ab") as file:
+        file.write(checked(rest) + rest + b"\n")
+    with VerdictJournal(path, "one") as journal:
+        assert journal.verdicts == {"T/0": GOOD}
+    assert "not used: 1" in caplog.text
 
 
 def test_two_scorings_do_not_write_one_journal(tmp_path):

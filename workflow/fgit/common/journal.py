@@ -1,91 +1,88 @@
 """Work on disk as it is done, so that a job that is killed goes on where it was."""
 
-import contextlib
-import json
 import logging
 import os
 import time
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from fgit.common.files import numbered_lines
 
 log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 5.0
 
 
-class Journal:
+class Entry(BaseModel):
+    """A line of a journal: types are strict, and numbers finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+AnyEntry = TypeVar("AnyEntry", bound=Entry)
+
+
+class Journal(Generic[AnyEntry]):
     """Entries, one JSON line each, appended as they come.
 
     A context manager. A line is handed to the system before :meth:`append` returns, so that a kill
     of the process tears the last line at most; it is on disk within ``SYNC_SECONDS`` or with the
-    next entry, so that the death of a node loses little. What stands behind a torn or broken line
-    is not used. The file is read and written by one process at a time.
-
-    Attributes:
-        foreign: what is wrong with a journal that depends on something else, for the log.
+    next entry, so that the death of a node loses little. Every line has a checksum: one that is
+    torn or broken is left where it is and not used, and all others are. The file is written by one
+    process at a time.
 
     Args:
         path: of the file; its folder is made if need be.
-        header: what the entries depend on. The first entry has these keys and values, among others
-            perhaps; a journal that begins with other ones starts anew.
+        kind: of the entries. Each says itself what it depends on.
     """
 
-    foreign = ""
-
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+    def __init__(self, path: Path, kind: type[AnyEntry]) -> None:
         self.path = path
-        self.header = header
+        self.kind = kind
         self.synced = time.monotonic()
 
     def __enter__(self) -> Self:
         self.descriptor = self.opened()
         try:
-            whole = self.read()
-            if whole < os.fstat(self.descriptor).st_size:
-                os.ftruncate(self.descriptor, whole)
+            broken = 0
+            for entry in entries(self.path, self.kind):
+                if entry is None:
+                    broken += 1
+                else:
+                    self.take(entry)
         except BaseException:
             os.close(self.descriptor)
             raise
+        if broken:
+            log.warning("%s: lines that are torn or broken, and not used: %d", self.path, broken)
         return self
 
     def __exit__(self, *error: object) -> None:
         os.close(self.descriptor)
 
     def opened(self) -> int:
-        while True:
-            # Another job that ends may remove the folder at any moment.
-            with contextlib.suppress(FileNotFoundError):
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
 
-    def read(self) -> int:
-        """Take the entries that are there; the number of bytes that can be used."""
-        whole = 0
-        with open(self.descriptor, "rb", closefd=False) as file:
-            for line in file:
-                entry = entry_of(line)
-                if whole == 0 and entry is not None and not self.header.items() <= entry.items():
-                    log.warning("%s: %s; starting anew", self.path, self.foreign)
-                    return 0
-                if entry is None or not self.take(entry):
-                    left = os.fstat(self.descriptor).st_size - whole
-                    log.warning("%s: its last %d bytes are broken, and not used", self.path, left)
-                    break
-                whole += len(line)
-        return whole
-
-    def take(self, entry: dict[str, Any]) -> bool:
-        """Whether an entry, the first one too, is whole; it then counts."""
+    def take(self, entry: AnyEntry) -> None:
+        """Have an entry that is there count."""
         raise NotImplementedError
 
-    def append(self, entry: dict[str, Any]) -> None:
+    def append(self, entry: AnyEntry) -> None:
         """Add an entry.
 
         Raises:
             OSError: naming the file, for a full disk.
         """
-        line = json.dumps(entry).encode() + b"\n"
+        line = line_of(entry)
         try:
+            size = os.fstat(self.descriptor).st_size
+            if size and os.pread(self.descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line  # behind what was torn
             while line:
                 line = line[os.write(self.descriptor, line) :]
             if time.monotonic() - self.synced > SYNC_SECONDS:
@@ -99,10 +96,30 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
-def entry_of(line: bytes) -> dict[str, Any] | None:
-    """The object of a line; None if the line is torn or broken."""
-    try:
-        entry = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+def entries(path: Path, kind: type[AnyEntry]) -> Iterator[AnyEntry | None]:
+    """The entries of a journal, in their order; None for each line that is torn or broken."""
+    with path.open("rb") as file:
+        for _, line in numbered_lines(str(path), file):
+            yield entry_of(line, kind) if isinstance(line, bytes) else None
+
+
+def line_of(entry: Entry) -> bytes:
+    rest = entry.model_dump_json().encode()[1:]
+    return checked(rest) + rest + b"\n"
+
+
+def entry_of(line: bytes, kind: type[AnyEntry]) -> AnyEntry | None:
+    """The entry of a line; None if the line is torn or broken."""
+    start = len(checked(b""))
+    rest = line[start:].removesuffix(b"\n")
+    if line[:start] != checked(rest):
         return None
-    return entry if isinstance(entry, dict) else None
+    try:
+        return kind.model_validate_json(b"{" + rest)
+    except ValidationError:  # written by another version
+        return None
+
+
+def checked(rest: bytes) -> bytes:
+    """How the line of an entry begins whose rest this is."""
+    return b'{"crc32":"%08x",' % zlib.crc32(rest)

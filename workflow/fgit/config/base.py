@@ -24,7 +24,9 @@ Speed = Annotated[T, SpeedOnly()]
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
     @classmethod
     def speed_fields(cls) -> frozenset[str]:

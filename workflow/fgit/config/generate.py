@@ -41,7 +41,7 @@ class GenerateSettings(Settings):
         1,
         ge=1,
         description="jobs that share a dataset's samples; ids, prompts and seeds do not depend on "
-        "it (settle it before the first answers: another number asks for all of them again)",
+        "it, and answers that are there count in any number of jobs",
     )
     requests_per_minute: Speed[float | None] = Field(
         None, gt=0, description="limit of the endpoint (openai), over all shards of a dataset"
@@ -56,7 +56,7 @@ class GenerateSettings(Settings):
         None,
         gt=0,
         description="the most that the answers for a dataset may cost (openai), in the currency of "
-        "the prices; each shard has its part",
+        "the prices, with all that was ever spent on them; each shard has its part",
     )
     price_per_million_input: Speed[float | None] = Field(
         None, ge=0, description="price of a million prompt tokens (openai)"

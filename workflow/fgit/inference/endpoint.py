@@ -14,24 +14,31 @@ import queue
 import random
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fgit.common.errors import UserError
 from fgit.common.progress import Writing
 from fgit.config import GenerateSettings
-from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
+from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Attempt, Request
 
 log = logging.getLogger(__name__)
 
 RETRIES = 8  # with the waits below, an endpoint may be away for some five minutes
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds; each wait is twice the last
 LONGEST_RETRY_AFTER = 3600.0  # seconds that an endpoint may ask us to wait
+LONGEST_REPLY = 3600.0  # seconds from a reply's first byte to its last
+MOST_TOKENS = 10_000_000  # no model reads or writes as many at once: whoever counts more is wrong
+# The HTTP library's errors before it has sent anything.
+UNSENT = {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
+# What a message may have where it has no content.
+OTHER_CONTENT = ("refusal", "tool_calls", "function_call", "reasoning", "reasoning_content")
 
 
 def answers(
     requests: Sequence[Request], settings: GenerateSettings, spent: float = 0.0
-) -> Iterator[Answer]:
+) -> Iterator[Answer | Attempt]:
     if settings.url is None:
         raise UserError(
             "backend openai: no url; set generate.url to the endpoint's base URL, "
@@ -41,13 +48,24 @@ def answers(
         raise UserError("backend openai: the package openai is not installed: pip install openai")
     import openai
 
-    client = openai.OpenAI(
-        base_url=settings.url,
-        api_key=os.environ.get("OPENAI_API_KEY") or "none",
-        # Its own retries wait 8 s at most, give up where an endpoint asks for more than two
-        # minutes, and know neither of the other threads' requests nor of what an attempt cost.
-        max_retries=0,
-    )
+    key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+    if not (key.isascii() and key.isprintable()):
+        raise UserError("OPENAI_API_KEY holds characters that no key has; set it again")
+    try:
+        if urllib.parse.urlsplit(settings.url).scheme not in ("http", "https"):
+            raise ValueError("it begins with neither http:// nor https://")
+        client = openai.OpenAI(
+            base_url=settings.url,
+            api_key=key,
+            # Its own retries wait 8 s at most, give up where an endpoint asks for more than two
+            # minutes, and know neither of the other threads' requests nor of what an attempt cost.
+            max_retries=0,
+        )
+    except Exception as error:  # the HTTP library has exceptions of its own
+        raise UserError(
+            f"generate.url {settings.url!r}: {error}; give the endpoint's base URL, such as "
+            "http://localhost:8000/v1"
+        ) from error
     return Endpoint(client, settings, spent).stream(requests)
 
 
@@ -128,14 +146,16 @@ class Endpoint:
         self.budget = Budget(settings, spent)
         self.pace = Pace(settings)
         self.stopping = threading.Event()
+        # None says that a thread has ended.
+        self.done: queue.SimpleQueue[Answer | Attempt | BaseException | None] = queue.SimpleQueue()
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def stream(self, requests: Sequence[Request]) -> Iterator[Answer | Attempt]:
         waiting = enumerate(requests)
         taking = threading.Lock()
-        done: queue.SimpleQueue[Answer | BaseException | None] = queue.SimpleQueue()
+        done = self.done
 
         def work() -> None:
-            """Ask one request after another; None in the queue says that this thread has ended."""
+            """Ask one request after another."""
             try:
                 while not self.stopping.is_set():
                     with taking:
@@ -163,6 +183,8 @@ class Endpoint:
                         count -= 1
                     elif isinstance(result, BaseException):
                         failure = failure or result
+                    elif isinstance(result, Attempt):
+                        yield result
                     else:
                         yield result
                         answered += 1
@@ -179,9 +201,10 @@ class Endpoint:
         cap, shards = self.settings.max_spend, self.settings.shards
         part = f" ({self.budget.cap:.4g} for each of {shards} shards)" if shards > 1 else ""
         return UserError(
-            f"endpoint {self.settings.url}: {self.budget.spent:.4f} spent, and the next answer "
-            f"could pass generate.max_spend {cap}{part}; {missing} answers are missing. Those so "
-            "far are kept: raise generate.max_spend and run it again to go on"
+            f"endpoint {self.settings.url}: {self.budget.spent:.4f} spent, by this start and all "
+            f"before, and the next answer could pass generate.max_spend {cap}{part}; {missing} "
+            "answers are missing. Those so far are kept: raise generate.max_spend and run it again "
+            "to go on"
         )
 
     def ask(self, index: int, request: Request) -> Answer | None:
@@ -189,11 +212,11 @@ class Endpoint:
 
         An attempt that brings nothing is made again after a wait that doubles each time, with a
         random part, so that the threads do not come back all at once; or after what the endpoint
-        asks for (Retry-After), and then no thread asks it before.
+        asks for (Retry-After), and then no thread asks it before. What it may have cost is told
+        at once, since the request may fail for good.
         """
         read = input_tokens(request.prompt)
         most = self.budget.price(read, self.settings.max_new_tokens)
-        paid = 0.0  # for attempts that brought nothing
         for attempt in itertools.count():
             if not self.budget.reserve(most, self.stopping):
                 return None
@@ -206,10 +229,11 @@ class Endpoint:
                 outcome = self.attempt(index, request)
                 if isinstance(outcome, Answer):
                     cost = outcome.cost
-                    return dataclasses.replace(outcome, cost=paid + cost)
-                if not outcome.charged:
+                    return outcome
+                if outcome.charged:
+                    self.done.put(Attempt(index, cost))
+                else:
                     cost = 0.0
-                paid += cost
                 if attempt >= RETRIES or not outcome.passing:
                     raise outcome.error
             finally:
@@ -229,52 +253,50 @@ class Endpoint:
         settings = self.settings
         where = f"endpoint {settings.url}, sample {request.id!r}"
         try:
-            reply = self.client.chat.completions.create(
+            with self.client.chat.completions.with_streaming_response.create(
                 model=settings.teacher,
                 messages=[{"role": "user", "content": request.prompt}],
                 temperature=settings.temperature,
                 max_tokens=settings.max_new_tokens,
                 seed=request.seed,
-            )
-            if not reply.choices:
-                raise TypeError("no choices")
-            text, usage = reply.choices[0].message.content or "", reply.usage
+            ) as response:
+                body = body_of(response, (1 << 20) + 1024 * settings.max_new_tokens)
+            text, read, tokens = completion_of(body)
         except openai.AuthenticationError:
             return Failure(f"{where}: the key was refused (401); set OPENAI_API_KEY")
         except openai.NotFoundError as error:
             return Failure(
-                f"{where}: not found (404): {error.message}. Check generate.teacher "
+                f"{where}: not found (404): {error.message:.500}. Check generate.teacher "
                 f"({settings.teacher!r}) and generate.url, which usually ends in /v1"
             )
         except openai.BadRequestError as error:
             if "context" in error.message and "length" in error.message:
                 return Answer(index, "", 0, PROMPT_TOO_LONG)
-            return Failure(f"{where}: the request was refused (400): {error.message}")
+            return Failure(f"{where}: the request was refused (400): {error.message:.500}")
         except openai.APIStatusError as error:
             return Failure(
-                f"{where}: status {error.status_code}: {error.message}",
+                f"{where}: status {error.status_code}: {error.message:.500}",
                 passing=(error.status_code in (408, 409, 429) or error.status_code >= 500)
                 and error.code != "insufficient_quota",
                 retry_after=retry_after(error.response.headers),
             )
-        except openai.APITimeoutError:
-            return Failure(f"{where}: no answer in time", passing=True, charged=True)
         except openai.APIConnectionError as error:
+            late = isinstance(error, openai.APITimeoutError)
             return Failure(
-                f"{where}: no connection ({error.__cause__ or error}); "
+                f"{where}: no answer in time"
+                if late
+                else f"{where}: no connection ({error.__cause__ or error}); "
                 "is the server running, and generate.url right?",
                 passing=True,
+                charged=type(error.__cause__).__name__ not in UNSENT,
             )
-        except (openai.APIError, json.JSONDecodeError, AttributeError, TypeError) as error:
-            # A proxy's page in place of an answer, or half of one.
+        except Exception as error:  # the HTTP library's own, while it reads, are among them
+            what = str(error) if isinstance(error, BadReply) else f"{type(error).__name__}: {error}"
             return Failure(
-                f"{where}: the reply is no chat completion ({type(error).__name__}: {error}); "
-                "check generate.url",
+                f"{where}: the reply is no chat completion ({what:.500}); check generate.url",
                 passing=True,
                 charged=True,
             )
-        tokens = usage.completion_tokens if usage else None
-        read = usage.prompt_tokens if usage else None
         cost = self.budget.price(
             input_tokens(request.prompt) if read is None else read,
             settings.max_new_tokens if tokens is None else tokens,
@@ -297,6 +319,92 @@ class Failure:
         return UserError(self.message + again)
 
 
+class BadReply(Exception):
+    """What came in place of a chat completion."""
+
+
+def body_of(response: Any, limit: int) -> bytes:
+    """The body of a reply, of so many bytes at most.
+
+    Raises:
+        BadReply: if it is longer, or takes for ever; the HTTP library has errors of its own.
+    """
+    body = bytearray()
+    end = time.monotonic() + LONGEST_REPLY
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > limit:
+            raise BadReply(f"more than {limit} bytes, which begin with {bytes(body[:80])!r}")
+        if time.monotonic() > end:
+            raise BadReply(f"not at its end after {LONGEST_REPLY:.0f} s")
+    return bytes(body)
+
+
+def completion_of(body: bytes) -> tuple[str, int | None, int | None]:
+    """The text of a chat completion, and the tokens read and written; None if nobody counted.
+
+    Raises:
+        BadReply: saying what it is instead.
+    """
+    try:
+        reply = json.loads(body)
+    except RecursionError:
+        raise BadReply("JSON that is nested too deeply") from None
+    except ValueError:
+        raise BadReply(f"no JSON; it begins with {body[:80]!r}") from None
+    if not isinstance(reply, dict):
+        raise BadReply(f"no JSON object but {body[:80]!r}")
+    choices = reply.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    for part in (reply, choice):
+        if isinstance(part, dict) and part.get("error"):
+            raise BadReply(f"an error: {part['error']!r:.300}")
+    if not isinstance(choice, dict) or not isinstance(message, dict):
+        raise BadReply(f"no choices with a message; it begins with {body[:80]!r}")
+    if choice.get("finish_reason") in ("error", "abort"):
+        raise BadReply(f"broken off by the server: finish_reason {choice['finish_reason']!r}")
+    text = text_of(message)
+    usage = reply.get("usage")
+    counts = usage if isinstance(usage, dict) else {}
+    # A template makes tokens of an empty prompt too.
+    read = count_of(counts.get("prompt_tokens"), least=1)
+    return text, read, count_of(counts.get("completion_tokens"), least=1 if text else 0)
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """The content of a message; of a list of parts, those that are text. What has none (a refusal,
+    a call of a tool, thoughts alone) is an empty answer, and would be again.
+
+    Raises:
+        BadReply: if it is neither.
+    """
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if content is None and any(key in message for key in ("content", *OTHER_CONTENT)):
+        return ""
+    if not isinstance(content, list):
+        raise BadReply(f"content that is no text but {content!r:.80}")
+    texts = []
+    for part in content:
+        if isinstance(part, dict):
+            if part.get("type", "text") not in ("text", "output_text"):
+                continue
+            part = part.get("text")
+        if not isinstance(part, str):
+            raise BadReply(f"content with a part that is no text but {part!r:.80}")
+        texts.append(part)
+    return "".join(texts)
+
+
+def count_of(value: Any, least: int) -> int | None:
+    """A number of tokens; None where it cannot be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if least <= value <= MOST_TOKENS and value == int(value) else None
+
+
 def retry_after(headers: Any) -> float | None:
     """Seconds that an endpoint asks to wait, at most an hour; None where it says nothing usable."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
@@ -308,7 +416,7 @@ def retry_after(headers: Any) -> float | None:
         except ValueError:
             try:
                 seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-            except ValueError:
+            except (ValueError, OverflowError):
                 continue
         if math.isfinite(seconds):
             return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)

@@ -10,21 +10,21 @@ from fgit.common import models
 from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
 from fgit.inference import endpoint, transformers_engine, vllm_engine
-from fgit.inference.requests import Answer, Request
+from fgit.inference.requests import Answer, Attempt, Request
 
 SameText = Literal["batch_1", "batch_invariant", "none"]
 
 
 def answers(
     requests: Sequence[Request], settings: GenerateSettings, spent: float = 0.0
-) -> Iterator[Answer]:
-    """Load the teacher, and return an iterator over its answers, in any order, each as it is done.
+) -> Iterator[Answer | Attempt]:
+    """Load the teacher, and return an iterator over its answers, in any order, each as it is done,
+    and over attempts at an endpoint that failed and may have been charged.
 
     The teacher is loaded when this returns, so that iterating takes the time of answering alone.
 
     Args:
-        spent: the sum of the ``cost`` of earlier answers, which counts against
-            ``settings.max_spend``.
+        spent: the sum of all earlier ``cost``, which counts against ``settings.max_spend``.
 
     Raises:
         UserError: if the teacher cannot be loaded or reached, here or while iterating. Answers to

@@ -20,8 +20,8 @@ class Request:
 class Answer:
     """The answer to ``requests[index]``; ``tokens`` (generated) is None where nobody counted.
 
-    ``refused`` says why the teacher was not asked, if it was not. ``cost`` is what the answer cost
-    with all its attempts, in the currency of the prices; 0 where the settings have none.
+    ``refused`` says why the teacher was not asked, if it was not. ``cost`` is what the answer cost,
+    in the currency of the prices; 0 where the settings have none.
     """
 
     index: int
@@ -29,3 +29,11 @@ class Answer:
     tokens: int | None
     refused: str | None = None
     cost: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """An attempt to have ``requests[index]`` answered that failed, and what it may have cost."""
+
+    index: int
+    cost: float

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -23,13 +24,13 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import fgit
 from fgit.benchmarks.kinds import kind_of, programs_of
 from fgit.benchmarks.problems import first_few, problems_digest
 from fgit.common.errors import UserError
-from fgit.common.journal import Journal
+from fgit.common.journal import Entry, Journal
 from fgit.common.processes import cores
 from fgit.common.progress import bar
 from fgit.config import BenchmarkKind, ScoreSettings
@@ -263,20 +264,21 @@ def versions_of(kind: str, python: str | None) -> dict[str, str]:
 # ------------------------------------------------------------------ the journal
 
 
-class VerdictJournal(Journal):
+class VerdictEntry(Entry):
+    """The verdict on a program, in the scoring of which ``of`` is the digest."""
+
+    of: str
+    key: str
+    verdict: Verdict
+
+
+class VerdictJournal(Journal[VerdictEntry]):
     """The verdicts of one scoring on disk: ``fingerprint`` says which."""
 
-    foreign = "the verdicts in it are those of other programs or other settings"
-
     def __init__(self, path: Path, fingerprint: str) -> None:
-        super().__init__(path, {"fingerprint": fingerprint})
+        super().__init__(path, VerdictEntry)
+        self.of = hashlib.sha256(fingerprint.encode()).hexdigest()
         self.verdicts: dict[str, Verdict] = {}
-
-    def __enter__(self) -> Self:
-        super().__enter__()
-        if not os.fstat(self.descriptor).st_size:
-            self.append(self.header)
-        return self
 
     def opened(self) -> int:
         """The file, for this process alone.
@@ -295,18 +297,13 @@ class VerdictJournal(Journal):
             ) from error
         return descriptor
 
-    def take(self, entry: dict[str, Any]) -> bool:
-        if entry != self.header:
-            try:
-                key = entry.pop("key")
-                self.verdicts[key] = Verdict(**entry)
-            except (KeyError, TypeError):
-                return False
-        return True
+    def take(self, entry: VerdictEntry) -> None:
+        if entry.of == self.of:
+            self.verdicts[entry.key] = entry.verdict
 
     def add(self, key: str, verdict: Verdict) -> None:
         self.verdicts[key] = verdict
-        self.append({"key": key, **dataclasses.asdict(verdict)})
+        self.append(VerdictEntry(of=self.of, key=key, verdict=verdict))
 
 
 # ------------------------------------------------------------------ the workers
