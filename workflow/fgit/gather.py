@@ -66,8 +66,8 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
     if not summary.usable:
         raise UserError(
             f"{records}: none of the {summary.answers} answers of the teacher "
-            f"{summary.teacher} is usable ({summary.refused}); remove the folder "
-            f"{first.parent}, and try a stronger teacher"
+            f"{summary.teacher} is usable ({summary.refused}); try a stronger teacher, "
+            f"or remove the folder {first.parent} to ask the same one again"
         )
     with files.replacing(out) as temporary:
         pl.scan_parquet(ordered, glob=False).sink_parquet(temporary, row_group_size=files.ROW_GROUP)

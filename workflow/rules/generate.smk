@@ -1,5 +1,5 @@
-# The teacher's answers, shard by shard; a shard that was stopped goes on from the answers that it has
-# in state/, which no rule declares.
+# The teacher's answers, shard by shard; they are kept in state/, which no rule declares, and none that
+# is there is asked for again.
 rule generate:
     input:
         records="{results}/decontaminate/{dataset}/records.parquet",
