@@ -174,6 +174,7 @@ def test_a_passing_failure_is_retried(endpoint):
     [
         (401, "bad key", r"refused \(401\); set OPENAI_API_KEY"),
         (403, "not for you", "status 403.*not for you"),
+        (403, ["not", "for", "you"], r"status 403.*\['not', 'for', 'you'\]"),
         (404, "no model big", r"not found \(404\).*no model big.*'big'"),
         (400, "max_tokens is bad", r"refused \(400\).*max_tokens is bad"),
         (503, "overloaded", r"status 503: .*overloaded.*\(also after 1 retries\)"),
@@ -344,6 +345,40 @@ def test_a_usage_that_cannot_be_neither_blocks_nor_defeats_the_cap(endpoint, usa
     read, written = cost or (70, 100)
     assert (answer.text, answer.tokens) == ("a", tokens)
     assert answer.cost == pytest.approx(read * 10e-6 + written * 100e-6)
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(
+            st.sampled_from(["content", "type", "text", "error", "message", "prompt_tokens"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+messages = junk | st.fixed_dictionaries({"content": junk}, optional={"refusal": junk})
+choices = junk | st.lists(
+    st.fixed_dictionaries({"message": messages}, optional={"finish_reason": junk, "error": junk}),
+    max_size=2,
+)
+replies = junk | st.fixed_dictionaries(
+    {"choices": choices},
+    optional={"error": junk, "usage": junk | st.dictionaries(st.just("completion_tokens"), junk)},
+)
+
+
+@given(replies.map(json.dumps).map(str.encode) | st.binary())
+def test_a_reply_is_a_text_with_counts_or_told(body):
+    try:
+        text, *counts = module.completion_of(body)
+    except module.BadReply as error:
+        assert str(error)
+    else:
+        assert isinstance(text, str)
+        assert all(count is None or (type(count) is int and count >= 0) for count in counts)
 
 
 def test_an_answer_of_no_tokens_is_counted_so(endpoint):

@@ -266,16 +266,16 @@ class Endpoint:
             return Failure(f"{where}: the key was refused (401); set OPENAI_API_KEY")
         except openai.NotFoundError as error:
             return Failure(
-                f"{where}: not found (404): {error.message:.500}. Check generate.teacher "
+                f"{where}: not found (404): {said(error)}. Check generate.teacher "
                 f"({settings.teacher!r}) and generate.url, which usually ends in /v1"
             )
         except openai.BadRequestError as error:
-            if "context" in error.message and "length" in error.message:
+            if "context" in said(error) and "length" in said(error):
                 return Answer(index, "", 0, PROMPT_TOO_LONG)
-            return Failure(f"{where}: the request was refused (400): {error.message:.500}")
+            return Failure(f"{where}: the request was refused (400): {said(error)}")
         except openai.APIStatusError as error:
             return Failure(
-                f"{where}: status {error.status_code}: {error.message:.500}",
+                f"{where}: status {error.status_code}: {said(error)}",
                 passing=(error.status_code in (408, 409, 429) or error.status_code >= 500)
                 and error.code != "insufficient_quota",
                 retry_after=retry_after(error.response.headers),
@@ -317,6 +317,12 @@ class Failure:
     def error(self) -> UserError:
         again = f" (also after {RETRIES} retries)" if self.passing else ""
         return UserError(self.message + again)
+
+
+def said(error: Any) -> str:
+    """What an endpoint says of an error; where it is in no usual place, the body."""
+    text = error.message if " - " in error.message else f"{error.message}: {error.body!r}"
+    return str(text[:500])
 
 
 class BadReply(Exception):
