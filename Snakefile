@@ -9,17 +9,18 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
-from fgit.config import Model, parse_config
+from fgit.config import Model, check_yaml, parse_config
 from fgit.benchmarks.kinds import kind_of
 from fgit.cluster.partitions import Ask
 from fgit.common.errors import UserError
 from fgit.common.files import resolve
-from fgit.doctor import before_start
+from fgit.doctor import before_start, check_profiles
 from fgit.published import read_published
 from fgit.runs import (
     all_runs,
@@ -65,6 +66,9 @@ if "name" not in config:
 
 
 try:
+    for file in workflow.configfiles:
+        check_yaml(file)
+    check_profiles(sys.argv[1:], workflow.basedir)
     CONFIG = parse_config(config, "config")
     check_packages(CONFIG)
     LAUNCHER = launcher(CONFIG.launch)
@@ -130,6 +134,6 @@ onerror:
     for results in CONFIGS:
         if Path(results, "config.yaml").exists():
             shell(
-                f"{CONFIG.python.main} -m fgit report --config {results}/config.yaml "
-                f"--results {results} --ended || true"
+                "{CONFIG.python.main:q} -m fgit report --config {results}/config.yaml "
+                "--results {results} --ended || true"
             )

@@ -4,6 +4,7 @@ Two uses: ``fgit doctor`` looks at everything; the Snakefile asks :func:`before_
 first job is queued, for what is certain to fail later.
 """
 
+import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -25,7 +26,7 @@ from fgit.cluster import hub, partitions
 from fgit.cluster.partitions import Ask
 from fgit.common.errors import UserError
 from fgit.common.lock import live
-from fgit.config import Config, read_config
+from fgit.config import Config, check_yaml, read_config
 from fgit.plan.costs import Plan, plan_of
 from fgit.runs import check_packages, pilot_of, use_hub, use_this_checkout
 from fgit.sandbox.strength import why_not_bwrap
@@ -179,15 +180,13 @@ def read_profile(profile: str) -> tuple[Path, dict[str, Any]]:
     """
     import yte
 
-    folder = Path(profile)
-    names = [path for path in folder.glob("*.yaml") if path.stem in ("config", "profile")]
-    names += folder.glob("config.v*+.yaml")
-    path = folder if folder.is_file() else next(iter(sorted(names, reverse=True)), None)
+    path = profile_file(profile)
     if path is None:
         raise UserError(
             f"profile {profile!r}: no folder of this name with a config.yaml (from {os.getcwd()}); "
             "name the one that snakemake --profile gets"
         )
+    check_yaml(path, numbers=False)
     try:
         with open(path, encoding="utf-8") as file:
             options = yte.process_yaml(file, require_use_yte=True)
@@ -196,6 +195,41 @@ def read_profile(profile: str) -> tuple[Path, dict[str, Any]]:
     if not isinstance(options, dict):
         raise UserError(f"{path}: a profile is a mapping of options to values")
     return path, options
+
+
+def profile_file(profile: str) -> Path | None:
+    """The file of a profile, where Snakemake looks for it."""
+    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
+    for place in ["", f"{home}/snakemake", "/etc/xdg/snakemake"]:
+        folder = Path(place, profile).expanduser()
+        if folder.is_file():
+            return folder
+        names = [path for path in folder.glob("*.yaml") if path.stem in ("config", "profile")]
+        names += [*folder.glob("config.v*+.yaml"), *folder.glob("profile.v*+.yaml")]
+        if names:
+            return max(names)
+    return None
+
+
+def check_profiles(arguments: Sequence[str], folder: str) -> None:
+    """Refuse profiles, of those that Snakemake was started with, in which a key stands twice.
+
+    Args:
+        arguments: Snakemake's.
+        folder: where the Snakefile lies, beside which a profile may lie that nobody names.
+
+    Raises:
+        UserError: naming file, key and lines.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--profile", action="append")
+    parser.add_argument("--workflow-profile", default="default")
+    named, _ = parser.parse_known_args(arguments)
+    names = named.profile or [os.environ.get("SNAKEMAKE_PROFILE", "none")]
+    for place in ["", "profiles", os.path.join(folder, "profiles")]:
+        names.append(os.path.join(place, named.workflow_profile))
+    for file in filter(None, map(profile_file, names)):
+        check_yaml(file, numbers=False)
 
 
 def asks_of(profile: str, config: Path) -> list[Ask]:

@@ -24,6 +24,7 @@ from fgit.config import (
     Row,
     Settings,
     TrainSettings,
+    check_yaml,
 )
 
 
@@ -129,7 +130,7 @@ def launcher(launch: Launch) -> str:
     """What stands between ``python`` and ``-m fgit train``; empty for one process.
 
     Raises:
-        UserError: if the config file of accelerate is not there.
+        UserError: if the config file of accelerate is not there, or has a key twice.
     """
     if launch.accelerate is None:
         return ""
@@ -142,6 +143,7 @@ def launcher(launch: Launch) -> str:
                 f"launch.accelerate: {launch.accelerate!r} is no file; name a config file of "
                 f"accelerate, or one of {', '.join(LAUNCHERS)}"
             )
+        check_yaml(path, numbers=False)
     start = (
         "-m accelerate.commands.launch"
         if launch.nodes == 1
@@ -203,11 +205,13 @@ def flags(
     for name, value in settings.model_dump(exclude=set(leave_out)).items():
         if isinstance(value, dict):
             raise TypeError(f"{name}: a mapping is no flag; see repeated()")
-        flag = (rename or {}).get(name, name).replace("_", "-")
+        flag = f"--{(rename or {}).get(name, name).replace('_', '-')}"
         if isinstance(value, bool):
-            parts.append(f"--{flag}" if value else f"--no-{flag}")
+            parts.append(flag if value else flag.replace("--", "--no-", 1))
         elif value is not None:
-            parts.append(f"--{flag} {shlex.quote(str(value))}")
+            # A value that begins with a dash would be taken for a flag.
+            joint = "=" if str(value).startswith("-") else " "
+            parts.append(f"{flag}{joint}{shlex.quote(str(value))}")
     return " ".join(parts)
 
 

@@ -19,5 +19,5 @@ rule annotate:
     message:
         "Marking the error-sensitive segments of {wildcards.dataset} ({wildcards.source})"
     shell:
-        "{params.python} -m fgit annotate --pairs {input.pairs:q} --threads {threads} "
+        "{params.python:q} -m fgit annotate --pairs {input.pairs:q} --threads {threads} "
         "--out {output.spans:q} --report {output.report:q} 2>&1 | tee {log:q}"

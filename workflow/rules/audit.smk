@@ -21,7 +21,7 @@ rule audit_records:
     message:
         "Making records of the problems of {wildcards.benchmark}"
     shell:
-        "{params.python} -m fgit audit records {params.benchmark} --problems {input.problems:q} "
+        "{params.python:q} -m fgit audit records {params.benchmark} --problems {input.problems:q} "
         "--out {output.records:q} 2>&1 | tee {log:q}"
 
 
@@ -61,14 +61,14 @@ rule audit_variants:
     params:
         python=CONFIG.python.main,
         benchmark=benchmark_flags,
-        score=result_flags(CONFIG.score),
-        select=result_flags(CONFIG.select, leave_out=["verified_variants"]),
+        score=as_is(result_flags(CONFIG.score)),
+        select=as_is(result_flags(CONFIG.select, leave_out=["verified_variants"])),
         speed=speed(CONFIG.score, CONFIG.select),
         out=subpath(output.audit, parent=True),
     message:
         "Testing the variants of {wildcards.benchmark}"
     shell:
-        "{params.python} -m fgit audit variants {params.benchmark} --problems {input.problems:q} "
+        "{params.python:q} -m fgit audit variants {params.benchmark} --problems {input.problems:q} "
         "--variants {input.variants:q} {params.score} {params.select} {params.speed} "
         "--threads {threads} --out {params.out:q} 2>&1 | tee {log:q}"
 
@@ -96,5 +96,5 @@ rule audit_sheet:
     message:
         "Drawing pairs of {wildcards.dataset} for two readers"
     shell:
-        "{params.python} -m fgit audit sheet --pairs {input.pairs:q} --count {params.number} "
+        "{params.python:q} -m fgit audit sheet --pairs {input.pairs:q} --count {params.number} "
         "--out {params.out:q} 2>&1 | tee {log:q}"

@@ -27,6 +27,11 @@ def problems(w):
     return str(resolve(asked_problems(conf(w), w.benchmark, f"{w.results}/")))
 
 
+def as_is(value):
+    """A param with text of the config: only what a function gives is not searched for wildcards."""
+    return lambda w: value
+
+
 def model_flags(w, model):
     """--model, --revision and --template of a base model."""
     path = base_model(CONFIG, model, f"{w.results}/")

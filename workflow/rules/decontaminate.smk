@@ -32,11 +32,11 @@ rule decontaminate:
             leave_out=["fields", "samples", "variants"],
         ),
         fields=lambda w: repeated("field", CONFIG.datasets[w.dataset].fields),
-        flags=flags(CONFIG.decontaminate, leave_out=["against"]),
+        flags=as_is(flags(CONFIG.decontaminate, leave_out=["against"])),
     message:
         "Removing benchmark problems from {wildcards.dataset}"
     shell:
-        "{params.python} -m fgit decontaminate {params.data} {params.fields} "
+        "{params.python:q} -m fgit decontaminate {params.data} {params.fields} "
         "{params.benchmarks} {params.flags} --threads {threads} "
         "--out {output.records:q} --report {output.report:q} --matches {output.matches:q} "
         "2>&1 | tee {log:q}"

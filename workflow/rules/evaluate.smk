@@ -29,11 +29,11 @@ rule evaluate:
         ),
         mode=lambda w: CONFIG.models[RUNS[w.run].model].mode,
         benchmark=benchmark_flags,
-        flags=result_flags(CONFIG.evaluate),
+        flags=as_is(result_flags(CONFIG.evaluate)),
         speed=speed(CONFIG.evaluate),
     message:
         "{wildcards.run} writes solutions for {wildcards.benchmark}"
     shell:
-        "{params.python} -m fgit evaluate {params.model} --mode {params.mode} {params.benchmark} "
+        "{params.python:q} -m fgit evaluate {params.model} --mode {params.mode} {params.benchmark} "
         "--problems {input.problems:q} {params.flags} {params.speed} --threads {threads} "
         "--out {output.samples:q} --one-bos {output.one_bos:q} 2>&1 | tee {log:q}"

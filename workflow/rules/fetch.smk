@@ -20,7 +20,7 @@ rule fetch_model:
     message:
         "Fetching the model {wildcards.model}"
     shell:
-        "{params.python} -m fgit fetch {params.flags} --out {output:q} 2>&1 | tee {log:q}"
+        "{params.python:q} -m fgit fetch {params.flags} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_benchmark:
@@ -45,7 +45,7 @@ rule fetch_benchmark:
     message:
         "Fetching the benchmark {wildcards.benchmark}"
     shell:
-        "{params.python} -m fgit fetch {params.flags} --out {output:q} 2>&1 | tee {log:q}"
+        "{params.python:q} -m fgit fetch {params.flags} --out {output:q} 2>&1 | tee {log:q}"
 
 
 rule fetch_first:
@@ -74,5 +74,5 @@ rule fetch_first:
     message:
         "Taking the first {wildcards.limit} problems of {wildcards.benchmark}"
     shell:
-        "{params.python} -m fgit fetch {params.flags} --problems {input.problems:q} "
+        "{params.python:q} -m fgit fetch {params.flags} --problems {input.problems:q} "
         "--limit {wildcards.limit} --out {output:q} 2>&1 | tee {log:q}"

@@ -22,5 +22,5 @@ rule gather:
     message:
         "Joining the variants of {wildcards.dataset}"
     shell:
-        "{params.python} -m fgit gather --shards {params.shards} --records {input.records:q} "
+        "{params.python:q} -m fgit gather --shards {params.shards} --records {input.records:q} "
         "--out {output.variants:q} --report {output.report:q} 2>&1 | tee {log:q}"

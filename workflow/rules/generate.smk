@@ -37,6 +37,6 @@ rule generate:
     # SIGTERM ends the stage with what it has; the shell has to wait for that, and tee to take it.
     shell:
         "trap : TERM; "
-        "{params.python} -m fgit generate --records {input.records:q} {params.given} {params.flags} "
+        "{params.python:q} -m fgit generate --records {input.records:q} {params.given} {params.flags} "
         "{params.speed} {params.shard} --out {output.variants:q} --report {output.report:q} 2>&1 "
         "| (trap '' TERM; exec tee {log:q})"

@@ -16,9 +16,9 @@ rule mutate:
         runtime=growing(240),
     params:
         python=CONFIG.python.main,
-        flags=flags(CONFIG.mutate),
+        flags=as_is(flags(CONFIG.mutate)),
     message:
         "Mutating the responses of {wildcards.dataset}"
     shell:
-        "{params.python} -m fgit mutate --records {input.records:q} {params.flags} "
+        "{params.python:q} -m fgit mutate --records {input.records:q} {params.flags} "
         "--threads {threads} --out {output.variants:q} --report {output.report:q} 2>&1 | tee {log:q}"

@@ -15,5 +15,5 @@ rule plan:
     message:
         "What all of it would cost"
     shell:
-        "{params.python} -m fgit plan --config {input:q} --results {params.results:q} "
+        "{params.python:q} -m fgit plan --config {input:q} --results {params.results:q} "
         "2>&1 | tee {log:q}"

@@ -46,7 +46,7 @@ rule results:
     message:
         "Gathering the numbers of {wildcards.table}"
     shell:
-        "{params.python} -m fgit results --config {input.config:q} "
+        "{params.python:q} -m fgit results --config {input.config:q} "
         "--results {wildcards.results:q} --table {wildcards.table:q} 2>&1 | tee {log:q}"
 
 
@@ -78,7 +78,7 @@ rule table:
     message:
         "Drawing {wildcards.table}"
     shell:
-        "{params.python} -m fgit table --config {input.config:q} --from {input.numbers:q} "
+        "{params.python:q} -m fgit table --config {input.config:q} --from {input.numbers:q} "
         "--table {wildcards.table:q} --out {params.out:q} 2>&1 | tee {log:q}"
 
 
@@ -130,7 +130,7 @@ rule report:
     message:
         "Drawing the report"
     shell:
-        "{params.python} -m fgit report --config {input.config:q} --results {wildcards.results:q} "
+        "{params.python:q} -m fgit report --config {input.config:q} --results {wildcards.results:q} "
         "2>&1 | tee {log:q}"
 
 

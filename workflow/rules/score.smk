@@ -19,13 +19,13 @@ rule ground_truth:
         python=CONFIG.python.main,
         worker=worker_python,
         benchmark=benchmark_flags,
-        flags=result_flags(CONFIG.score),
+        flags=as_is(result_flags(CONFIG.score)),
         speed=speed(CONFIG.score),
         out=subpath(output.summary, parent=True),
     message:
         "Testing the canonical solutions of {wildcards.benchmark}"
     shell:
-        "{params.python} -m fgit score {params.benchmark} --problems {input.problems:q} "
+        "{params.python:q} -m fgit score {params.benchmark} --problems {input.problems:q} "
         "--samples canonical {params.worker} {params.flags} {params.speed} --threads {threads} "
         "--out {params.out:q} 2>&1 | tee {log:q}"
 
@@ -52,12 +52,12 @@ rule score:
         python=CONFIG.python.main,
         benchmark=benchmark_flags,
         scored=scored_flags,
-        flags=result_flags(CONFIG.score),
+        flags=as_is(result_flags(CONFIG.score)),
         speed=speed(CONFIG.score),
         out=subpath(output.summary, parent=True),
     message:
         "Testing the solutions of {wildcards.run} for {wildcards.benchmark}"
     shell:
-        "{params.python} -m fgit score {params.benchmark} --problems {input.problems:q} "
+        "{params.python:q} -m fgit score {params.benchmark} --problems {input.problems:q} "
         "{params.scored} {params.flags} {params.speed} --threads {threads} --out {params.out:q} "
         "2>&1 | tee {log:q}"

@@ -25,11 +25,11 @@ rule select:
         verified=lambda w, input: (
             f"--verified {shlex.quote(str(input.verified))}" if input.verified else ""
         ),
-        flags=result_flags(CONFIG.select, leave_out=["verified_variants"]),
+        flags=as_is(result_flags(CONFIG.select, leave_out=["verified_variants"])),
         speed=speed(CONFIG.select),
     message:
         "Choosing the most similar variants of {wildcards.dataset} ({wildcards.source})"
     shell:
-        "{params.python} -m fgit select --records {input.records:q} --variants {input.variants:q} "
+        "{params.python:q} -m fgit select --records {input.records:q} --variants {input.variants:q} "
         "{params.verified} {params.flags} {params.speed} --threads {threads} "
         "--out {output.pairs:q} --report {output.report:q} 2>&1 | tee {log:q}"

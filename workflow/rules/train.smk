@@ -46,7 +46,7 @@ rule train:
     # the profile's notice.
     shell:
         "trap : TERM; export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600; "
-        "{params.python} {params.launcher} -m fgit train {params.model} --spans {input.spans:q} "
+        "{params.python:q} {params.launcher} -m fgit train {params.model} --spans {input.spans:q} "
         "{params.flags} {params.speed} {params.licence} --threads {threads} --out {params.out:q} 2>&1 "
         "| (trap '' TERM; exec tee {log:q})"
 

@@ -17,11 +17,11 @@ rule verify:
         runtime=1440,
     params:
         python=CONFIG.python.main,
-        flags=result_flags(CONFIG.score),
+        flags=as_is(result_flags(CONFIG.score)),
         speed=speed(CONFIG.score),
     message:
         "Testing the variants of {wildcards.dataset} ({wildcards.source}) by the samples' own tests"
     shell:
-        "{params.python} -m fgit verify --records {input.records:q} --variants {input.variants:q} "
+        "{params.python:q} -m fgit verify --records {input.records:q} --variants {input.variants:q} "
         "{params.flags} {params.speed} --threads {threads} --out {output.verified:q} "
         "--report {output.report:q} 2>&1 | tee {log:q}"

@@ -1,10 +1,10 @@
 """``benchmarks``: what is evaluated, or must not be in the data."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fgit.config.base import Name, Settings
+from fgit.config.base import Name, Place, Settings
 
 # Whose format and scorer. Three are published; `tests` is any problems with a program of tests,
 # `pairs` is correct and incorrect code, of which the model must find the correct one more probable,
@@ -19,7 +19,7 @@ class Benchmark(Settings):
     """A benchmark that is evaluated, or that must not be in the training data."""
 
     kind: BenchmarkKind = Field(description="whose format and scorer")
-    problems: str = Field(
+    problems: Annotated[str, Place("file")] = Field(
         description="problem file: a path, package:NAME/file, or release:VERSION to fetch (of kind "
         "texts: release:mbpp/COMMIT, all 974 problems, or release:ds-1000/COMMIT)"
     )

@@ -1,22 +1,24 @@
 """``datasets``: instruction data."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from fgit.common.dataset_fields import check_template
-from fgit.config.base import Settings
+from fgit.config.base import Place, Settings
 
 
 class Dataset(Settings):
     """Instruction data."""
 
-    path: str = Field(description="a records file (.jsonl, .json, .parquet) or a name on the hub")
+    path: Annotated[str, Place("data")] = Field(
+        description="a records file (.jsonl, .json, .parquet) or a name on the hub"
+    )
     revision: str | None = Field(None, description="commit on the hub")
     samples: int | None = Field(
         None, ge=1, description="how many rows it has, for `fgit plan` alone; a file is counted"
     )
-    variants: str | None = Field(
+    variants: Annotated[str | None, Place("file")] = Field(
         None,
         description="incorrect variants that are there already: rows of id, variant (code, or an "
         "answer with a code block); they take the place of the teacher's",

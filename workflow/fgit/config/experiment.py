@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from fgit.config.audit import AuditConfig
-from fgit.config.base import Name, Settings
+from fgit.config.base import Name, Place, Settings, locations
 from fgit.config.benchmarks import AUDITED, KEPT_OUT, WITH_PLUS, Benchmark
 from fgit.config.datasets import Dataset
 from fgit.config.decontaminate import DecontaminateConfig
@@ -28,7 +28,7 @@ class Config(Settings):
 
     name: Name = Field(description="results go to results/NAME")
     note: str | None = Field(None, description="a sentence shown above every table")
-    published: str | None = Field(
+    published: Annotated[str | None, Place("file")] = Field(
         None,
         description="published numbers to stand beside ours: CSV of table, model, dataset, method, "
         "column, value",
@@ -86,6 +86,8 @@ class Config(Settings):
             "generate.url: the openai backend needs the base URL of its endpoint, "
             "such as http://localhost:8000/v1",
         )
+        for key, _, path in locations(self):
+            check_path(key, path)
         check_methods(self)
         for section, names, where in references(self):
             check_names(self, section, names, where)
@@ -157,6 +159,17 @@ def references(config: Config) -> Iterator[tuple[str, Iterable[str], str]]:
         yield "tables", claim.tables, f"{where}, tables"
         yield "models", claim.models, f"{where}, models"
         yield "methods", [name for name in (claim.of, claim.over) if name != BASE], where
+
+
+def check_path(key: str, path: str) -> None:
+    """A path is one that can stand in a rule and in a command."""
+    must(path.strip(), f"{key}: must not be empty, not {path!r}")
+    must(not path.startswith("-"), f"{key}: {path!r} looks like a flag; write ./{path}")
+    must(
+        path.isprintable() and not {"{", "}"} & set(path),
+        f"{key}: {path!r}: braces in a path are Snakemake's wildcards, and characters that cannot be "
+        "seen no part of one; rename it, or make a link to it that has another name",
+    )
 
 
 def check_benchmarks(config: Config) -> None:

@@ -1,10 +1,10 @@
 """``generate``: the teacher."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fgit.config.base import AUTO, Dtype, Settings, Speed
+from fgit.config.base import AUTO, Dtype, Place, Settings, Speed
 
 
 class GenerateSettings(Settings):
@@ -13,7 +13,7 @@ class GenerateSettings(Settings):
     backend: Literal["transformers", "vllm", "openai"] = Field(
         "vllm", description="what runs the teacher; openai is any compatible HTTP endpoint"
     )
-    teacher: str = Field(
+    teacher: Annotated[str, Place("model")] = Field(
         "Qwen/Qwen2.5-Coder-32B-Instruct",
         description="the teacher: a name on the hub, a folder, or the endpoint's model name",
     )

@@ -1,18 +1,19 @@
 """``launch`` and ``python``: how this site starts a training, and its interpreters."""
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from fgit.config.base import Settings
+from fgit.config.base import Place, Settings
 
 LAUNCHERS = ("ddp", "fsdp2")  # each a file of workflow/launchers/
+Interpreter = Annotated[str, Place("interpreter")]
 
 
 class Launch(Settings):
     """How a training is started on this site; the result is the same up to rounding."""
 
-    accelerate: str | None = Field(
+    accelerate: Annotated[str | None, Place("launcher")] = Field(
         None,
         description="ddp (each GPU holds the whole model), fsdp2 (the GPUs share it), or the path "
         "of a config file of accelerate; unset is one process without a launcher",
@@ -41,8 +42,8 @@ class Launch(Settings):
 
 
 class Pythons(Settings):
-    """The interpreter of each environment (see envs/)."""
+    """The interpreter of each environment (see envs/): a path or command, without arguments."""
 
-    main: str = "python"
-    vllm: str = "python"
-    bigcodebench: str = "python"
+    main: Interpreter = "python"
+    vllm: Interpreter = "python"
+    bigcodebench: Interpreter = "python"

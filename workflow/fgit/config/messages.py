@@ -45,6 +45,9 @@ def validation_message(
             )
         elif item["type"] == "missing":
             lines.append(f"{key}: this key is required")
+        elif item["type"] == "string_type" and item["input"] is not None:
+            advice = "" if isinstance(item["input"], dict | list) else "; put it in quotes"
+            lines.append(f"{key}: {message}, not {item['input']!r}{advice}")
         elif item["type"] == "value_error":
             lines.append(f"{key}: {message}" if key else message)
         else:

@@ -1,10 +1,10 @@
 """``models``: what is trained or evaluated."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fgit.config.base import Name, Settings
+from fgit.config.base import Name, Place, Settings
 
 Mode = Literal["chat", "completion"]
 
@@ -12,9 +12,11 @@ Mode = Literal["chat", "completion"]
 class Model(Settings):
     """A model that is trained or evaluated."""
 
-    path: str = Field(description="a name on the hub, a folder, or package:NAME/file.gguf")
+    path: Annotated[str, Place("model")] = Field(
+        description="a name on the hub, a folder, or package:NAME/file.gguf"
+    )
     revision: str | None = Field(None, description="commit on the hub")
-    template: str = Field(
+    template: Annotated[str, Place("template")] = Field(
         "own",
         description="prompt template: own (the tokenizer's), magicoder, semcoder, or a Jinja file",
     )
@@ -24,7 +26,7 @@ class Model(Settings):
     licence: str | None = Field(
         None, description="the weights' licence, for the cards of models trained from it"
     )
-    samples: dict[Name, str] = Field(
+    samples: Annotated[dict[Name, str], Place("file")] = Field(
         default_factory=dict,
         description="solutions of this model that are there already, by benchmark: JSONL rows of "
         "task_id, solution; they are scored in place of what the model would write",

@@ -1,14 +1,16 @@
 """``select``: which variant of a sample is used."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from fgit.config.base import Settings, Speed
+from fgit.config.base import Place, Settings, Speed
 
 
 class SelectSettings(Settings):
     """The embedder that finds the most similar variant (section II-A)."""
 
-    embedder: str = Field(
+    embedder: Annotated[str, Place("model")] = Field(
         "microsoft/unixcoder-base", description="the embedder: a name on the hub, or a folder"
     )
     revision: str | None = Field(None, description="the embedder's commit on the hub")
