@@ -18,9 +18,10 @@ from snakemake.utils import min_version
 from fgit.config import Model, check_yaml, parse_config
 from fgit.benchmarks.kinds import kind_of
 from fgit.cluster.partitions import Ask
+from fgit.cluster.profiles import check_profiles
 from fgit.common.errors import UserError
 from fgit.common.files import resolve
-from fgit.doctor import before_start, check_profiles
+from fgit.doctor import before_start
 from fgit.published import read_published
 from fgit.runs import (
     all_runs,
@@ -115,9 +116,11 @@ rule pilot:
 
 # What is certain to fail later stops the run before the first job. (Jobs of a cluster have no hooks.)
 onstart:
+    jobs = list(workflow.dag.needrun_jobs())
     wrong = before_start(
         CONFIG,
-        asks=asks_of(workflow.dag.needrun_jobs()),
+        asks=asks_of(jobs),
+        files={str(file) for job in jobs for file in job.output},
         folders=[Path(results) for results in CONFIGS],
         slurm=workflow.executor_plugin.name == "slurm",
         conda=bool(workflow.deployment_settings.deployment_method),

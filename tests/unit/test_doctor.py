@@ -34,6 +34,8 @@ esac
 def project(tmp_path, monkeypatch):
     """A copy of the workflow whose model is a folder, and in which nothing is run."""
     (tmp_path / "model").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (tmp_path / "model" / name).touch()
     found = Project(tmp_path, tmp_path / "model", "http://127.0.0.1:9/v1")
     monkeypatch.chdir(tmp_path)
     # Both are changed by what is tested.
@@ -139,19 +141,6 @@ def test_the_workflow_is_not_started_where_it_must_fail(project, slurm):
     assert "it asks for 9 GPUs on a node" in said
     assert "no/such/python: no such interpreter" in said
     assert "sbatch" not in said and not (project.folder / "results").exists()
-
-
-def test_a_profile_is_read_as_snakemake_reads_it(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(doctor.UserError, match="profile 'prof': no folder of this name"):
-        doctor.read_profile("prof")
-    (tmp_path / "prof").mkdir()
-    file = tmp_path / "prof" / "config.yaml"
-    file.write_text("__use_yte__: true\n__variables__:\n  n: 3\njobs: ?n + 1\n")
-    assert doctor.read_profile("prof")[1] == {"jobs": 4}
-    file.write_text("__use_yte__: true\njobs: ?nonesuch\n")
-    with pytest.raises(doctor.UserError, match=r"config\.yaml: not readable"):
-        doctor.read_profile("prof")
 
 
 @pytest.mark.parametrize(

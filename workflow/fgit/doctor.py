@@ -4,7 +4,6 @@ Two uses: ``fgit doctor`` looks at everything; the Snakefile asks :func:`before_
 first job is queued, for what is certain to fail later.
 """
 
-import argparse
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -24,11 +23,21 @@ from typing import Any, Literal, get_args
 import fgit
 from fgit.cluster import hub, partitions
 from fgit.cluster.partitions import Ask
+from fgit.cluster.profiles import read_profile
 from fgit.common.errors import UserError
 from fgit.common.lock import live
-from fgit.config import Config, check_yaml, read_config
+from fgit.config import Config, read_config
+from fgit.config import locations as every_location
 from fgit.plan.costs import Plan, plan_of
-from fgit.runs import check_packages, pilot_of, use_hub, use_this_checkout
+from fgit.published import read_published
+from fgit.runs import (
+    check_packages,
+    launcher,
+    pilot_of,
+    use_hub,
+    use_this_checkout,
+    what_is_wrong,
+)
 from fgit.sandbox.strength import why_not_bwrap
 from fgit.steps import Step, steps_of
 
@@ -91,22 +100,35 @@ def doctor(
 
 
 def before_start(
-    config: Config, asks: Collection[Ask], folders: Iterable[Path], slurm: bool, conda: bool
+    config: Config,
+    asks: Collection[Ask],
+    files: Collection[str],
+    folders: Iterable[Path],
+    slurm: bool,
+    conda: bool,
 ) -> list[Finding]:
     """What is certain to stop one of the jobs later; a few seconds at most.
 
     Args:
         asks: what the jobs ask for, each kind once.
+        files: what the jobs write.
         folders: where results go.
         slurm: whether they go to SLURM.
         conda: whether Snakemake makes their environments.
     """
-    rules = {ask.rule for ask in asks}
-    steps = [*steps_of(config), *steps_of(pilot_of(config), pilot=True)]
-    steps = [step for step in steps if step.rule in rules]
+    pilot = pilot_of(config)
+    steps = [
+        step
+        for results, every in [
+            (config.name, steps_of(config)),
+            (pilot.name, steps_of(pilot, pilot=True)),
+        ]
+        for step in every
+        if f"results/{results}/{step.outputs[0]}" in files
+    ]
     with concurrent.futures.ThreadPoolExecutor() as pool:
         looks = pool.submit(hub.look_at_all, hub.needed(config, steps), timeout=2.0)
-        findings = [*orphans(folders)]
+        findings = [*orphans(folders), *named_on_disk(config, steps)]
         if slurm:
             findings += at_slurm(asks, timeout=5)
         if not conda:
@@ -134,6 +156,8 @@ def examine(
     try:
         config = read_config(file)
         check_packages(config)
+        launcher(config.launch)
+        read_published(config)
         yield ok("config", f"{file}: results go to results/{config.name}")
     except UserError as error:
         yield Finding("wrong", "config", str(error))
@@ -162,6 +186,7 @@ def examine(
         if conda:
             yield ok("environments", "Snakemake makes them with conda; not looked at")
         yield from environments.result()
+        yield from named_on_disk(config, steps)
         yield from at_hub(looks.result())
         yield from space(config, results)
         yield folder(results)
@@ -169,67 +194,7 @@ def examine(
     yield gpus(slurm)
 
 
-# ------------------------------------------------------------------ profile and jobs
-
-
-def read_profile(profile: str) -> tuple[Path, dict[str, Any]]:
-    """A profile's file and options, as Snakemake reads them.
-
-    Raises:
-        UserError: if there is none, or it is not readable.
-    """
-    import yte
-
-    path = profile_file(profile)
-    if path is None:
-        raise UserError(
-            f"profile {profile!r}: no folder of this name with a config.yaml (from {os.getcwd()}); "
-            "name the one that snakemake --profile gets"
-        )
-    check_yaml(path, numbers=False)
-    try:
-        with open(path, encoding="utf-8") as file:
-            options = yte.process_yaml(file, require_use_yte=True)
-    except Exception as error:  # yte passes on whatever an expression of the profile raises
-        raise UserError(f"{path}: not readable: {type(error).__name__}: {error}") from error
-    if not isinstance(options, dict):
-        raise UserError(f"{path}: a profile is a mapping of options to values")
-    return path, options
-
-
-def profile_file(profile: str) -> Path | None:
-    """The file of a profile, where Snakemake looks for it."""
-    home = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    for place in ["", f"{home}/snakemake", "/etc/xdg/snakemake"]:
-        folder = Path(place, profile).expanduser()
-        if folder.is_file():
-            return folder
-        names = [path for path in folder.glob("*.yaml") if path.stem in ("config", "profile")]
-        names += [*folder.glob("config.v*+.yaml"), *folder.glob("profile.v*+.yaml")]
-        if names:
-            return max(names)
-    return None
-
-
-def check_profiles(arguments: Sequence[str], folder: str) -> None:
-    """Refuse profiles, of those that Snakemake was started with, in which a key stands twice.
-
-    Args:
-        arguments: Snakemake's.
-        folder: where the Snakefile lies, beside which a profile may lie that nobody names.
-
-    Raises:
-        UserError: naming file, key and lines.
-    """
-    parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--profile", action="append")
-    parser.add_argument("--workflow-profile", default="default")
-    named, _ = parser.parse_known_args(arguments)
-    names = named.profile or [os.environ.get("SNAKEMAKE_PROFILE", "none")]
-    for place in ["", "profiles", os.path.join(folder, "profiles")]:
-        names.append(os.path.join(place, named.workflow_profile))
-    for file in filter(None, map(profile_file, names)):
-        check_yaml(file, numbers=False)
+# ------------------------------------------------------------------ the jobs
 
 
 def asks_of(profile: str, config: Path) -> list[Ask]:
@@ -446,6 +411,27 @@ def differing(name: str, facts: Mapping[str, Any]) -> list[str]:
 
 
 # ------------------------------------------------------------------ the hub, disk, this machine
+
+
+def named_on_disk(config: Config, steps: Iterable[Step]) -> Iterator[Finding]:
+    """Whether the files and folders are there that the config names and the steps read."""
+    steps = list(steps)
+    read = {path for step in steps for path in step.inputs}
+    sections = {f"{key}." for step in steps for key in step.hub}
+    locations = [
+        place
+        for place in every_location(config)
+        if place.path in read or any(place.key.startswith(section) for section in sections)
+    ]
+    wrong = [(place, what) for place in locations if (what := what_is_wrong(place))]
+    for place, what in wrong:
+        fix = f"correct {place.key}"
+        if os.path.expandvars(place.path) != place.path:
+            fix += "; environment variables are not read there, so write out what they stand for"
+        says = f"{place.key}: {place.path!r}: {what} (from {os.getcwd()})"
+        yield Finding("wrong", "paths", says, fix)
+    if not wrong:
+        yield ok("paths", "the files and folders that the config names are there")
 
 
 def at_hub(looks: Sequence[hub.Look]) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -21,10 +22,17 @@ from fgit.config import (
     PUBLISHED,
     Config,
     Launch,
+    Location,
     Row,
     Settings,
     TrainSettings,
     check_yaml,
+    locations,
+)
+
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+HUB_NAME = re.compile(  # what the hub's library takes; anything else can only be a path
+    r"(?!.*(--|\.\.))(?!.*\.git$)(?=.{1,96}$)\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII
 )
 
 
@@ -175,8 +183,7 @@ def is_fetched_benchmark(problems: str) -> bool:
 def is_file(path: str) -> bool:
     """Whether a location is a file of the user's, not a name on the hub or in a package."""
     return not path.startswith(PACKAGE_PREFIX) and (
-        path.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet"))
-        or path.startswith((".", "/"))
+        path.endswith(DATA_SUFFIXES) or path.startswith((".", "/"))
     )
 
 
@@ -186,12 +193,55 @@ def check_packages(config: Config) -> None:
     Raises:
         UserError: naming the location.
     """
-    locations = [model.path for model in config.models.values()]
-    locations += [benchmark.problems for benchmark in config.benchmarks.values()]
-    locations += [config.generate.teacher, config.select.embedder]
-    for location in locations:
-        if location.startswith(PACKAGE_PREFIX):
-            resolve(location)
+    for location in locations(config):
+        if location.path.startswith(PACKAGE_PREFIX):
+            resolve(location.path)
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a location is a name on the hub: ``OWNER/NAME``, and no file or folder here."""
+    local = path.startswith(PACKAGE_PREFIX) or is_fetched_model(path) or is_file(path)
+    return not local and bool(HUB_NAME.fullmatch(path)) and not Path(path).exists()
+
+
+def what_is_wrong(location: Location) -> str | None:
+    """Why a stage cannot read what a key of a config names; None where it can, as far as this
+    machine tells: of names on the hub and of interpreters, others know.
+    """
+    kind, name, path = location.kind, location.path, Path(location.path)
+    if name.startswith((PACKAGE_PREFIX, RELEASE_PREFIX)) or kind in ("launcher", "interpreter"):
+        return None
+    if kind == "template" and (name == "own" or is_shipped_template(name)):
+        return None
+    if kind in ("model", "data") and is_on_hub(name):
+        return None
+    if kind == "model" and not is_fetched_model(name):
+        if path.is_dir():
+            return what_lacks(path, location.key)
+        return "a file, not a folder" if path.exists() else "no such folder"
+    if not path.is_file():
+        return "a folder, not a file" if path.is_dir() else "no such file"
+    if kind == "data" and not path.name.endswith(DATA_SUFFIXES):
+        return "no .jsonl, .jsonl.gz, .json or .parquet"
+    return None
+
+
+def what_lacks(folder: Path, key: str) -> str | None:
+    """What a folder lacks to be a model's."""
+    adapter = (folder / "adapter_config.json").is_file()
+    if not adapter and not (folder / "config.json").is_file():
+        return "no config.json in this folder, so it is no model's"
+    patterns = ["*.safetensors", *(["*.bin"] if key == "select.embedder" else [])]
+    if not any(any(folder.glob(pattern)) for pattern in patterns):
+        return "no weights in safetensors in this folder"
+    if not adapter and not any(folder.glob("*token*")):
+        return "no tokenizer in this folder"
+    return None
+
+
+def is_shipped_template(name: str) -> bool:
+    file = Path(fgit.__file__).parent / "prompts" / f"{name}.jinja"
+    return name != "teacher" and file.is_file()
 
 
 def flags(

@@ -18,9 +18,9 @@ from typing import Any, Literal, NamedTuple
 from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.releases import RELEASE_PREFIX, HubDataset
 from fgit.common.errors import UserError
-from fgit.common.files import PACKAGE_PREFIX, is_offline
+from fgit.common.files import is_offline
 from fgit.config import Config
-from fgit.runs import all_runs, is_fetched_model, is_file
+from fgit.runs import all_runs, is_on_hub
 from fgit.steps import Step
 
 log = logging.getLogger(__name__)
@@ -91,12 +91,6 @@ def place_on_hub(config: Config, key: str) -> tuple[RepositoryKind, str, str | N
     return (kind, path, entry.revision) if is_on_hub(path) else None
 
 
-def is_on_hub(path: str) -> bool:
-    """Whether a location is a name on the hub: ``OWNER/NAME``, and no file or folder here."""
-    local = path.startswith((PACKAGE_PREFIX, "~")) or is_fetched_model(path) or is_file(path)
-    return not local and path.count("/") == 1 and not Path(path).is_dir()
-
-
 # ------------------------------------------------------------------ what is there
 
 
@@ -162,6 +156,9 @@ def look_at(repository: Repository, timeout: float) -> Look:
         if (refused := refusal(repository, error)) is not None:
             return "wrong", *refused
         says = f"{repository}: not in the cache, and the hub does not answer here ({short(error)})"
+        if (owner := Path(repository.name).parent).is_dir():  # so a mistyped path, it seems
+            says += f"; nor is there a folder of this name in {owner.absolute()}"
+            return "wrong", says, f"correct {repository.keys[0]}, or else {fetch}"
         return "warning", says, f"{fetch}, if it does not answer in the jobs either"
     return "ok", f"{repository}: on the hub, commit {info.sha}; not in the cache yet", ""
 

@@ -1,8 +1,8 @@
 """What the sections of a config share."""
 
 import dataclasses
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator
@@ -57,11 +57,10 @@ def at_home(value: Any) -> Any:
         return {name: at_home(path) for name, path in value.items()}
     if value is None or not value.startswith("~"):
         return value
-    path = os.path.expanduser(value)
-    if path.startswith("~"):
-        user = value.partition("/")[0]
-        raise ValueError(f"{value!r}: there is no user {user[1:]!r}; write ./{user} for the name")
-    return path
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError as error:
+        raise ValueError(f"{value!r}: there is no such user; write ./{value} for a name") from error
 
 
 class Settings(BaseModel):

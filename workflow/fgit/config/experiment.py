@@ -167,8 +167,8 @@ def check_path(key: str, path: str) -> None:
     must(not path.startswith("-"), f"{key}: {path!r} looks like a flag; write ./{path}")
     must(
         path.isprintable() and not {"{", "}"} & set(path),
-        f"{key}: {path!r}: braces in a path are Snakemake's wildcards, and characters that cannot be "
-        "seen no part of one; rename it, or make a link to it that has another name",
+        f"{key}: {path!r}: a path has no braces, which are Snakemake's wildcards, and no "
+        "characters that cannot be seen; rename it, or make a link to it that has another name",
     )
 
 
