@@ -2,6 +2,7 @@
 
 import pytest
 
+from fgit.common.lock import Lock, live
 from fgit.config import read_config
 from fgit.report.status import next_steps, score_status, steps_by_file
 from fgit.runs import Run
@@ -50,32 +51,84 @@ def test_what_earlier_stages_wrote_may_be_gone(tmp_path):
     assert state(tmp_path) == ("pending", None)
 
 
+BARS = "".join(f"embedding:  {n}%|##   | {n}/100 [00:0{n}<00:11, 3.9it/s]\n" for n in range(5))
+STOP = "fgit train: error: stopped by SIGTERM in step 3; start it again to go on\n"
+TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 3, in f\n    f()\n'
+LAUNCHER = f"""{TRACEBACK}  File "/env/lib/accelerate/commands/launch.py", line 1281, in launch
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
+============================================================
+fgit FAILED
+exitcode  : 143 (pid: 7)
+"""
+KILLED = "/bin/bash: line 1: 12345 Killed                  python -m fgit select\n"
+
+
 @pytest.mark.parametrize(
-    "text",
+    ("text", "says"),
     [
-        ERROR,
-        "fgit audit variants: error: no\n",
-        'Traceback (most recent call last):\n  File "x"\ntorch.OutOfMemoryError: CUDA out of mem\n',
-        "deep\n" * 10_000 + "torch.OutOfMemoryError: CUDA out of memory\n",
-        "  5%|#   | 1/20\r 10%|##  | 2/20\r/bin/bash: line 1: 12345 Killed   python\n",
-        "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2024 DUE TO TIME LIMIT ***\n",
+        (ERROR, "failed"),
+        ("fgit audit variants: error: no\n", "failed"),
+        ("fgit train: error: 2 keys:\n  models.a.path: no such folder\n  models.b: no\n", "failed"),
+        (f"{TRACEBACK}torch.OutOfMemoryError: CUDA out of mem\n", "failed"),
+        (f"{TRACEBACK}RuntimeError: CUDA error\nCUDA kernel errors might be late\n", "failed"),
+        ("deep\n" * 10_000 + "torch.OutOfMemoryError: CUDA out of memory\n", "failed"),
+        (f"{BARS}{KILLED}", "failed"),
+        ("  5%|#   | 1/20\r 10%|##  | 2/20\rKilled", "failed"),
+        ("/bin/sh: line 2: 7 Segmentation fault      (core dumped) python\n", "failed"),
+        ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2024 DUE TO TIME LIMIT ***\n", "failed"),
+        ("slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch\n", "failed"),
+        ("srun: error: n2: task 1: Killed\n", "failed"),
+        # A bar that ends with the process writes its last state behind the error.
+        (f"{BARS}{ERROR}{BARS.splitlines()[-1]}\n", "failed"),
+        (f"{ERROR}/env/resource_tracker.py:254: UserWarning: 1 leaked semaphore\n", "failed"),
+        (f"{ERROR}{LAUNCHER}", "failed"),
+        # Told to end; the launcher complains of that.
+        (STOP, "stopped"),
+        ("fgit generate: error: interrupted\n", "stopped"),
+        (f"{STOP}{BARS.splitlines()[-1]}\n", "stopped"),
+        (f"{STOP}{LAUNCHER}", "stopped"),
+        # An earlier try, in the same log.
+        (f"{STOP}{BARS}", None),
+        (f"{STOP}{BARS}{TRACEBACK}ValueError: no\n", "failed"),
+        (f"{STOP}{TRACEBACK}ValueError: no\n", "failed"),
+        (f"{ERROR}{BARS}", None),
+        (f"{ERROR}{BARS}{STOP}", "stopped"),
+        (f"{TRACEBACK}ValueError: tried again\n{BARS}", None),
+        (f"{KILLED}{BARS}", None),
+        # Words of what works.
+        ("", None),
+        ("Reading; 3 bad rows, error rate 0.1\n", None),
+        ("killed 5 mutants\n", None),
+        ("Killed 5 mutants\n", None),
+        ("  the answer: fgit train: error: stopped by SIGTERM\n", None),
+        ("a bus error in the row's text, core dumped, oom-kill, due to time limit\n", None),
+        ("answers: 14% ValueError: no code, 3 Traceback (most recent call last):\n", None),
+        ("mutants of: KeyError, Segmentation fault\n", None),
+        ("saved by SIGTERM: the state of step 3\n", None),
     ],
 )
-def test_a_log_that_ends_with_an_error(tmp_path, text):
-    put(tmp_path, "logs/decontaminate/tasks.log", text)
-    assert state(tmp_path) == ("failed", "logs/decontaminate/tasks.log")
+def test_what_the_end_of_a_log_says(tmp_path, text, says):
+    log = "logs/decontaminate/tasks.log"
+    put(tmp_path, log, text)
+    failed = ("failed", log)
+    assert state(tmp_path) == (failed if says == "failed" else ("pending", None))
+    assert state(tmp_path, ended=True) == (("pending", None) if says == "stopped" else failed)
 
 
-def test_a_log_without_an_error_is_of_what_runs_until_all_has_ended(tmp_path):
-    put(tmp_path, "logs/decontaminate/tasks.log", "Reading; 3 bad rows, error rate 0.1\n")
-    assert state(tmp_path) == ("pending", None)
-    assert state(tmp_path, ended=True) == ("failed", "logs/decontaminate/tasks.log")
-
-
-@pytest.mark.parametrize("why", ["stopped by SIGTERM in step 3; start it again", "interrupted"])
-def test_what_was_told_to_end_goes_on_later(tmp_path, why):
-    put(tmp_path, "logs/decontaminate/tasks.log", f"fgit train: error: {why}\n")
-    assert state(tmp_path, ended=True) == ("pending", None)
+@pytest.mark.parametrize("number", range(len(ON_THE_WAY)))
+def test_what_is_being_written_has_not_failed(tmp_path, number):
+    """Whatever its log says: the lock is of the first output, or of its folder."""
+    for step in ON_THE_WAY[:number]:
+        put(tmp_path, step.outputs[0])
+    step = ON_THE_WAY[number]
+    put(tmp_path, step.log, ERROR)
+    place = tmp_path / step.outputs[0]
+    target = place.parent if step.stage in ("train", "score") else place
+    with Lock(target):
+        written = [path for path, _ in live(tmp_path)]
+        assert state(tmp_path, written=written) == ("pending", None)
+    written = [path for path, _ in live(tmp_path)]
+    assert state(tmp_path, written=written) == ("failed", step.log)
 
 
 def test_a_base_model_needs_no_data(tmp_path):

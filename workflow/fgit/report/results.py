@@ -15,6 +15,7 @@ import polars as pl
 from fgit.benchmarks.releases import RELEASE_PREFIX
 from fgit.common.errors import UserError
 from fgit.common.files import read_parquet, write_parquet
+from fgit.common.lock import live
 from fgit.config import PUBLISHED, Config, Row
 from fgit.lineage import COMPUTING, Lineage, precisions
 from fgit.published import Published, read_published
@@ -168,6 +169,7 @@ def results_frame(
         if place not in scores and entry.run.method != PUBLISHED
     ]
     steps = steps_by_file(config, unscored)
+    written = {place for place, _ in live(lineage.results)} if unscored and not ended else set()
     for (name, benchmark), entry in wanted.items():
         same = dataclasses.asdict(entry.run) | {"run": name, "benchmark": benchmark}
         scored: dict[str, dict[str, Any]] = {metric: {} for metric in entry.metrics}
@@ -182,7 +184,9 @@ def results_frame(
         elif entry.run.method == PUBLISHED:
             shared = same | {"status": "quoted"}
         else:
-            status = score_status(steps, lineage.results, name, benchmark, ended=ended)
+            status = score_status(
+                steps, lineage.results, name, benchmark, written=written, ended=ended
+            )
             shared = same | {"status": status.state, "log": status.log}
         for metric, values in scored.items():
             printed = entry.metrics.get(metric, [])
