@@ -67,6 +67,7 @@ if "name" not in config:
 
 
 try:
+    use_this_checkout()
     for file in workflow.configfiles:
         check_yaml(file)
     check_profiles(sys.argv[1:], workflow.basedir)
@@ -77,7 +78,6 @@ try:
 except UserError as error:
     raise WorkflowError(str(error))
 
-use_this_checkout()
 use_hub(CONFIG)
 RUNS = all_runs(CONFIG)
 RESULTS = f"results/{CONFIG.name}"

@@ -13,6 +13,7 @@ import yaml
 from fgit import cli, doctor
 from fgit.common.lock import Lock
 from fgit.config import parse_config
+from fgit.steps import steps_of
 from tests.conftest import REPOSITORY
 from tests.project import Project
 from tests.unit.cluster.test_partitions import NODES, PARTITIONS
@@ -61,6 +62,138 @@ def slurm(tmp_path, monkeypatch):
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+
+def paths_of(project, **changes):
+    """What is said of the paths of a config."""
+    config = parse_config(project.config | changes)
+    steps = steps_of(config)
+    return [*doctor.named_on_disk(config, steps, steps)]
+
+
+def model(**changes):
+    return {"models": {"tiny": {"path": "model"} | changes}}
+
+
+def dataset(**changes):
+    return {"datasets": {"tiny": {"path": "data.jsonl"} | changes}}
+
+
+def benchmark(**changes):
+    return {"benchmarks": {"tiny": {"kind": "humaneval", "problems": "problems.jsonl"} | changes}}
+
+
+TEACHER = {"backend": "transformers", "teacher": "model"}
+FOLDER, FILE = "no such folder", "no such file"
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "what"),
+    [
+        (model(path="modle"), "models.tiny.path", FOLDER),
+        (model(path="./model2"), "models.tiny.path", FOLDER),
+        (model(path="/no/such/model"), "models.tiny.path", FOLDER),
+        (model(path="results/paper/train/m"), "models.tiny.path", FOLDER),
+        (model(path="a--b/c"), "models.tiny.path", FOLDER),  # no name of the hub's
+        (model(path="no.gguf"), "models.tiny.path", FILE),
+        (model(path="data.jsonl"), "models.tiny.path", "a file, not a folder"),
+        (model(path="workflow"), "models.tiny.path", "no config.json in this folder"),
+        (model(path="bare"), "models.tiny.path", "no weights in safetensors in this folder"),
+        (model(path="mute"), "models.tiny.path", "no tokenizer in this folder"),
+        (model(path="~/no/such/model"), "models.tiny.path", FOLDER),
+        (model(template="my.jinja"), "models.tiny.template", FILE),
+        (model(template="magicodr"), "models.tiny.template", FILE),
+        (model(template="workflow"), "models.tiny.template", "a folder, not a file"),
+        (model(samples={"tiny": "s.jsonl"}), "models.tiny.samples.tiny", FILE),
+        (dataset(path="data.json"), "datasets.tiny.path", FILE),
+        (dataset(path="data"), "datasets.tiny.path", FILE),
+        (dataset(path="./model"), "datasets.tiny.path", "a folder, not a file"),
+        (dataset(path="config.yaml"), "datasets.tiny.path", "no .jsonl, .jsonl.gz, .json or"),
+        (dataset(variants="v.parquet"), "datasets.tiny.variants", FILE),
+        (benchmark(problems="p.jsonl"), "benchmarks.tiny.problems", FILE),
+        (benchmark(problems="bench/problems"), "benchmarks.tiny.problems", FILE),
+        ({"generate": TEACHER | {"teacher": "teacher"}}, "generate.teacher", FOLDER),
+        ({"generate": TEACHER | {"teacher": "t.gguf"}}, "generate.teacher", FILE),
+        ({"select": {"embedder": "emb"}}, "select.embedder", FOLDER),
+        ({"select": {"embedder": "/x/y/emb"}}, "select.embedder", FOLDER),
+        ({"published": "p.csv"}, "published", FILE),
+    ],
+)
+def test_what_the_config_names_and_is_not_there(project, monkeypatch, changes, key, what):
+    monkeypatch.setenv("HOME", str(project.folder))
+    for name in ("bare", "mute"):
+        (project.folder / name).mkdir()
+        (project.folder / name / "config.json").touch()
+    (project.folder / "mute" / "model.safetensors").touch()
+    (finding,) = paths_of(project, **changes)
+    assert (finding.state, finding.check) == ("wrong", "paths")
+    path = finding.says.split("'")[1]
+    assert finding.says.startswith(f"{key}: {path!r}: {what}")
+    assert finding.says.endswith(f"(from {project.folder})") and finding.fix == f"correct {key}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        model(path="~/model"),
+        model(path="org/model", template="semcoder"),
+        model(path="adapter"),
+        model(template="~/my own.jinja"),
+        dataset(path="org/data"),
+        dataset(path="~/data.jsonl"),
+        benchmark(problems="~/problems.jsonl"),
+        benchmark(problems="release:v0.1.10"),
+        {"generate": TEACHER},
+        {"generate": TEACHER | {"teacher": "~/model"}},
+        {"select": {"embedder": "pickled"}},
+        # What no job reads.
+        {"models": {**model()["models"], "unused": {"path": "no/such/model"}}},
+        {**dataset(variants="data.jsonl"), "audit": {}, "generate": {"teacher": "no/such/model"}},
+    ],
+)
+def test_what_is_there_or_on_the_hub(project, monkeypatch, changes):
+    monkeypatch.setenv("HOME", str(project.folder))
+    for name in (
+        *("pickled/config.json", "pickled/pytorch_model.bin", "pickled/tokenizer.json"),
+        *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "my own.jinja"),
+    ):
+        (project.folder / name).parent.mkdir(exist_ok=True)
+        (project.folder / name).touch()
+    assert [finding.state for finding in paths_of(project, **changes)] == ["ok"]
+
+
+def test_environment_variables_are_not_read(project, monkeypatch):
+    monkeypatch.setenv("SCRATCH", str(project.folder))
+    (finding,) = paths_of(project, **model(path="$SCRATCH/model"))
+    assert finding.state == "wrong" and "write out what they stand for" in finding.fix
+
+
+def before_start(config, *files):
+    return doctor.before_start(config, [], files, [], slurm=False, conda=True)
+
+
+def test_only_what_the_jobs_need_is_looked_for_before_the_start(project):
+    """But also what those are made of that are there: Snakemake would use them, whatever the
+    config names by now."""
+    wrong = {**model(path="modle"), "select": {"embedder": "emb"}}
+    config = parse_config(project.config | wrong)
+    keys = [finding.says.split(":")[0] for finding in before_start(config, *TO_DO.values())]
+    assert keys == ["models.tiny.path", "select.embedder"]
+    (finding,) = before_start(config, TO_DO["select"])
+    assert finding.says.startswith("select.embedder: ")
+    assert before_start(config, TO_DO["mutate"]) == []
+    (project.folder / "data.jsonl").unlink()
+    (finding,) = before_start(config, TO_DO["mutate"])
+    assert finding.says.startswith("datasets.tiny.path: 'data.jsonl': no such file")
+    assert before_start(config, "results/tiny/config.yaml") == []
+
+
+TO_DO = {
+    "mutate": "results/tiny/mutate/tiny/variants.parquet",
+    "select": "results/tiny/select/tiny/mutate/pairs.parquet",
+    "train": "results/tiny/train/tiny/tiny/mutation/seed-0/metrics.json",
+}
 
 
 def write_profile(folder, partition="main", gpus=4, **more):

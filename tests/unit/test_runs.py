@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from fgit import cli
 from fgit.common.errors import UserError
@@ -284,6 +286,18 @@ def test_flags_of_yes_and_no():
 def test_an_empty_value_is_given_as_one():
     words = shlex.split(flags(SelectSettings(prefix="")))
     assert words[words.index("--prefix") + 1] == ""
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20))
+@example("-x")
+@example("--out=x")
+@example("{dataset}")
+@example("two\nlines")
+def test_any_text_reaches_the_stage(text):
+    words = flags(SelectSettings(prefix=text), leave_out=["revision"])
+    _, got = parsed("select", f"--records r --variants v {words} {REPORTED}")
+    assert got.prefix == text
 
 
 STAGES = [

@@ -7,7 +7,7 @@ import yaml
 
 from fgit.cluster.hub import place_on_hub
 from fgit.common.files import resolve
-from fgit.config import read_config
+from fgit.config import parse_config, read_config
 from fgit.runs import is_fetched_benchmark, pilot_of
 from fgit.steps import RULES, STAGES, steps_of
 from tests.conftest import REPOSITORY
@@ -151,6 +151,38 @@ def test_what_is_asked_of_the_hub_is_named_in_the_command(case):
     for step in case.steps():
         words = case.jobs[step.log].words
         assert on_hub & set(step.hub) == {key for key in on_hub if named[key] in words}, step.log
+
+
+NASTY = (
+    '{dataset}> {query} {{x}} {wildcards.dataset} {input} {0} {} { } it\'s "so" `id` $(id) $HOME '
+    "\\ \\n !x\ntwo\tlines\r 100 % %s * ? [a] ~ # ; & | > < größer 思 🙂\u2028 " + "x" * 20_000
+)
+
+
+def test_text_arrives_as_the_config_has_it(tmp_path):
+    """Not as a pattern of Snakemake's, nor as the shell's: the prefix, a URL, and places."""
+    place = 'a b/it\'s "$HOME" ü* (1)'
+    values = UNUSUAL | {
+        "python": {"main": f"{place}/python"},
+        "models": UNUSUAL["models"] | {"other": {"path": "o/o", "template": f"{place}.jinja"}},
+        "generate": {"backend": "openai", "teacher": "t", "url": NASTY},
+        "select": {"embedder": f"{place}/e", "prefix": f"-{NASTY}"},
+    }
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(values, allow_unicode=True))
+    jobs = jobs_of(str(file), "results/unusual").values()
+    for job in jobs:
+        assert job.rule == "config" or f"{place}/python" in job.words
+        if job.rule in ("select", "audit_variants"):
+            assert {f"--prefix=-{NASTY}", f"{place}/e"} <= job.words
+        if job.rule == "audit_generate":
+            assert NASTY in job.words
+        if job.rule == "evaluate" and job.wildcards["run"] == "other/base":
+            assert f"{place}.jinja" in job.words
+        if job.rule == "config":
+            (whole,) = (word for word in job.words if word.startswith("name: unusual"))
+            assert parse_config(yaml.safe_load(whole)) == read_config(file)
+    assert {"select", "audit_variants", "audit_generate", "evaluate"} <= {job.rule for job in jobs}
 
 
 def test_every_rule_is_tried(unusual):

@@ -116,19 +116,15 @@ def before_start(
         slurm: whether they go to SLURM.
         conda: whether Snakemake makes their environments.
     """
-    pilot = pilot_of(config)
-    steps = [
-        step
-        for results, every in [
-            (config.name, steps_of(config)),
-            (pilot.name, steps_of(pilot, pilot=True)),
-        ]
-        for step in every
-        if f"results/{results}/{step.outputs[0]}" in files
-    ]
+    steps, behind = [], []
+    for of, pilot in [(config, False), (pilot_of(config), True)]:
+        every = steps_of(of, pilot=pilot)
+        to_do = [step for step in every if f"results/{of.name}/{step.outputs[0]}" in files]
+        steps += to_do
+        behind += before(every, to_do)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         looks = pool.submit(hub.look_at_all, hub.needed(config, steps), timeout=2.0)
-        findings = [*orphans(folders), *named_on_disk(config, steps)]
+        findings = [*orphans(folders), *named_on_disk(config, steps, behind)]
         if slurm:
             findings += at_slurm(asks, timeout=5)
         if not conda:
@@ -155,6 +151,7 @@ def examine(
     file = config_file or Path(str(options.get("configfile", "config.yaml")))
     try:
         config = read_config(file)
+        use_this_checkout()
         check_packages(config)
         launcher(config.launch)
         read_published(config)
@@ -162,7 +159,6 @@ def examine(
     except UserError as error:
         yield Finding("wrong", "config", str(error))
         return
-    use_this_checkout()
     use_hub(config)
     results = results or Path("results", config.name)
     slurm = options.get("executor") == "slurm"
@@ -186,7 +182,7 @@ def examine(
         if conda:
             yield ok("environments", "Snakemake makes them with conda; not looked at")
         yield from environments.result()
-        yield from named_on_disk(config, steps)
+        yield from named_on_disk(config, steps, steps)
         yield from at_hub(looks.result())
         yield from space(config, results)
         yield folder(results)
@@ -413,10 +409,30 @@ def differing(name: str, facts: Mapping[str, Any]) -> list[str]:
 # ------------------------------------------------------------------ the hub, disk, this machine
 
 
-def named_on_disk(config: Config, steps: Iterable[Step]) -> Iterator[Finding]:
-    """Whether the files and folders are there that the config names and the steps read."""
-    steps = list(steps)
-    read = {path for step in steps for path in step.inputs}
+def before(steps: Iterable[Step], to_do: Iterable[Step]) -> list[Step]:
+    """Of all steps those to do, and those on whose results they build, done or not."""
+    makers = {file: step for step in steps for file in step.outputs}
+    behind: dict[Step, None] = {}
+    waiting = list(to_do)
+    while waiting:
+        step = waiting.pop()
+        if step not in behind:
+            behind[step] = None
+            waiting += [makers[file] for file in step.inputs if file in makers]
+    return list(behind)
+
+
+def named_on_disk(
+    config: Config, steps: Iterable[Step], behind: Iterable[Step]
+) -> Iterator[Finding]:
+    """Whether the files and folders are there that the config names.
+
+    Args:
+        steps: which are done; they load models.
+        behind: whose results count, those that are there too: where a file is missing that another
+            one was made of, Snakemake takes that for what the config means, whatever it was.
+    """
+    read = {path for step in behind for path in step.inputs}
     sections = {f"{key}." for step in steps for key in step.hub}
     locations = [
         place

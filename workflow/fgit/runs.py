@@ -297,8 +297,16 @@ def use_this_checkout() -> None:
     The config's default interpreter, ``python``, is then the one that runs Snakemake, whether or
     not its environment is activated; and other environments (vLLM's, conda's) need not have this
     package installed.
+
+    Raises:
+        UserError: if Snakemake would take its path for a pattern.
     """
     folders = {"PATH": Path(sys.executable).parent, "PYTHONPATH": Path(fgit.__file__).parents[1]}
+    if {"{", "}"} & set(str(folders["PYTHONPATH"])):
+        raise UserError(
+            f"{folders['PYTHONPATH']}: a folder whose name has braces, which Snakemake takes for "
+            "wildcards; rename it"
+        )
     for variable, folder in folders.items():
         before = os.environ.get(variable, "").split(os.pathsep)
         os.environ[variable] = os.pathsep.join([str(folder), *filter(None, before)])

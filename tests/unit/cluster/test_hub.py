@@ -384,6 +384,25 @@ def test_looking_where_the_hub_does_not_answer(tmp_path, server):
     assert all(fix.startswith("fgit fetch --config") for _, _, fix in found)
 
 
+def test_a_name_that_seems_a_mistyped_path(tmp_path, monkeypatch):
+    """A folder of its owner's name lies here: nobody waits for the hub then."""
+    monkeypatch.chdir(tmp_path)
+    repository = hub.Repository("model", "results/nosuch", None, ("models.x",))
+    monkeypatch.setattr(hub, "is_offline", lambda: True)
+    assert "nor is there a folder" not in hub.look_at(repository, 1.0)[1]
+    (tmp_path / "results").mkdir()
+    for offline in (True, False):
+        monkeypatch.setattr(hub, "is_offline", lambda offline=offline: offline)
+        monkeypatch.setattr("huggingface_hub.HfApi.repo_info", unreachable)
+        state, says, _ = hub.look_at(repository, 1.0)
+        assert state == "wrong"
+        assert says.endswith(f"; nor is there a folder of this name in {tmp_path / 'results'}")
+
+
+def unreachable(*arguments, **options):
+    raise ConnectionError("nobody there")
+
+
 def test_what_is_in_the_cache_is_not_asked_for(fetched):
     server, folder, _ = fetched
     server.asked.clear()

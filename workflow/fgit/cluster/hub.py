@@ -137,12 +137,15 @@ def look_at(repository: Repository, timeout: float) -> Look:
         ok, warning (not here, and the hub does not answer) or wrong; the finding; what to do.
     """
     revision = repository.revision or "main"
+    owner = Path(repository.name).parent
+    mistyped = owner.is_dir()  # a path then, it seems
+    here = f"; nor is there a folder of this name in {owner.absolute()}" if mistyped else ""
     if (folder := snapshot(repository)) is not None:
         return "ok", f"{repository}: in the cache, commit {folder.name}", ""
     fetch = "fgit fetch --config CONFIG where the hub can be reached, with the same HF_HOME"
     if is_offline():
         says = f"{repository}: revision {revision} is not in the cache, and the hub is not asked"
-        return "wrong", f"{says} (hub: offline)", fetch
+        return "wrong", f"{says} (hub: offline){here}", fetch
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -156,9 +159,8 @@ def look_at(repository: Repository, timeout: float) -> Look:
         if (refused := refusal(repository, error)) is not None:
             return "wrong", *refused
         says = f"{repository}: not in the cache, and the hub does not answer here ({short(error)})"
-        if (owner := Path(repository.name).parent).is_dir():  # so a mistyped path, it seems
-            says += f"; nor is there a folder of this name in {owner.absolute()}"
-            return "wrong", says, f"correct {repository.keys[0]}, or else {fetch}"
+        if mistyped:
+            return "wrong", f"{says}{here}", f"correct {repository.keys[0]}, or else {fetch}"
         return "warning", says, f"{fetch}, if it does not answer in the jobs either"
     return "ok", f"{repository}: on the hub, commit {info.sha}; not in the cache yet", ""
 

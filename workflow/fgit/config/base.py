@@ -75,7 +75,7 @@ class Settings(BaseModel):
         items = value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) for item in items):
             annotation = cls.model_fields[info.field_name].annotation
-            if not mentions(annotation, bool) and not mentions(annotation, Any):
+            if mentions(annotation, int) or mentions(annotation, float):
                 raise ValueError(f"must not be true or false (yes, no, on, off), not {value!r}")
         return value
 

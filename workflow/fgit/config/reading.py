@@ -138,20 +138,20 @@ def surprises(root: yaml.Node, numbers: bool) -> Iterator[tuple[int, str]]:
         if id(node) in visited:
             continue
         visited.add(id(node))
+        inner: list[tuple[yaml.Node, KeyPath]] = []
         if isinstance(node, yaml.SequenceNode):
-            todo += [(item, (*at, number)) for number, item in enumerate(node.value)]
+            inner = [(item, (*at, number)) for number, item in enumerate(node.value)]
         elif isinstance(node, yaml.MappingNode):
             lines: dict[tuple[str, str], int] = {}
             for key, value in node.value:
                 text = key.value if isinstance(key, yaml.ScalarNode) else str(key.value)
                 line, name, here = key.start_mark.line + 1, (key.tag, text), (*at, text[:80])
-                todo.append((value, here))
+                inner.append((value, here))
                 if name in lines:
                     yield (
                         line,
-                        f"the key {key_text(here)!r} stands twice, first in line "
-                        f"{lines[name]}, and only the last would count; join the two, or remove "
-                        "one",
+                        f"the key {key_text(here)!r} stands twice, first in line {lines[name]}, "
+                        "and only the last would count; join the two, or remove one",
                     )
                 lines.setdefault(name, line)
         elif numbers and node.tag in NUMBER_TAGS and SURPRISING.fullmatch(node.value):
@@ -160,3 +160,4 @@ def surprises(root: yaml.Node, numbers: bool) -> Iterator[tuple[int, str]]:
                 f"{key_text(at)}: YAML reads {node.value} as {yaml.safe_load(node.value)}; write "
                 "the number that is meant, or put it in quotes if it is text",
             )
+        todo += reversed(inner)  # an anchor before its aliases
