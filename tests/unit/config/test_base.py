@@ -107,7 +107,9 @@ def test_the_home_folder_is_written_out(monkeypatch, key, path):
 def test_what_is_no_path_for_a_rule(key, path, message):
     with pytest.raises(UserError) as caught:
         parse_config(with_path(key, path))
-    assert str(caught.value).startswith(f"config: {key.removesuffix('.b')}") and message in str(caught.value)
+    assert str(caught.value).startswith(f"config: {key.removesuffix('.b')}") and message in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,8 @@ def test_what_is_not_scored_is_a_row_too(folder):
         ("pass@1 base", "failed", f"logs/evaluate/{name}/easy.log", None),
         ("pass@1 plus", "failed", f"logs/evaluate/{name}/easy.log", None),
     ]
+    with Lock(folder.path("evaluate", name, "easy", "samples.jsonl")):  # it was started again
+        assert set(frame_of(folder).filter(run=name)["status"]) == {"pending"}
 
 
 def test_published_numbers_stand_beside_ours(shared_folder, tmp_path):

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, core_schema
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -41,11 +40,6 @@ class Place:
 
     kind: Literal["model", "data", "file", "template", "launcher", "interpreter"]
 
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(at_home, handler(source))
-
 
 def at_home(value: Any) -> Any:
     """A path, or each of a mapping's, with ``~`` written out.
@@ -78,6 +72,11 @@ class Settings(BaseModel):
             if mentions(annotation, int) or mentions(annotation, float):
                 raise ValueError(f"must not be true or false (yes, no, on, off), not {value!r}")
         return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def home_is_written_out(cls, value: Any, info: Any) -> Any:
+        return at_home(value) if kinds_of(cls.model_fields[info.field_name]) else value
 
     @classmethod
     def speed_fields(cls) -> frozenset[str]:
