@@ -57,7 +57,8 @@ def export_pairs(
         raise UserError(f"{spans}: none of its {frame.height} samples has a variant")
     loaded = None
     if tokenizer is not None:
-        from fgit.common.tokenizers import load_tokenizer, require_chat_template
+        from fgit.common.chat_templates import require_chat_template
+        from fgit.common.tokenizers import load_tokenizer
 
         loaded = load_tokenizer(tokenizer, revision, template)
         require_chat_template(loaded, tokenizer)
@@ -82,7 +83,8 @@ def preferences(pairs: pl.DataFrame, tokenizer: Any | None) -> Iterator[dict[str
 
 def tokens_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, list[int]]:
     """Ids and masks of a pair; lists of one side are of equal length."""
-    from fgit.common.tokenizers import chat_ids, end_of_turn
+    from fgit.common.chat_templates import end_of_turn
+    from fgit.common.tokenizers import chat_ids
     from fgit.masks import GRANULARITIES
     from fgit.train.examples import masks_of
 

@@ -18,6 +18,7 @@ import Levenshtein
 import polars as pl
 
 from fgit.common import files
+from fgit.common.chat_templates import TEACHER_PROMPT
 from fgit.common.code_blocks import (
     PYTHON,
     CodeBlock,
@@ -29,7 +30,6 @@ from fgit.common.code_blocks import (
 )
 from fgit.common.errors import Stopped, UserError
 from fgit.common.provenance import digest
-from fgit.common.tokenizers import TEACHER_PROMPT
 from fgit.config import GenerateSettings
 from fgit.gather import counts_in_lines, one_promise, records_digest, rows_of_shard
 from fgit.inference import engines

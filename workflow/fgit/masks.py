@@ -79,24 +79,25 @@ def whole_offsets(offsets: np.ndarray, begins: np.ndarray | int = 0) -> np.ndarr
 def token_masks(
     tokenizer: Any, texts: Sequence[str], spans: Sequence[tuple[Sequence[Span], Sequence[Span]]]
 ) -> list[TokenMasks]:
-    """Tokenize texts, byte for byte as given, and mark their tokens.
+    """Tokenize texts (:func:`fgit.common.tokenizers.text_encodings`), and mark their tokens.
 
     Args:
         texts: at least one. Of many, the tokenizer takes several at a time, one on each core.
         spans: for each text its (line spans, character spans).
     """
-    encoded = tokenizer(
-        list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
-    )
+    from fgit.common.tokenizers import text_encodings
+
+    encodings = text_encodings(tokenizer, texts)
+    ids = [encoding.ids for encoding in encodings]
     # From here on the texts lie end to end, as one.
     *begins, length = itertools.accumulate(map(len, texts), initial=0)
-    counts = [len(ids) for ids in encoded["input_ids"]]
+    counts = [len(of_text) for of_text in ids]
     # The tuples of one text at a time: making and freeing those of all texts takes longer.
-    pairs = chained(of_text.offsets for of_text in encoded.encodings)
+    pairs = chained(encoding.offsets for encoding in encodings)
     offsets = np.fromiter(chained(pairs), np.int64, count=2 * sum(counts)).reshape(-1, 2)
     token_begins = np.repeat(np.asarray(begins), counts)
     offsets = whole_offsets(offsets + token_begins[:, None], token_begins)
-    columns = [np.fromiter(chained(encoded["input_ids"]), np.int64, count=sum(counts))]
+    columns = [np.fromiter(chained(ids), np.int64, count=sum(counts))]
     for of_texts in zip(*spans, strict=True):
         moved = [
             (begin + start, begin + end)

@@ -9,6 +9,7 @@ from typing import Any
 from fgit.benchmarks.humaneval import INSTRUCTION_PREFIX, RESPONSE_PREFIX
 from fgit.benchmarks.kind import Kind, Problem, Programs, RawProblem, require_texts, text_fields
 from fgit.benchmarks.releases import HubDataset
+from fgit.common.chat_templates import as_evalplus_asks
 from fgit.common.files import BadRow
 from fgit.config import Mode
 
@@ -42,7 +43,9 @@ def release(version: str) -> HubDataset:
 
 def prompt(problem: Problem, tokenizer: Any, mode: Mode) -> str:
     """The text that the model is asked: in chat mode, up to the opened code fence."""
-    start: str = problem["complete_prompt"]
+    from fgit.common.tokenizers import marked
+
+    start = marked(tokenizer, problem["complete_prompt"])
     if mode == "completion":
         return start
     from bigcodebench.provider.utility import make_raw_chat_prompt
@@ -53,7 +56,7 @@ def prompt(problem: Problem, tokenizer: Any, mode: Mode) -> str:
         split="complete",
         instruction_prefix=INSTRUCTION_PREFIX,
         response_prefix=RESPONSE_PREFIX,
-        tokenizer=tokenizer,
+        tokenizer=as_evalplus_asks(tokenizer),
     )
 
 

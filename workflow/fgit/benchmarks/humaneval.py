@@ -8,6 +8,7 @@ from typing import Any
 
 from fgit.benchmarks.kind import Kind, Problem, Programs, RawProblem, require_texts, text_fields
 from fgit.benchmarks.releases import EvalPlusFile
+from fgit.common.chat_templates import as_evalplus_asks
 from fgit.common.errors import UserError
 from fgit.config import Mode
 
@@ -47,12 +48,15 @@ def argument_lists(where: str, field: str, inputs: Any) -> list[Any]:
 
 def prompt(problem: Problem, tokenizer: Any, mode: Mode) -> str:
     """The text that the model is asked: in chat mode, up to the opened code fence."""
-    start = problem["prompt"].strip() + "\n"
+    from fgit.common.tokenizers import marked
+
+    start = marked(tokenizer, problem["prompt"].strip()) + "\n"
     if mode == "completion":
         return start
     from evalplus.provider.utility import make_raw_chat_prompt
 
-    return make_raw_chat_prompt(start, INSTRUCTION_PREFIX, RESPONSE_PREFIX, tokenizer)
+    asked = as_evalplus_asks(tokenizer)
+    return make_raw_chat_prompt(start, INSTRUCTION_PREFIX, RESPONSE_PREFIX, asked)
 
 
 def stops(mode: Mode, dataset: str = "humaneval") -> tuple[str, ...]:

@@ -21,8 +21,9 @@ class Programs:
     Problems have ``entry_point`` and ``canonical_solution`` besides the fields named here.
     """
 
-    # The text that the model is asked: of the problem, for the tokenizer. In completion mode it
-    # goes on from there, so that the text and the answer are the program.
+    # The text that the model is asked: of the problem, for the tokenizer, what is text in it marked
+    # (:func:`fgit.common.tokenizers.marked`). In completion mode it goes on from there, so that the
+    # text and the answer are the program.
     prompt: Callable[[Problem, Any, Mode], str]
     stops: Callable[[Mode], tuple[str, ...]]  # the strings at which an answer ends
     sanitize: Callable[[str, str], str]  # a program without what is around it, by its entry point

@@ -25,7 +25,7 @@ from fgit.benchmarks import humaneval
 from fgit.benchmarks.pairs import NOT_COMPARED, continuations
 from fgit.common.errors import UserError
 from fgit.common.progress import bar
-from fgit.common.tokenizers import prompt_ids
+from fgit.common.tokenizers import prompt_ids, unmarked
 from fgit.config import Mode, Precision, TrainSettings
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def tokenize(
     """
     import numpy as np
 
-    from fgit.common.tokenizers import end_of_turn
+    from fgit.common.chat_templates import end_of_turn
     from fgit.masks import pair_masks
     from fgit.train.examples import build
 
@@ -159,7 +159,8 @@ def tokenize(
                 reason = "cut"
             elif not example.paired or np.array_equal(example.response, example.variant):
                 reason = "same_tokens"
-        pairs[task_id] = TokenizedPair(prompt, example, len(response.tokens) + 1, cut, reason)
+        text, tokens = unmarked(tokenizer, prompt), len(response.tokens) + 1
+        pairs[task_id] = TokenizedPair(text, example, tokens, cut, reason)
     return pairs
 
 

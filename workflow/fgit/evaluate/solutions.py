@@ -16,7 +16,7 @@ from typing import Any
 from fgit.benchmarks.kind import Programs
 from fgit.common.errors import UserError
 from fgit.common.progress import Writing
-from fgit.common.tokenizers import prompt_ids
+from fgit.common.tokenizers import answer_text, ids_of_prompts, unmarked
 from fgit.config import EvaluateSettings, Mode
 from fgit.inference.decoding import context_length, decode_texts
 
@@ -58,9 +58,10 @@ def solve(
     Raises:
         UserError: if a prompt is longer than the model's context.
     """
-    prompts = [programs.prompt(problem, tokenizer, mode) for problem in problems.values()]
-    ids = [tokenizer(text)["input_ids"] for text in prompts]
-    one_bos_ids = [prompt_ids(tokenizer, text) for text in prompts]
+    asked = [programs.prompt(problem, tokenizer, mode) for problem in problems.values()]
+    prompts = [unmarked(tokenizer, text) for text in asked]
+    ids = ids_of_prompts(tokenizer, asked, always=True)
+    one_bos_ids = ids_of_prompts(tokenizer, asked)
     check_context(model, dict(zip(problems, ids, strict=True)), name, settings.max_new_tokens)
 
     def rows_of(ids: Sequence[list[int]]) -> list[dict[str, Any]]:
@@ -161,7 +162,7 @@ def stopped(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> bool
     the last n tokens.
     """
     tail = max(len(stop.encode()) for stop in stops) + 1
-    text = tokenizer.decode(list(tokens[-tail:]), skip_special_tokens=True)
+    text = answer_text(tokenizer, tokens[-tail:])
     return any(stop in text for stop in stops)
 
 

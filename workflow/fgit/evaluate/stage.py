@@ -6,8 +6,9 @@ from typing import Any
 from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import read_problems
 from fgit.common import files
+from fgit.common.chat_templates import require_chat_template
 from fgit.common.models import load_model, settled
-from fgit.common.tokenizers import load_tokenizer, require_chat_template
+from fgit.common.tokenizers import load_tokenizer
 from fgit.config import BenchmarkKind, EvaluateSettings, Mode
 from fgit.evaluate.preferences import discriminate
 from fgit.evaluate.solutions import solve

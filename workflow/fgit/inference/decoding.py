@@ -14,6 +14,9 @@ import transformers
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
+from fgit.common.chat_templates import ends_of_turn
+from fgit.common.tokenizers import answer_text
+
 Choose = Callable[[Tensor, list[int]], Tensor]
 Ended = Callable[[int, list[int]], bool]
 
@@ -50,7 +53,8 @@ def decode_texts(
     for row, tokens, by_itself in decode(
         model, prompts, max_new_tokens=max_new_tokens, choose=choose, ended=ended, wrote=wrote
     ):
-        yield row, tokenizer.decode(tokens, skip_special_tokens=True), len(tokens), by_itself
+        text = answer_text(tokenizer, tokens[:-1] if tokens[-1] in ends else tokens)
+        yield row, text, len(tokens), by_itself
 
 
 @torch.inference_mode()
@@ -211,7 +215,5 @@ def context_length(model: Any) -> int:
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end an answer: the tokenizer's, and those of the model's own config."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    several = configured if isinstance(configured, list) else [configured]
-    return {token for token in [tokenizer.eos_token_id, *several] if token is not None}
+    """The tokens that end an answer (:func:`fgit.common.chat_templates.ends_of_turn`)."""
+    return set(ends_of_turn(tokenizer, model.generation_config))

@@ -9,7 +9,7 @@ from fgit.common.code_blocks import code_blocks
 from fgit.common.errors import UserError
 from fgit.common.models import load_model
 from fgit.common.progress import Writing
-from fgit.common.tokenizers import chat_ids, load_tokenizer
+from fgit.common.tokenizers import answer_text, chat_ids, load_tokenizer
 from fgit.config import GenerateSettings
 from fgit.inference.decoding import Choose, context_length, decode_texts, greedy
 from fgit.inference.requests import ASKING, PROMPT_TOO_LONG, Answer, Request
@@ -57,7 +57,7 @@ def stream(
     def code_closed(tokens: list[int]) -> bool:
         """Whether a code block of the answer is closed: small teachers ramble on behind it."""
         return "\n" in tokenizer.decode(tokens[-1:]) and fence_closed(
-            tokenizer.decode(tokens, skip_special_tokens=True)
+            answer_text(tokenizer, tokens)
         )
 
     # Prompts of like length share a batch; the sort is stable, so the answers to one prompt stay
@@ -97,4 +97,5 @@ def chat_tokenizer(settings: GenerateSettings) -> Any:
             f"teacher {settings.teacher}: its tokenizer has no chat template; "
             "use an instruction-tuned model"
         )
+    chat_ids(tokenizer, "x")  # so that a template that does not work shows before the model loads
     return tokenizer

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from fgit.common import models
+from fgit.common.chat_templates import ends_of_turn
 from fgit.common.errors import UserError
 from fgit.common.progress import SECONDS, Writing
 from fgit.common.tokenizers import chat_ids
@@ -140,6 +141,7 @@ def stream(
     waiting = iter(range(len(requests)))
     running: set[str] = set()
     prompt, ids = "", chat_ids(tokenizer, "")
+    ends = ends_of_turn(tokenizer)
     read, cached = 0, 0
     reported, last_report = 0, time.monotonic()
     before = tokens_written(engine)
@@ -162,6 +164,7 @@ def stream(
                         temperature=settings.temperature,
                         max_tokens=settings.max_new_tokens,
                         seed=requests[index].seed,
+                        stop_token_ids=ends,  # besides the model's own
                         output_kind=RequestOutputKind.FINAL_ONLY,
                     )
                     # vLLM puts random letters behind the name: two runs may use one twice.

@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from fgit.annotate import SIDES, SPAN_COLUMNS, Segments
+from fgit.common.chat_templates import end_of_turn
 from fgit.common.errors import UserError
 from fgit.common.subset import subset
-from fgit.common.tokenizers import end_of_turn, has_bos, prompt_text
+from fgit.common.tokenizers import chat_prompt, ids_of_prompts
 from fgit.masks import BATCH, TokenMasks, masks_of_pairs
 
 SHARE_BINS = 20  # of the share of marked tokens
@@ -136,14 +137,9 @@ def examples(
 
 
 def prompts_of(tokenizer: Any, instructions: Sequence[str]) -> list[np.ndarray]:
-    """Each instruction's prompt, int64 ids (:func:`fgit.common.tokenizers.prompt_ids`)."""
-    texts = [prompt_text(tokenizer, instruction) for instruction in instructions]
-    prompts: list[np.ndarray] = []
-    # Neighbours that go through the tokenizer alike: a template writes BOS always, or never.
-    for written, alike in itertools.groupby(texts, functools.partial(has_bos, tokenizer)):
-        encoded = tokenizer(list(alike), add_special_tokens=not written)
-        prompts += [np.asarray(ids, dtype=np.int64) for ids in encoded["input_ids"]]
-    return prompts
+    """Each instruction's prompt, int64 ids (:func:`fgit.common.tokenizers.ids_of_prompts`)."""
+    texts = [chat_prompt(tokenizer, instruction) for instruction in instructions]
+    return [np.asarray(ids, dtype=np.int64) for ids in ids_of_prompts(tokenizer, texts)]
 
 
 def masks_of(tokenizer: Any, row: Mapping[str, Any]) -> tuple[TokenMasks, TokenMasks | None]:

@@ -14,7 +14,7 @@ import yaml
 from fgit.common.files import sha256
 from fgit.common.models import LOADED_MODELS
 from fgit.common.provenance import code_version, package_versions, provenance_path, read_provenance
-from fgit.common.tokenizers import has_bos, prompt_text
+from fgit.common.tokenizers import ids_around, prompt_ids, prompt_text
 from fgit.config import TrainSettings
 from fgit.stage_reports import TrainReport
 
@@ -126,7 +126,14 @@ def method_of(settings: TrainSettings) -> tuple[str, str, str]:
 
 def usage(tokenizer: Any) -> str:
     """Code that loads the model, and asks it as it was trained."""
-    special = not has_bos(tokenizer, prompt_text(tokenizer, "x"))
+    text = prompt_text(tokenizer, "x")
+    plain = tokenizer(text, add_special_tokens=False)["input_ids"]
+    special = prompt_ids(tokenizer, text) != plain
+    appended = len(ids_around(tokenizer)[1]) if special else 0
+    cut = (
+        f"\nprompt = {{name: ids[:, :-{appended}] for name, ids in prompt.items()}}"
+        "  # nothing stands between prompt and answer"
+    )
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
@@ -134,7 +141,7 @@ model = AutoModelForCausalLM.from_pretrained("path/to/this/folder", dtype="auto"
 
 messages = [{{"role": "user", "content": "Write a function that adds two numbers."}}]
 text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-prompt = tokenizer(text, return_tensors="pt", add_special_tokens={special})
+prompt = tokenizer(text, return_tensors="pt", add_special_tokens={special}){cut if appended else ""}
 answer = model.generate(**prompt, max_new_tokens=512, do_sample=False)
 print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
 ```"""

@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 
 from fgit.annotate import SIDES
-from fgit.common.tokenizers import end_of_turn
+from fgit.common.chat_templates import end_of_turn
+from fgit.common.tokenizers import text_encodings
 from fgit.config import TrainSettings
 from fgit.masks import TokenMasks, whole_offsets
 from fgit.stage_reports import SegmentsReport
@@ -90,8 +91,8 @@ def token_texts(tokenizer: Any, text: str) -> list[str]:
     Characters for which a tokenizer has no token (some drop control characters) stand with the
     token behind them, or the last; a text without any token has no texts.
     """
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets = whole_offsets(np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2))
+    [encoding] = text_encodings(tokenizer, [text])
+    offsets = whole_offsets(np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2))
     ends = np.maximum.accumulate(offsets[:, 1])
     ends[-1:] = len(text)
     starts = np.concatenate([[0], ends])[:-1]

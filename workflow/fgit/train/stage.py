@@ -10,6 +10,7 @@ import yaml
 
 from fgit.annotate import SPAN_COLUMNS
 from fgit.common import processes
+from fgit.common.chat_templates import end_of_turn, require_chat_template, write_ends
 from fgit.common.errors import UserError
 from fgit.common.files import (
     read_parquet,
@@ -20,7 +21,7 @@ from fgit.common.files import (
     write_text,
 )
 from fgit.common.models import device, load_model, seed_everything
-from fgit.common.tokenizers import end_of_turn, load_tokenizer, require_chat_template
+from fgit.common.tokenizers import load_tokenizer
 from fgit.config import TrainSettings
 from fgit.stage_reports import RunParameters, SegmentsReport, TrainingStep, TrainReport
 from fgit.train.examples import examples, marked_share_bins, split_held_out
@@ -118,6 +119,7 @@ def save(
             f"set save_dtype: float32, or raise the learning rate ({settings.learning_rate}) and "
             f"delete {out / 'state'}, if there is one"
         )
+    write_ends(tokenizer, trained.model.generation_config)
     with replacing(out / "model") as folder:
         trained.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -21,8 +21,9 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     weight is 1 there), loss: the mean of −w log P over the response tokens, end of turn included.
     """
     from fgit.annotate import with_spans
+    from fgit.common.chat_templates import require_chat_template
     from fgit.common.models import device, load_model
-    from fgit.common.tokenizers import load_tokenizer, require_chat_template
+    from fgit.common.tokenizers import load_tokenizer
     from fgit.train.engine import Engine, check_exact
     from fgit.train.examples import examples
     from fgit.train.rows import lay_out
