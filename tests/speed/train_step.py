@@ -28,11 +28,12 @@ import numpy as np
 import transformers
 
 from fgit.annotate import with_spans
+from fgit.common.chat_templates import require_chat_template
 from fgit.common.errors import UserError
 from fgit.common.files import read_records, write_json, write_text
 from fgit.common.progress import bar
 from fgit.common.provenance import code_version, hardware, package_versions
-from fgit.common.tokenizers import load_tokenizer, require_chat_template
+from fgit.common.tokenizers import load_tokenizer
 from fgit.config import TrainSettings
 from fgit.train.examples import Example, examples
 from tests.speed import contenders

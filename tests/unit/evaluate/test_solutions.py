@@ -215,7 +215,7 @@ def doubling(tmp_path, tiny_model, tokenizer) -> Path:
     with_bos._tokenizer.post_processor = TemplateProcessing(
         single=f"{bos} $A", special_tokens=[(bos, with_bos.bos_token_id)]
     )
-    with_bos.chat_template = "{{ bos_token }}{{ messages[0]['content'] }}"
+    with_bos.chat_template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with_bos.save_pretrained(folder)
     return folder
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgit.annotate import with_spans
+from fgit.common.chat_templates import end_of_turn
 from fgit.common.errors import UserError
-from fgit.common.tokenizers import end_of_turn, prompt_ids, prompt_text
+from fgit.common.tokenizers import prompt_ids, prompt_text
 from fgit.masks import TokenMasks
 from fgit.train import examples as module
 from fgit.train.examples import (
@@ -263,12 +264,3 @@ def test_held_out_does_not_depend_on_the_other_samples():
 def test_nothing_left_to_train_on():
     with pytest.raises(UserError, match="held_out is 2, but there are only 2"):
         split_held_out(pl.DataFrame({"id": ["a", "b"]}), 2, seed=0)
-
-
-def test_end_of_turn_of_a_template_without_assistant_turns(tokenizer):
-    """Nothing is rendered behind the response, so the end-of-sequence token ends it."""
-    other = copy.deepcopy(tokenizer)
-    other.chat_template = (
-        "{% for m in messages if m.role == 'user' %}<|im_start|>{{ m.content }}{% endfor %}"
-    )
-    assert end_of_turn(other) == other.eos_token_id

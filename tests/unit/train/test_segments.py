@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import polars as pl
 import pytest
@@ -5,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fgit.config import TrainSettings
+from fgit.train import segments
 from fgit.train.examples import examples
 from fgit.train.samples import SCHEMA
 from fgit.train.segments import segments_of, token_texts
@@ -26,11 +29,10 @@ def test_a_character_of_several_tokens_stands_with_the_first(tokenizer):
     assert texts[at + 1] == ""
 
 
-def test_trimmed_whitespace_belongs_to_a_token():
-    def tokenize(text, **options):
-        return {"offset_mapping": [(0, 1), (3, 4)]}
-
-    assert token_texts(tokenize, "a  b  ") == ["a", "  b  "]
+def test_trimmed_whitespace_belongs_to_a_token(monkeypatch):
+    encoding = types.SimpleNamespace(offsets=[(0, 1), (3, 4)])
+    monkeypatch.setattr(segments, "text_encodings", lambda tokenizer, texts: [encoding])
+    assert token_texts(None, "a  b  ") == ["a", "  b  "]
 
 
 @pytest.fixture

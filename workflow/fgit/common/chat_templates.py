@@ -205,7 +205,8 @@ def end_of_turn(tokenizer: Any) -> int:
     tries = [
         [token for token in ends if token in closing],
         [token for token in ends if token not in turned],
-        [token for token in closing if token in turned[:1] or token not in opened],
+        # What ends questions too; what comes first of all begins a turn.
+        [t for t in closing if t not in opened or (t in turned[:1] and t != opened[0])],
         [tokenizer.eos_token_id],
     ]
     end = next(tokens[0] for tokens in tries if tokens)
@@ -216,9 +217,11 @@ def end_of_turn(tokenizer: Any) -> int:
 
 def added_tokens_in(tokenizer: Any, text: str) -> list[int]:
     """The ids of added tokens, special or not, that a template's text holds, but for blanks."""
-    added = tokenizer.added_tokens_decoder
     ids = tokenizer(text, add_special_tokens=False, split_special_tokens=False)["input_ids"]
-    return [token for token in ids if token in added and not added[token].content.isspace()]
+    added = tokenizer.added_tokens_decoder
+    written = {token: added[token].content for token in ids if token in added}
+    # Not in the text are those that stand for an unknown character.
+    return [t for t in ids if t in written and written[t].strip() and written[t] in text]
 
 
 def ends_of_turn(tokenizer: Any, generation_config: Any = None) -> list[int]:
