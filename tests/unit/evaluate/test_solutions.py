@@ -205,6 +205,23 @@ def test_a_prompt_longer_than_the_context_is_refused(tmp_path, tiny_model, probl
     assert not (tmp_path / "s.jsonl").exists()
 
 
+@pytest.mark.parametrize("mode", ["chat", "completion"])
+def test_special_tokens_in_a_problem_are_text(
+    tmp_path, tiny_model, problems, monkeypatch, tokenizer, mode
+):
+    rows = [json.loads(line) for line in problems.read_text().splitlines()]
+    rows[1]["prompt"] = "def f(x):\n    # Stop at <|im_end|>, not at <filename>.\n"
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = asked_ids(monkeypatch)
+    out = tmp_path / "samples.jsonl"
+    evaluate(str(tiny_model), "humaneval", problems, out, EvaluateSettings(), mode=mode)
+    special = [[id for id in ids if id in tokenizer.all_special_ids] for ids in seen]
+    assert special[0] == special[1] == special[2]
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows[1]["prompt"].strip() in written[1]["prompt"]
+    assert [tokenizer.decode(ids) for ids in seen] == [row["prompt"] for row in written]
+
+
 @pytest.fixture
 def doubling(tmp_path, tiny_model, tokenizer) -> Path:
     """The tiny model with a tokenizer that adds BOS, and a template that writes it too."""

@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fgit.common.models import load_model
-from fgit.inference.decoding import common_start, decode, end_tokens, greedy, reserved_cache
+from fgit.inference.decoding import (
+    common_start,
+    decode,
+    decode_texts,
+    end_tokens,
+    greedy,
+    reserved_cache,
+)
 
 PROMPTS = [[5, 6, 7], [8], [5, 6, 7], [9, 10, 11, 12]]
 
@@ -157,3 +164,24 @@ def test_context_length_ends_a_row(model, monkeypatch):
 def test_end_tokens(model, tokenizer, monkeypatch):
     monkeypatch.setattr(model.generation_config, "eos_token_id", [7, 8])
     assert end_tokens(model, tokenizer) == {7, 8, tokenizer.eos_token_id}
+
+
+def test_the_token_that_ends_an_answer_is_not_its_text(model, tokenizer, monkeypatch):
+    """Whether it is a special token or not; a model may end its turn in an ordinary one."""
+    [a, end] = tokenizer("a stop", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", [end])
+    written = {0: [a, a, end], 1: [a, a, a, a]}
+
+    def choose(logits, rows):
+        step = len(seen) // 2 if len(seen) < 6 else 3
+        seen.extend(rows)
+        return torch.tensor([written[row][step] for row in rows])
+
+    seen = []
+    found = decode_texts(
+        *(model, tokenizer, [[5], [6]], lambda tokens: False),
+        max_new_tokens=4,
+        wrote=lambda count: None,
+        choose=choose,
+    )
+    assert sorted(found) == [(0, "aa", 3, True), (1, "aaaa", 4, False)]

@@ -115,6 +115,7 @@ def test_vllm_gets_every_request_with_its_seed(tiny, vllm):
     assert engine.arguments["revision"] == engine.arguments["tokenizer_revision"] == "abc"
     assert {(s.temperature, s.max_tokens) for _, _, s in engine.added} == {(0.7, 16)}
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny)
+    assert all(s.stop_token_ids == [tokenizer.eos_token_id] for _, _, s in engine.added)
     texts = [tokenizer.decode(ids) for _, ids, _ in engine.added]
     assert texts == ["<user>Say a.<end>"] * 2 + ["<user>Say b.<end>"] * 2
 

@@ -3,6 +3,7 @@ import json
 import pytest
 import yaml
 
+from fgit.common.tokenizers import chat_ids
 from fgit.config import TrainSettings
 from fgit.train.model_card import (
     base_name,
@@ -11,8 +12,10 @@ from fgit.train.model_card import (
     method_of,
     read_front_matter,
     source_of,
+    usage,
     with_scores,
 )
+from tests.made_tokenizers import CHATML, made_tokenizer
 
 PROVENANCE = {
     "stage": "x",
@@ -94,3 +97,15 @@ def test_scores_take_the_place_of_those_before():
     assert first == "# Model\n\n### Scores\n\n## Scores\n\n70.1\n\n## Provenance\n\nx\n"
     assert with_scores(with_scores(card, "1"), "70.1") == first
     assert with_scores("# Model\n", "70.1") == "# Model\n\n## Scores\n\n70.1\n"
+
+
+@pytest.mark.parametrize("post", [None, "<s> $A", "$A </s>", "<s> $A </s>"])
+@pytest.mark.parametrize("start", ["", "{{ bos_token }}"])
+def test_the_code_of_the_card_asks_as_training_did(post, start):
+    tokenizer = made_tokenizer(post=post, template=start + CHATML)
+    lines = usage(tokenizer).splitlines()
+    code = [line for line in lines if line.startswith(("messages", "text", "prompt"))]
+    names = {"tokenizer": tokenizer}
+    exec("\n".join(code), names)
+    wanted = chat_ids(tokenizer, "Write a function that adds two numbers.")
+    assert names["prompt"]["input_ids"].tolist() == [wanted]

@@ -173,3 +173,25 @@ def test_tokenizer_without_a_chat_template(tmp_path, tiny_model, spans, tokenize
 def test_missing_model(tmp_path, spans):
     with pytest.raises(UserError, match="no such model folder"):
         train("./nowhere", spans, tmp_path / "run", SETTINGS)
+
+
+def test_the_saved_model_knows_every_token_that_ends_a_turn(tmp_path, tiny_model, spans):
+    base, template = tmp_path / "base", tmp_path / "mine.jinja"
+    shutil.copytree(tiny_model, base)
+    template.write_text(
+        "{% for m in messages %}<|im_start|>{{ m.content }}<file_sep>\n{% endfor %}"
+    )
+    for configured, chosen in ((None, "own"), ([7, 9], str(template))):
+        config = {"eos_token_id": configured, "top_p": 0.9, "do_sample": True}
+        (base / "generation_config.json").write_text(json.dumps(config))
+        train(str(base), spans, tmp_path / chosen[-8:], SETTINGS, template=chosen)
+    tokenizer = load_tokenizer(str(base))
+    one, several = (
+        json.loads((tmp_path / name / "model" / "generation_config.json").read_text())
+        for name in ("own", template.name[-8:])
+    )
+    assert one["eos_token_id"] == tokenizer.eos_token_id
+    separator = tokenizer.convert_tokens_to_ids("<file_sep>")
+    assert several["eos_token_id"] == [7, 9, separator, tokenizer.eos_token_id]
+    assert one["pad_token_id"] == several["pad_token_id"] == tokenizer.pad_token_id
+    assert several["top_p"] == 0.9
