@@ -188,6 +188,14 @@ def test_a_tokenizer_that_makes_a_special_token_of_text_is_refused(text):
             read()
 
 
+@pytest.mark.parametrize("kind", ["first", "llama", "unigram", "wordpiece"])
+def test_unknown_characters_are_no_special_tokens(kind):
+    tokenizer = made_tokenizer(kind)
+    tokenizer.unk_token = None  # the backend has it all the same
+    assert len(text_encodings(tokenizer, ["x = '𝔘中' ☃"])) == 1
+    assert chat_ids(tokenizer, "x = '𝔘中' ☃")
+
+
 def test_text_that_a_normalizer_makes_a_special_token_is_refused():
     tokenizer = made_tokenizer(normalizer=normalizers.Lowercase(), normalized=True)
     with pytest.raises(UserError, match="makes a special token of text in"):
@@ -243,6 +251,20 @@ def test_nothing_stands_between_prompt_and_response(kind, post):
         plain = made(text, add_special_tokens=False)["input_ids"]
         assert prompt_ids(made, text) == (plain if made is begins else front + plain)
         assert prompt_ids(made, text, always=True) == front + plain  # as EvalPlus asks
+
+
+def test_what_the_template_wrote_is_not_put_in_front_again():
+    """Tokens that are not BOS, as GLM's [gMASK]<sop>."""
+    template = "[MASK]<pad>" + CHATML
+    tokenizer = made_tokenizer(template=template)
+    ids = list(zip(SPECIAL, tokenizer.convert_tokens_to_ids(SPECIAL), strict=True))
+    plain = chat_ids(tokenizer, "x")
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[MASK] <pad> $A", special_tokens=ids
+    )
+    assert chat_ids(tokenizer, "x") == plain
+    tokenizer.chat_template = CHATML
+    assert chat_ids(tokenizer, "x") == plain
 
 
 # ------------------------------------------------------------------ what a folder may say

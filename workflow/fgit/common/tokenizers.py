@@ -25,7 +25,7 @@ from fgit.common.models import loading_errors, source
 MARK, MARKED = "\ufdd0{}\ufdd1", re.compile("\ufdd0(\\d+)\ufdd1")  # text within a message
 STAND_IN = "\ufdd2{}\ufdd3"  # a token that the template wrote
 TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
-BYTE = re.compile("<0x[0-9A-F]{2}>")
+UNKNOWN, BYTE = "\U0010fffe", re.compile("<0x[0-9A-F]{2}>")
 BLANKS = " \t\r\n\ufeff"
 
 
@@ -44,8 +44,9 @@ def load_tokenizer(path: str, revision: str | None = None, template: str = "own"
             raise UserError(
                 f"{path}: no tokenizer in this folder (tokenizer.json); save the base model's there"
             )
-        for file in Path(name).glob("**/*.jinja"):
-            template_text(file)  # transformers would name neither the file nor the reason
+        for pattern in ("chat_template.jinja", "additional_chat_templates/*.jinja"):
+            for file in Path(name).glob(pattern):
+                template_text(file)  # transformers would not name the file
     with loading_errors(path, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, **arguments, revision=revision, trust_remote_code=False
@@ -95,7 +96,7 @@ def controls_with(tokenizer: Any, template: str) -> ControlTokens:
     ids = sorted(special.union(tokenizer.all_special_ids, ends).intersection(added))
     # What characters without a token of their own become.
     unknown = {token for token in ids if BYTE.fullmatch(added[token].content)}
-    unknown.update({tokenizer.unk_token_id}.difference(ends))
+    unknown.update(set(tokenizer(UNKNOWN, add_special_tokens=False)["input_ids"]).difference(ends))
     by_text = {added[token].content: token for token in ids if added[token].content}
     every = [token.content for token in added.values() if token.content]
     return ControlTokens(by_text, frozenset(ids) - unknown, any_of(by_text), any_of(every))
