@@ -196,6 +196,15 @@ def test_unknown_characters_are_no_special_tokens(kind):
     assert chat_ids(tokenizer, "x = '𝔘中' ☃")
 
 
+def test_blanks_are_text_whatever_a_tokenizer_calls_them():
+    tokenizer = made_tokenizer()
+    tokenizer.backend_tokenizer.add_special_tokens(["\n\n", "    "])
+    [encoding] = text_encodings(tokenizer, ["a\n\n    b"])
+    assert tokenizer.decode(encoding.ids) == "a\n\n    b"
+    ids = chat_ids(tokenizer, "a\n\n    b")
+    assert "a\n\n    b" in tokenizer.decode(ids)
+
+
 def test_text_that_a_normalizer_makes_a_special_token_is_refused():
     tokenizer = made_tokenizer(normalizer=normalizers.Lowercase(), normalized=True)
     with pytest.raises(UserError, match="makes a special token of text in"):

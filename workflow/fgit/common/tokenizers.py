@@ -93,7 +93,10 @@ def controls_with(tokenizer: Any, template: str) -> ControlTokens:
     added = tokenizer.added_tokens_decoder
     ends = ends_of_turn(tokenizer)
     special = {token for token, content in added.items() if content.special}
-    ids = sorted(special.union(tokenizer.all_special_ids, ends).intersection(added))
+    special.update(tokenizer.all_special_ids)
+    # Blanks are text, whatever a tokenizer calls them.
+    special = {token for token in special.intersection(added) if added[token].content.strip()}
+    ids = sorted(special.union(ends).intersection(added))
     # What characters without a token of their own become.
     unknown = {token for token in ids if BYTE.fullmatch(added[token].content)}
     unknown.update(set(tokenizer(UNKNOWN, add_special_tokens=False)["input_ids"]).difference(ends))
