@@ -151,13 +151,15 @@ def tokenize(
         else:
             longest = max(len(response.tokens), len(variant.tokens)) + 1
             cut = len(example.prompt) + longest > max_length
-            if (
+            if "no_difference" in counted:
+                reason = "same_tokens"
+            elif (
                 example.response_marks.sum() < response.hybrid.sum()
                 or example.variant_marks.sum() < variant.hybrid.sum()
                 or "marks_cut" in counted
             ):
                 reason = "cut"
-            elif not example.paired or np.array_equal(example.response, example.variant):
+            elif not example.paired:
                 reason = "same_tokens"
         pairs[task_id] = TokenizedPair(prompt, example, len(response.tokens) + 1, cut, reason)
     return pairs
