@@ -341,12 +341,12 @@ USED = {  # by name: settings, how many samples are how, and how many are used, 
     "several reasons": (
         FGIT,
         [(3, NO_VARIANT), (4, LATE), (2, EQUAL), (1, LONG_PROMPT)],
-        "0 of 10 samples can be trained on with a dynamic weight (no variant 3, no difference "
+        "none of 10 samples can be trained on with a dynamic weight (no variant 3, no difference "
         "within max_length 4, response and variant have the same tokens 2, prompt as long as "
         "max_length 1): raise max_length, now 64; or choose",
     ),
     "not annotated well": (FGIT, [(8, UNMARKED)], "(no token is marked 8): annotate the pairs"),
-    "a fixed weight": (FIXED, [(8, EQUAL)], "0 of 8 samples can be trained on with weight 2 ("),
+    "a fixed weight": (FIXED, [(8, EQUAL)], "none of 8 samples can be trained on with weight 2 ("),
     "SFT, long prompts": (SFT, [(8, LONG_PROMPT)], "weight 1 (prompt as long as max_length 8)"),
     "DPO, equal": (DPO, [(8, EQUAL)], "a preference (response and variant have the same tokens 8)"),
     "DPO, cut": (DPO, [(8, LATE_IN_LINE)], "a preference (no difference within max_length 8)"),
@@ -374,7 +374,7 @@ def test_a_method_that_its_data_leave_nothing_to_do_is_refused(tokenizer, name):
         return
     with pytest.raises(UserError) as refused:
         check_used(*arguments)
-    assert str(refused.value).startswith("s.parquet: only ")
+    assert str(refused.value).startswith("s.parquet: ")
     assert expected in str(refused.value)
     assert ("standard SFT" in str(refused.value)) == (
         changes not in (SFT, DPO) and "long" not in name

@@ -156,9 +156,7 @@ def test_a_training_goes_on_with_other_settings_of_speed(tmp_path, tiny_model, s
 
 
 def test_prompts_that_leave_no_room(tmp_path, tiny_model, spans):
-    with pytest.raises(
-        UserError, match=r"only 0 of 7 .* \(prompt as long as max_length 7\): raise"
-    ):
+    with pytest.raises(UserError, match=r"none of 7 .* \(prompt as long as max_length 7\): raise"):
         train(
             str(tiny_model), spans, tmp_path / "run", SETTINGS.model_copy(update={"max_length": 8})
         )
@@ -175,7 +173,7 @@ def test_nothing_to_learn_from_is_said_before_the_model_is_loaded(
         for i in range(8)
     ]
     settings = SETTINGS.model_copy(update={"objective": objective})
-    with pytest.raises(UserError, match=r"only 0 of 6 samples .* the same tokens 6"):
+    with pytest.raises(UserError, match=r"none of 6 samples .* the same tokens 6"):
         train(str(tiny_model), annotated(tmp_path, rows), tmp_path / "run", settings)
     assert not (tmp_path / "run").exists()
 

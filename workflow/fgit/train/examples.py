@@ -183,8 +183,8 @@ def check_used(
         advice.append("choose standard SFT (objective fixed, weight 1), which this nearly is")
     why = ", ".join(f"{words[reason][0]} {count}" for reason, count in reasons.items() if count)
     raise UserError(
-        f"{where}: only {used} of {samples} samples can be trained on with {settings.pairs_get} "
-        f"({why}): {'; or '.join(advice)}"
+        f"{where}: {f'only {used}' if used else 'none'} of {samples} samples can be trained on "
+        f"with {settings.pairs_get} ({why}): {'; or '.join(advice)}"
     )
 
 
