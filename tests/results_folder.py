@@ -263,6 +263,8 @@ class Folder:
                     "cut": 3,
                     "paired": 25,
                 },
+                "used": 25,
+                "used_share": 25 / 32,
                 "held_out_counts": {"samples": 8, "no_variant": 1, "paired": 7},
                 "marked_share": {
                     "response": [20, 5, *[0] * 18],

@@ -169,6 +169,8 @@ class TrainReport(Report):
     """A training's figures: ``metrics.json``.
 
     counts: of the samples, as :func:`fgit.train.examples.examples` gives them.
+    used, used_share: how many of them the objective can use, and their share
+        (:func:`fgit.train.examples.is_used`); None in reports of older versions.
     held_out_before, held_out_after: means over the held-out samples, nll per response token; empty
         where there are none, None where none has a weight.
     marked_share: pairs by the share of their tokens that is marked, in equal bins from 0 to 1.
@@ -178,6 +180,8 @@ class TrainReport(Report):
     file = "metrics.json"
     counts: Counts
     held_out_counts: Counts
+    used: Count | None = None
+    used_share: Number | None = None
     marked_share: BySide[list[Count]] | None = None
     held_out_before: HeldOut
     held_out_after: HeldOut
@@ -198,6 +202,7 @@ class TrainingStep(Report):
 class RunSettings(BaseModel):
     objective: str
     weight: Number
+    alpha: Number
 
 
 class RunParameters(Report):

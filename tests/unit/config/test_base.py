@@ -24,7 +24,10 @@ SPEED = {
         *("max_spend", "price_per_million_input", "price_per_million_output"),
     },
     SelectSettings: {"batch_size"},
-    TrainSettings: {"token_budget", "attention", "gradient_checkpointing", "checkpoint_minutes"},
+    TrainSettings: {
+        *("token_budget", "attention", "gradient_checkpointing", "checkpoint_minutes"),
+        "min_share",
+    },
     EvaluateSettings: {"batch_size"},
     ScoreSettings: {"memory_mb"},
 }

@@ -39,7 +39,7 @@ from fgit.train.examples import build
 from tests.results_folder import Folder, make_config
 
 COUNTS = st.integers(0, 20)
-FGIT = RunSettings(objective="fgit", weight=1.0)
+FGIT = RunSettings(objective="fgit", weight=1.0, alpha=2.0)
 KINDS = (DecontaminateReport, SelectReport, AnnotateReport, TrainReport)
 REASONS = st.dictionaries(st.sampled_from(["a", "b", "c"]), COUNTS, max_size=3)
 
@@ -86,7 +86,7 @@ def lines_of(reports, objective="fgit", weight=2.0):
     clean, selected, annotated, metrics = (
         report_of(kind, **values) for kind, values in zip(KINDS, reports.values(), strict=True)
     )
-    parameters = RunSettings(objective=objective, weight=weight)
+    parameters = RunSettings(objective=objective, weight=weight, alpha=2.0)
     return [
         *dataset_lines("d", clean),
         *source_lines("d", "generate", clean, selected, annotated),

@@ -112,6 +112,7 @@ def test_page_shows_every_part(finished):
         *("All methods", "Stand-ins throughout.", "30.0", "16.8 to 68.7", "sample-3", "same code"),
         *("tiny-teacher", "tiny-embedder", "Easy/9", "sandbox bwrap", "polars"),
         "problems: easy sha256 1a2b3c4d…",
+        "78.1 %",  # of a training's samples are used
     ]:
         assert part in text, part
     assert "4 of 10 problems; 95 % interval 16.8 to 68.7" in finished.html()

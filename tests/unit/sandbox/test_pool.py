@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import sys
+import types
 
 import pytest
 from hypothesis import given
@@ -25,6 +27,7 @@ from fgit.sandbox.pool import (
     interpreter_of,
     may_take_long,
     second_look,
+    second_looks,
     suspect,
 )
 
@@ -41,6 +44,7 @@ PROBLEM = {
 RIGHT = "def f(x):\n    return 2 * x\n"
 GOOD = Verdict("pass", "pass", 0.1, 3.0, 0.01)
 BAD = Verdict("fail", "fail", 1.2, 3.0, 0.01)
+QUICK = ScoreSettings()
 
 # ------------------------------------------------------------------ the journal
 
@@ -225,13 +229,169 @@ def test_a_machine_too_slow_for_the_canonical_solution_gives_no_score():
         second_look(pool, Submission(PROBLEM, "slow"), BAD, ScoreSettings(), "p.jsonl")
 
 
-def test_a_slow_machine_in_earnest():
-    """With limits of a tenth of its own time, the canonical solution cannot pass."""
-    sleeps = "    import time; time.sleep(0.3); return 2 * x\n"
+class Machine:
+    """A pool in which each program has these verdicts, the last of them for good."""
+
+    kind = "mbpp"
+
+    def __init__(self, programs):
+        self.programs = programs
+        self.ran = []
+
+    def __call__(self, *arguments):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def run(self, submissions):
+        return ((key, self.alone(submission)) for key, submission in submissions.items())
+
+    def alone(self, submission):
+        key = submission.problem["task_id"], submission.solution
+        self.ran.append(key)
+        verdicts = self.programs[key]
+        return verdicts.pop(0) if len(verdicts) > 1 else verdicts[0]
+
+
+def submission(number, solution="slow"):
+    return Submission(PROBLEM | {"task_id": f"Mbpp/{number}"}, solution)
+
+
+LATE = Verdict("pass", "timeout", 62.1, 67.0, 71.4)  # as Mbpp/599 on a slow machine
+FINE = Verdict("pass", "pass", 50.0, 67.0, 48.0)
+
+
+def test_a_slow_problem_waits_for_the_others_and_is_tried_again(monkeypatch, tmp_path, caplog):
+    machine = Machine(
+        {
+            ("Mbpp/599", "slow"): [LATE, FINE],
+            ("Mbpp/599", RIGHT): [LATE, FINE],  # the canonical one: late at its first try
+            ("Mbpp/3", "slow"): [BAD],
+            ("Mbpp/3", RIGHT): [GOOD],
+            ("Mbpp/2", "quick"): [GOOD],
+        }
+    )
+    monkeypatch.setattr(workers, "Pool", machine)
+    submissions = {"a": submission(599), "b": submission(3), "c": submission(2, "quick")}
+    with VerdictJournal(tmp_path / "journal.jsonl", "one") as journal:
+        found = check_programs(
+            "mbpp", submissions, ScoreSettings(), threads=1, where="p", journal=journal
+        )
+        assert found == {"a": FINE, "b": BAD, "c": GOOD}
+        assert list(journal.verdicts) == ["c", "b", "a"]
+    assert machine.ran[3:] == [
+        ("Mbpp/599", RIGHT),
+        *(("Mbpp/3", RIGHT), ("Mbpp/3", "slow")),
+        *(("Mbpp/599", RIGHT), ("Mbpp/599", "slow")),
+    ]
+    at_once, again = caplog.messages
+    assert at_once.startswith("Mbpp/599: no pass within 67 s, the most that EvalPlus allows (its")
+    assert "it takes 71 s here, of at most 67), so this machine is too slow" in again
+    assert again.endswith("It is tried once more, behind the others")
+
+
+@pytest.mark.parametrize(
+    ("canonical", "advice", "not_advised"),
+    [
+        (
+            LATE,
+            "use a quieter or faster one, since no setting allows a program more",
+            "min-time-limit",
+        ),
+        (BAD, "or raise --min-time-limit (now 1 s) and say so", "faster"),
+    ],
+)
+def test_a_problem_that_stays_slow_costs_no_other_its_verdict(
+    monkeypatch, tmp_path, canonical, advice, not_advised
+):
+    slow = {("Mbpp/599", "slow"): [LATE], ("Mbpp/599", RIGHT): [canonical]}
+    slow[("Mbpp/599", "loops")] = [BAD]
+    others = {("Mbpp/3", "slow"): [BAD], ("Mbpp/3", RIGHT): [GOOD]}
+    submissions = {"a": submission(599), "b": submission(599, "loops"), "c": submission(3)}
+    machine = Machine(slow | others)
+    monkeypatch.setattr(workers, "Pool", machine)
+    with (
+        VerdictJournal(tmp_path / "journal.jsonl", "one") as journal,
+        pytest.raises(UserError) as refused,
+    ):
+        check_programs("mbpp", submissions, ScoreSettings(), threads=1, where="p", journal=journal)
+    said = str(refused.value)
+    assert said.startswith("p, Mbpp/599: the canonical solution, run alone, does not pass")
+    assert advice in said and not_advised not in said
+    assert "The other verdicts are kept: started again, only what has none is run" in said
+    assert machine.ran.count(("Mbpp/599", RIGHT)) == 2  # not for each of its programs
+    machine = Machine({("Mbpp/599", "slow"): [FINE], ("Mbpp/599", "loops"): [FINE]})
+    monkeypatch.setattr(workers, "Pool", machine)
+    with VerdictJournal(tmp_path / "journal.jsonl", "one") as journal:
+        found = check_programs(
+            "mbpp", submissions, ScoreSettings(), threads=1, where="p", journal=journal
+        )
+    assert found == {"a": FINE, "b": FINE, "c": BAD} and len(machine.ran) == 2
+
+
+@given(st.sets(st.integers(0, 9)), st.sets(st.integers(0, 9)))
+def test_all_that_can_be_judged_has_its_verdict(slow_once, slow_for_good):
+    """Whatever is slow, unless so much is that it is the machine."""
+    programs = {}
+    for number in range(10):
+        tries = [LATE] if number in slow_for_good else [GOOD]
+        programs[f"Mbpp/{number}", RIGHT] = [LATE, *tries] if number in slow_once else tries
+        programs[f"Mbpp/{number}", "slow"] = [BAD]
+    suspects = {str(number): submission(number) for number in range(10)}
+    found = {}
+    looks = second_looks(Machine(programs), suspects, dict.fromkeys(suspects, BAD), QUICK, "p")
+    try:
+        for key, verdict in looks:
+            assert key not in found
+            found[key] = verdict
+    except UserError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if len(slow_once | slow_for_good) <= workers.SLOW_PROBLEMS:
+        assert set(found) == {key for key in suspects if int(key) not in slow_for_good}
+        assert all(f"Mbpp/{number}" in refused for number in slow_for_good)
+        assert bool(refused) == bool(slow_for_good)
+    else:
+        assert refused
+    assert set(found.values()) <= {BAD}
+
+
+def test_a_canonical_solution_that_does_not_end_is_no_end_of_the_others(monkeypatch):
+    def receive(process, what, seconds=0.0):
+        raise workers.WorkerLost(what, timed_out=True)
+
+    worker = workers.Worker("humaneval", None)
+    monkeypatch.setattr(worker, "running", lambda: types.SimpleNamespace(stdin=io.BytesIO()))
+    monkeypatch.setattr(worker, "receive", receive)
+    verdict = worker.check(submission(599), QUICK, "p")
+    assert verdict == Verdict("timeout", "timeout", workers.STEP_LIMIT)
+    assert suspect("humaneval", verdict, QUICK)  # so it does not count
+
+
+def test_a_slow_machine_in_earnest(tmp_path):
+    """With limits of a tenth of its own time, the canonical solution cannot pass. Of the other
+    problem it can, so that there is a verdict.
+    """
+    sleeps = "    import time; time.sleep(0.7); return 2 * x\n"
     slow = Submission(PROBLEM | {"canonical_solution": sleeps}, f"def f(x):\n{sleeps}")
-    settings = ScoreSettings(min_time_limit=0.05, gt_time_limit_factor=0.1)
-    with pytest.raises(UserError, match="too slow or too busy"):
-        check_programs("humaneval", {"T/0": slow}, settings, threads=1, where="p.jsonl")
+    settings = ScoreSettings(min_time_limit=0.3, gt_time_limit_factor=0.1)
+    submissions = {
+        "T/0": slow,
+        "T/1": Submission(PROBLEM | {"task_id": "T/1"}, "def f(x):\n    while True: pass\n"),
+    }
+    with (
+        VerdictJournal(tmp_path / "journal.jsonl", "one") as journal,
+        pytest.raises(UserError, match=r"p\.jsonl, T/0: .* too slow or too busy"),
+    ):
+        check_programs(
+            "humaneval", submissions, settings, threads=1, where="p.jsonl", journal=journal
+        )
+    assert list(journal.verdicts) == ["T/1"] and journal.verdicts["T/1"].base == "fail"
 
 
 # ------------------------------------------------------------------ one program after the other

@@ -377,7 +377,7 @@ def test_a_scoring_that_was_killed_goes_on(tmp_path):
     assert not (tmp_path / "outcomes.parquet").exists()
     _, alive = psutil.wait_procs(running, timeout=10)
     assert not alive
-    known = journal.read_text().count("\n") - 1
+    known = journal.read_text().count("\n")
     second = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{known} of {count} verdicts are there already" in second.stderr
     assert pl.read_parquet(tmp_path / "outcomes.parquet")["plus_pass"].to_list() == [True] * count

@@ -11,11 +11,13 @@ from fgit.annotate import with_spans
 from fgit.common.chat_templates import end_of_turn
 from fgit.common.errors import UserError
 from fgit.common.tokenizers import prompt_ids, prompt_text
+from fgit.config import TrainSettings
 from fgit.masks import TokenMasks
 from fgit.train import examples as module
 from fgit.train.examples import (
     Example,
     build,
+    check_used,
     examples,
     fork,
     marked_share_bins,
@@ -96,6 +98,15 @@ def test_the_fork_is_found_before_the_cut():
     assert "marks_cut" in counted
 
 
+def test_marks_on_what_is_the_same_up_to_the_cut_set_nothing_apart():
+    """The changed line begins before the cut, and what is changed in it stands behind."""
+    one, other = side([1, 2, 3], [1, 1, 1], [0, 0, 1]), side([1, 2, 9], [1, 1, 1], [0, 0, 1])
+    assert make(one, other, max_length=5)[0].paired
+    example, counted = make(one, other, max_length=4)
+    assert not example.response_marks.any() and not example.variant_marks.any()
+    assert counted == ["cut", "marks_cut"]
+
+
 def test_no_variant():
     example, counted = make(side([1, 2], [0, 0]), None)
     assert not example.paired
@@ -103,8 +114,10 @@ def test_no_variant():
     assert counted == ["no_variant"]
 
 
-def test_identical_sides_have_no_weight():
-    example, counted = make(side([1, 2], [0, 0]), side([1, 2], [0, 0]))
+@pytest.mark.parametrize("marks", [[0, 0], [1, 1]])
+def test_identical_sides_have_no_weight(marks):
+    """A tokenizer may give two texts that differ, and are marked, the same tokens."""
+    example, counted = make(side([1, 2], marks), side([1, 2], marks))
     assert not example.paired
     assert counted == ["no_difference"]
 
@@ -185,6 +198,7 @@ def test_examples_equal_the_plain_form(tokenizer, pairs, max_length):
         patch.setattr(module, "BATCH", 3)
         found, counts = examples(iter(rows), tokenizer, max_length=max_length)
     training = [one for one, _ in expected if one is not None]
+    assert all(fork(one.response, one.variant) is not None for one in training if one.paired)
     assert [as_lists(one) for one in found] == [as_lists(one) for one in training]
     wanted = {"samples": len(rows), "paired": sum(one.paired for one in training)}
     for _, counted in expected:
@@ -264,3 +278,105 @@ def test_held_out_does_not_depend_on_the_other_samples():
 def test_nothing_left_to_train_on():
     with pytest.raises(UserError, match="held_out is 2, but there are only 2"):
         split_held_out(pl.DataFrame({"id": ["a", "b"]}), 2, seed=0)
+
+
+# ------------------------------------------------------------------ what the objective can use
+
+
+LONG = "Add one to each of these numbers, and then add up what that gives, number after number. "
+FGIT, FIXED, SFT, DPO = (
+    {"objective": "fgit"},
+    {"objective": "fixed", "weight": 2.0},
+    {"objective": "fixed"},
+    {"objective": "dpo"},
+)
+NO_VARIANT, EQUAL, CASE = {"variant": None}, {"variant": "y = a + 1\n"}, {"variant": "Y = A + 1\n"}
+LONG_PROMPT = {"instruction": LONG * 9}
+# Changed behind what is kept; and the same in a line that begins before the cut.
+LATE = {"response": "a = 1\n" * 60 + "b = 2\n", "variant": "a = 1\n" * 60 + "b = 3\n"}
+LATE_IN_LINE = {"response": "x = " + "a + " * 60 + "b", "variant": "x = " + "a + " * 60 + "c"}
+INSERTED = {"variant": "y = a + 1\ny = y + 1\n"}
+BY_SPACE = {"variant": "y = a +  1\n"}
+UNMARKED = {name: [] for name in module.SPAN_COLUMNS}
+ADVICE = "; or choose standard SFT (objective fixed, weight 1), which this nearly is"
+VARIANT = "see why in the reports of select, and of generate or mutate"
+
+USED = {  # by name: settings, how many samples are how, and how many are used, or why not
+    "ordinary": (FGIT, [(10, {})], 10),
+    "a tenth": (FGIT, [(2, {}), (18, NO_VARIANT)], 2),
+    "inserted alone, by the token mask": (FGIT | {"granularity": "token"}, [(4, INSERTED)], 4),
+    "whitespace": (FGIT, [(4, BY_SPACE)], 4),
+    "the line mask, cut late": (FGIT | {"max_length": 400}, [(4, LATE_IN_LINE)], 4),
+    "SFT needs no variant": (SFT, [(8, NO_VARIANT)], 8),
+    "SFT, nor a difference": (SFT, [(8, EQUAL)], 8),
+    "alpha 1 is SFT": (FGIT | {"alpha": 1.0}, [(8, NO_VARIANT)], 8),
+    "DPO": (DPO, [(3, {}), (5, EQUAL)], 3),
+    "DPO needs no marks": (DPO, [(4, UNMARKED)], 4),
+    "a lower share": (FGIT | {"min_share": 1e-9}, [(1, {}), (30, NO_VARIANT)], 1),
+    "no variants": (FGIT, [(8, NO_VARIANT)], f"a dynamic weight (no variant 8): {VARIANT}{ADVICE}"),
+    "few variants": (
+        FGIT,
+        [(1, {}), (19, NO_VARIANT)],
+        f"only 1 of 20 samples can be trained on with a dynamic weight (no variant 19): {VARIANT}"
+        f"; or lower min_share, now 0.1, and say so{ADVICE}",
+    ),
+    "all equal": (
+        FGIT,
+        [(8, EQUAL)],
+        f"(response and variant have the same tokens 8): give other variants{ADVICE}",
+    ),
+    "a tokenizer without case": (FGIT, [(8, CASE)], "have the same tokens 8"),
+    "cut": (FGIT, [(8, LATE)], "(no difference within max_length 8): raise max_length, now 64"),
+    "cut within a line": (FGIT, [(8, LATE_IN_LINE)], "(no difference within max_length 8)"),
+    "the line mask, cut": (
+        FGIT | {"granularity": "line"},
+        [(8, LATE_IN_LINE)],
+        "(no difference within max_length 8)",
+    ),
+    "long prompts": (
+        FGIT,
+        [(1, {}), (30, LONG_PROMPT)],
+        "only 1 of 31 samples can be trained on with a dynamic weight (prompt as long as "
+        "max_length 30): raise max_length, now 64; or lower min_share, now 0.1, and say so",
+    ),
+    "several reasons": (
+        FGIT,
+        [(3, NO_VARIANT), (4, LATE), (2, EQUAL), (1, LONG_PROMPT)],
+        "none of 10 samples can be trained on with a dynamic weight (no variant 3, no difference "
+        "within max_length 4, response and variant have the same tokens 2, prompt as long as "
+        "max_length 1): raise max_length, now 64; or choose",
+    ),
+    "not annotated well": (FGIT, [(8, UNMARKED)], "(no token is marked 8): annotate the pairs"),
+    "a fixed weight": (FIXED, [(8, EQUAL)], "none of 8 samples can be trained on with weight 2 ("),
+    "SFT, long prompts": (SFT, [(8, LONG_PROMPT)], "weight 1 (prompt as long as max_length 8)"),
+    "DPO, equal": (DPO, [(8, EQUAL)], "a preference (response and variant have the same tokens 8)"),
+    "DPO, cut": (DPO, [(8, LATE_IN_LINE)], "a preference (no difference within max_length 8)"),
+    "DPO, no variant": (DPO, [(8, NO_VARIANT)], "a preference (no variant 8)"),
+}
+
+
+@pytest.mark.parametrize("name", USED)
+def test_a_method_that_its_data_leave_nothing_to_do_is_refused(tokenizer, name):
+    changes, kinds, expected = USED[name]
+    if "without case" in name:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    settings = TrainSettings(**{"max_length": 64} | changes)
+    texts = {"instruction": "Add.", "response": "y = a + 1\n", "variant": "y = a - 1\n"}
+    rows = []
+    for count, how in kinds:
+        spans = {key: how[key] for key in how if key in module.SPAN_COLUMNS}
+        rows += [with_spans(texts | how) | spans | {"id": str(len(rows) + i)} for i in range(count)]
+    limits = {"granularity": settings.granularity, "max_length": settings.max_length}
+    built, counts = examples(rows, tokenizer, **limits)
+    arguments = "s.parquet", built, counts["samples"], settings, end_of_turn(tokenizer)
+    if isinstance(expected, int):
+        assert check_used(*arguments) == expected
+        return
+    with pytest.raises(UserError) as refused:
+        check_used(*arguments)
+    assert str(refused.value).startswith("s.parquet: ")
+    assert expected in str(refused.value)
+    assert ("standard SFT" in str(refused.value)) == (
+        changes not in (SFT, DPO) and "long" not in name
+    )

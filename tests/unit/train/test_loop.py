@@ -1,8 +1,12 @@
 import copy
+import math
 
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import get_scheduler
 
 from fgit.annotate import with_spans
 from fgit.common.errors import UserError
@@ -10,7 +14,7 @@ from fgit.common.models import load_model
 from fgit.config import TrainSettings
 from fgit.train.engine import Engine
 from fgit.train.examples import examples
-from fgit.train.loop import batches, make_optimizer, train_loop
+from fgit.train.loop import batches, make_optimizer, make_scheduler, train_loop
 from fgit.train.samples import SCHEMA
 from tests.conftest import sums
 from tests.reference import two_pass
@@ -220,6 +224,29 @@ def test_held_out_is_measured_as_fgit_sees_it(model, samples, objective):
     assert without.held_out_before == without.held_out_after == {}
 
 
+@given(st.integers(1, 300), st.floats(0, 1), st.sampled_from(["cosine", "linear", "constant"]))
+def test_every_training_has_a_learning_rate(steps, ratio, schedule):
+    """A single step its whole one; of more, all but the first where there is a warm-up."""
+    settings = TrainSettings(warmup_ratio=ratio, schedule=schedule, learning_rate=1e-3)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = make_scheduler(optimizer, settings, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert all(0 < rate <= 1e-3 for rate in rates[1:])
+    assert rates[0] == (1e-3 if steps == 1 or ratio == 0 else 0)
+    if steps > 1:
+        theirs = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+        name = "constant_with_warmup" if schedule == "constant" else schedule
+        expected = get_scheduler(name, theirs, math.ceil(ratio * steps), steps)
+        for rate in rates:
+            assert rate == expected.get_last_lr()[0]
+            theirs.step()
+            expected.step()
+
+
 def test_weight_decay_is_for_matrices(model):
     settings = SETTINGS.model_copy(update={"weight_decay": 0.1})
     decayed, others = make_optimizer(model, settings).param_groups
@@ -304,12 +331,6 @@ def test_dpo_equals_trl(model, samples, tokenizer, tmp_path):
         assert settings.beta * ours["margin"] == pytest.approx(trl["rewards/margins"], abs=1e-4)
     moved = (weights_of(model) - weights_of(theirs)).norm()
     assert moved / weights_of(model).norm() < 1e-4
-
-
-def test_dpo_without_pairs(model, samples):
-    settings = SETTINGS.model_copy(update={"objective": "dpo"})
-    with pytest.raises(UserError, match="DPO needs pairs"):
-        train_loop(model, [e for e in samples if not len(e.variant)], settings)
 
 
 def test_adapters_are_trained_and_merged(model, samples):

@@ -51,6 +51,7 @@ def test_licence(tmp_path):
     ("changes", "tag"),
     [
         ({}, "fault-guided"),
+        ({"alpha": 1.0}, "sft"),
         ({"objective": "fixed"}, "sft"),
         ({"objective": "fixed", "weight": 2.0}, "fixed-weight"),
         ({"objective": "dpo"}, "dpo"),
@@ -85,10 +86,11 @@ def test_the_dataset_is_found_along_the_provenance(tmp_path):
 
 def test_held_out_figures():
     figures = {"nll": 0.5, "p_response": 0.25, "p_variant": None, "prefers_response": None}
-    lines = held_out_table(figures, figures | {"nll": 0.25}).splitlines()
+    lines = held_out_table(figures, figures | {"nll": 0.25}, 3).splitlines()
     assert lines[2] == "| loss (−log P per response token) | 0.5000 | 0.2500 |"
     assert len(lines) == 4
-    assert held_out_table({}, {}) == "None were kept out of training."
+    assert held_out_table({}, {}, 0) == "None were kept out of training."
+    assert held_out_table({}, {}, 3).startswith("3 were kept out of training, but their prompts")
 
 
 def test_scores_take_the_place_of_those_before():

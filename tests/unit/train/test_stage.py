@@ -12,6 +12,7 @@ from fgit.common.files import sha256
 from fgit.common.models import load_model, settled
 from fgit.common.tokenizers import load_tokenizer, prompt_ids, prompt_text
 from fgit.config import TrainSettings
+from fgit.train.examples import split_held_out
 from fgit.train.model_card import read_front_matter
 from fgit.train.stage import train
 from tests.conftest import annotated
@@ -37,7 +38,8 @@ def spans(tmp_path_factory):
 
 
 @pytest.mark.parametrize("objective", ["fgit", "fixed", "dpo"])
-def test_a_run_is_saved_whole(tmp_path, tiny_model, spans, objective):
+def test_a_run_is_saved_whole(tmp_path, tiny_model, spans, objective, caplog):
+    caplog.set_level("INFO")
     settings = SETTINGS.model_copy(update={"objective": objective})
     train(str(tiny_model), spans, tmp_path / "run", settings, template="magicoder")
     out = tmp_path / "run"
@@ -45,6 +47,12 @@ def test_a_run_is_saved_whole(tmp_path, tiny_model, spans, objective):
     assert metrics["counts"]["samples"] == 7
     assert metrics["held_out_counts"]["samples"] == 2
     assert sum(metrics["marked_share"]["response"]) == metrics["counts"]["paired"]
+    used = 7 if objective == "fixed" else metrics["counts"]["paired"]
+    assert (metrics["used"], metrics["used_share"]) == (used, used / 7)
+    given = {"fgit": "a dynamic weight", "fixed": "weight 1", "dpo": "a preference"}[objective]
+    last = f"Trained with {given} on {used} of 7 samples ({used / 7:.1%})"
+    assert caplog.messages[-1] == last
+    assert f" {last}." in (out / "model" / "README.md").read_text()
     assert metrics["relative_update"] > 0
     assert 0 < metrics["changed_weights"] <= 1
     assert metrics["held_out_before"]["nll"] != metrics["held_out_after"]["nll"]
@@ -138,7 +146,7 @@ def test_a_training_goes_on_with_other_settings_of_speed(tmp_path, tiny_model, s
         raise Begun(parameters)
 
     monkeypatch.setattr("fgit.train.stage.State", begin)
-    speed = dict.fromkeys(TrainSettings.speed_fields(), 1)
+    speed = dict.fromkeys(TrainSettings.speed_fields(), 1) | {"min_share": 0.5}
     begun = []
     for changes in ({}, speed, {"save_dtype": "float32"}, {"alpha": 7.0}):
         with pytest.raises(Begun) as caught:
@@ -148,11 +156,82 @@ def test_a_training_goes_on_with_other_settings_of_speed(tmp_path, tiny_model, s
 
 
 def test_prompts_that_leave_no_room(tmp_path, tiny_model, spans):
-    with pytest.raises(UserError, match="every prompt is longer than max_length"):
+    with pytest.raises(UserError, match=r"none of 7 .* \(prompt as long as max_length 7\): raise"):
         train(
             str(tiny_model), spans, tmp_path / "run", SETTINGS.model_copy(update={"max_length": 8})
         )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("objective", ["fgit", "dpo"])
+def test_nothing_to_learn_from_is_said_before_the_model_is_loaded(
+    tmp_path, tiny_model, monkeypatch, objective
+):
+    monkeypatch.setattr("fgit.train.stage.load_model", None)
+    rows = [
+        {"id": str(i), "instruction": "Add.", "response": "x + 1", "variant": "x + 1"}
+        for i in range(8)
+    ]
+    settings = SETTINGS.model_copy(update={"objective": objective})
+    with pytest.raises(UserError, match=r"none of 6 samples .* the same tokens 6"):
+        train(str(tiny_model), annotated(tmp_path, rows), tmp_path / "run", settings)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": "s0"}, r"2 samples share their id with another, such as 's0'"),
+        ({"response": " \n"}, r"the response of 1 samples is empty, such as that of 's1'"),
+    ],
+)
+def test_samples_that_cannot_be_told_apart_or_say_nothing(tmp_path, tiny_model, changes, message):
+    rows = [
+        {"id": f"s{i}", "instruction": "Add.", "response": "x + 1", "variant": "x - 1"}
+        for i in range(3)
+    ]
+    rows[1] |= changes
+    with pytest.raises(UserError, match=message):
+        train(str(tiny_model), annotated(tmp_path, rows), tmp_path / "run", SETTINGS)
+
+
+def test_held_out_samples_that_cannot_be_measured_are_said(tmp_path, tiny_model, caplog):
+    """Those that are held out are chosen by their ids: here, just those without a variant."""
+    rows = [
+        {"id": f"s{i}", "instruction": "Add.", "response": f"x + {i}", "variant": f"x - {i}"}
+        for i in range(6)
+    ]
+    held_out = split_held_out(pl.DataFrame(rows), 2, SETTINGS.seed)[1]["id"].to_list()
+    for row in rows:
+        row["variant"] = None if row["id"] in held_out else row["variant"]
+    train(str(tiny_model), annotated(tmp_path, rows), tmp_path / "run", SETTINGS)
+    assert "none of the 2 samples that are held out is a pair that differs" in caplog.text
+    for row in rows:
+        row["instruction"] = "Add. " * 40 if row["id"] in held_out else row["instruction"]
+    train(str(tiny_model), annotated(tmp_path, rows), tmp_path / "other", SETTINGS)
+    assert "nothing will be measured on them" in caplog.text
+    card = (tmp_path / "other" / "model" / "README.md").read_text()
+    assert "2 were kept out of training, but their prompts are too long" in card
+
+
+def test_one_step_with_the_default_warm_up_moves_the_weights(tmp_path, tiny_model, spans):
+    settings = TrainSettings(max_length=64, save_dtype="float32")
+    train(str(tiny_model), spans, tmp_path / "run", settings)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["steps"] == 1 and metrics["changed_weights"] > 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [
+        ("bfloat16", "than bfloat16 can show; set save_dtype: float32, or raise the learning rate"),
+        ("float32", "than float32 can show; raise the learning rate"),
+    ],
+)
+def test_updates_too_small_to_be_seen(tmp_path, tiny_model, spans, dtype, advice):
+    settings = SETTINGS.model_copy(update={"learning_rate": 1e-60, "save_dtype": dtype})
+    with pytest.raises(UserError, match=advice):
+        train(str(tiny_model), spans, tmp_path / "run", settings)
 
 
 def test_not_annotated(tmp_path, tiny_model):

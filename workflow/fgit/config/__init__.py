@@ -22,4 +22,4 @@ from fgit.config.reading import check_yaml, parse_config, read_config
 from fgit.config.score import SandboxChoice, ScoreSettings
 from fgit.config.select import SelectSettings
 from fgit.config.tables import BASE, PUBLISHED, Claim, Figure, Row, Table
-from fgit.config.train import Precision, TrainSettings
+from fgit.config.train import WEIGHT_ONE, Precision, TrainSettings, given_to_pairs

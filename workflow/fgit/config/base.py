@@ -15,7 +15,8 @@ AUTO = "auto: bf16 where the device computes it in hardware, else fp32"
 
 @dataclasses.dataclass(frozen=True)
 class SpeedOnly:
-    """Marks a field that decides speed, memory or price, and the result by rounding at most.
+    """Marks a field that decides speed, memory, price or a refusal, and the result by rounding at
+    most.
 
     Another value is no reason to do anything again: not for a rule, a training that goes on, the
     teacher's answers or the verdicts that are there.

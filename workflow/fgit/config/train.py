@@ -8,6 +8,16 @@ from fgit.config.base import AUTO, Settings, Speed
 
 Gap = Literal["clipped", "absolute"]
 Precision = Literal["auto", "fp32", "bf16"]
+WEIGHT_ONE = "weight 1"
+
+
+def given_to_pairs(objective: str, weight: float, alpha: float) -> str:
+    """What an objective gives the pairs, in words; WEIGHT_ONE is standard SFT, however named."""
+    if objective == "dpo":
+        return "a preference"
+    if objective == "fgit" and alpha != 1:
+        return "a dynamic weight"
+    return f"weight {weight if objective == 'fixed' else 1:g}"
 
 
 class TrainSettings(Settings):
@@ -69,6 +79,19 @@ class TrainSettings(Settings):
         0, ge=0, description="samples kept out of training, for the loss before and after"
     )
     seed: int = Field(0, ge=0, description="seed of the order of the samples")
+    min_share: Speed[float] = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="refuse to train where a smaller share of the samples has what the objective "
+        "needs: a response and a variant that differ within max_length; for standard SFT, a prompt "
+        "that leaves room for a response",
+    )
+
+    @property
+    def pairs_get(self) -> str:
+        """What sets pairs apart from other samples, in words (:func:`given_to_pairs`)."""
+        return given_to_pairs(self.objective, self.weight, self.alpha)
 
     @property
     def effective(self) -> dict[str, Any]:

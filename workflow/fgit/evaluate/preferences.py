@@ -151,13 +151,15 @@ def tokenize(
         else:
             longest = max(len(response.tokens), len(variant.tokens)) + 1
             cut = len(example.prompt) + longest > max_length
-            if (
+            if "no_difference" in counted:
+                reason = "same_tokens"
+            elif (
                 example.response_marks.sum() < response.hybrid.sum()
                 or example.variant_marks.sum() < variant.hybrid.sum()
                 or "marks_cut" in counted
             ):
                 reason = "cut"
-            elif not example.paired or np.array_equal(example.response, example.variant):
+            elif not example.paired:
                 reason = "same_tokens"
         text, tokens = unmarked(tokenizer, prompt), len(response.tokens) + 1
         pairs[task_id] = TokenizedPair(text, example, tokens, cut, reason)

@@ -13,6 +13,7 @@ from fgit.common.errors import UserError
 from fgit.common.files import existing, write_text
 from fgit.common.provenance import provenance_path, read_provenance
 from fgit.common.reports import Report
+from fgit.config import WEIGHT_ONE, given_to_pairs
 from fgit.report.formats import csv_of, escape_markdown, grid
 from fgit.report.tables import DASH
 from fgit.stage_reports import (
@@ -36,7 +37,7 @@ LOST = {
 }
 HELD_OUT = "held out"
 LONG_PROMPT = "prompt longer than the maximum length"
-WEIGHT_ONE = "trained with weight 1"
+TRAINED_WITH = "trained with "
 WITHOUT_VARIANT = "no variant"
 MARKS_CUT = "marks cut off by the maximum length"
 NO_DIFFERENCE = "no marked difference in tokens"
@@ -208,7 +209,7 @@ def run_lines(
     losses = [(HELD_OUT, held), (LONG_PROMPT, too_long)]
     lines = list(falling(place, SAMPLES, samples + held, losses))
     trained, paired, cut = lines[-1].left, counts.get("paired", 0), counts.get("marks_cut", 0)
-    # Not the count no_difference: of a tokenizer that makes two texts the same, it has pairs too.
+    # Not the count no_difference: it lacks pairs without any mark, which annotate does not write.
     no_difference = trained - no_variant - paired - cut
     if no_difference < 0:
         raise UserError(
@@ -216,22 +217,15 @@ def run_lines(
             f"without a variant, {paired} as pairs and {cut} with their marks cut off are "
             f"{trained - no_difference}; run the train stage again"
         )
-    end = f"trained with {trained_with(settings)}"
+    given = given_to_pairs(settings.objective, settings.weight, settings.alpha)
     unpaired = [(WITHOUT_VARIANT, no_variant), (MARKS_CUT, cut), (NO_DIFFERENCE, no_difference)]
-    if end == WEIGHT_ONE:  # then nothing sets the pairs apart
+    if given == WEIGHT_ONE:  # then nothing sets the pairs apart
         losses = []
     elif settings.objective == "dpo":
         losses = unpaired[:1]
     else:
-        losses = [(f"{WEIGHT_ONE}: {reason}", count) for reason, count in unpaired]
-    return [*lines, *falling(place, TRAINED, trained, losses, end)]
-
-
-def trained_with(settings: RunSettings) -> str:
-    """What a training gives its pairs."""
-    if settings.objective == "fixed":
-        return f"weight {settings.weight:g}"
-    return "a preference" if settings.objective == "dpo" else "a dynamic weight"
+        losses = [(f"{TRAINED_WITH}{WEIGHT_ONE}: {reason}", count) for reason, count in unpaired]
+    return [*lines, *falling(place, TRAINED, trained, losses, f"{TRAINED_WITH}{given}")]
 
 
 def falling(
@@ -299,16 +293,16 @@ def of_datasets(lines: Iterable[FunnelLine]) -> list[tuple[str, list[FunnelLine]
 
 def training_cells(lines: Sequence[FunnelLine]) -> list[str]:
     """A training's lines as a row under :data:`RUN_HEADINGS`."""
-    prefix = f"{WEIGHT_ONE}: "
+    prefix = f"{TRAINED_WITH}{WEIGHT_ONE}: "
     lost = {line.reason.removeprefix(prefix): line.lost for line in lines if line.lost is not None}
     end = lines[-1]
     weight_one = sum(line.lost or 0 for line in lines if line.reason.startswith(prefix))
     pairs = end.left
-    if end.reason == WEIGHT_ONE:
+    if end.reason == f"{TRAINED_WITH}{WEIGHT_ONE}":
         weight_one, pairs = end.left, 0
     counts = [lines[0].left, *(lost.get(reason) for reason in RUN_COLUMNS), weight_one, pairs]
     texts = [DASH if count is None else str(count) for count in counts]
-    return [end.run, end.reason.removeprefix("trained with "), *texts]
+    return [end.run, end.reason.removeprefix(TRAINED_WITH), *texts]
 
 
 def description(line: FunnelLine) -> str:

@@ -188,6 +188,7 @@ def training_row(training: Training, names: Mapping[str, str]) -> dict[str, Any]
         "samples": metrics.counts.get("samples", 0),
         "counted": ", ".join(f"{key.replace('_', ' ')} {count}" for key, count in counts.items()),
         "tokens": [metrics.counts.get(key, 0) for key in TOKEN_COUNTS],
+        "used": percent(metrics.used_share),
         "steps": len(training.steps),
         "figures": [
             [decimals(means.get(key), 3) for means in held_out]

@@ -45,6 +45,7 @@ TIMEOUT = "timeout"
 CRASHED = "crashed"  # the solution took its worker process down
 # Seconds in which a worker must start, or run a canonical solution. (patience() is for a check.)
 STEP_LIMIT = 600.0
+SLOW_PROBLEMS = 3  # if there are more, the machine is slow, and not a problem
 LONG = 100_000  # characters; no honest solution is as long
 
 
@@ -90,7 +91,8 @@ def check_programs(
 
     A program of EvalPlus's kinds or of kind ``tests`` that fails and needed as much time as one
     test may take runs again in the end, alone: a busy machine must not decide. If the canonical
-    solution fails then, the machine is too slow, and there is no score.
+    solution fails then, twice, the machine is too slow for this problem, and there is no score; the
+    journal has the verdicts on all others.
 
     Args:
         threads: workers; more than the CPUs that this process may use are not started.
@@ -119,12 +121,20 @@ def check_programs(
         run = pool.run({key: rest[key] for key in order})
         for key, verdict in bar(run, description=description, total=len(rest), unit="problem"):
             verdicts[key] = verdict
-            if journal and not suspect(kind, verdict, settings):
-                journal.add(key, verdict)
-        for key in [key for key in rest if suspect(kind, verdicts[key], settings)]:
-            verdicts[key] = second_look(pool, rest[key], verdicts[key], settings, where)
+            if not suspect(kind, verdict, settings):
+                if journal:
+                    journal.add(key, verdict)
+            elif capped(verdict, settings):
+                log.warning(
+                    "%s: no pass within %.0f s, the most that EvalPlus allows (its canonical "
+                    "solution takes %.0f s here); it is run again, alone, when the others are done",
+                    *(rest[key].problem["task_id"], verdict.limit, verdict.canonical_seconds),
+                )
+        suspects = {key: rest[key] for key in rest if suspect(kind, verdicts[key], settings)}
+        for key, verdict in second_looks(pool, suspects, verdicts, settings, where):
+            verdicts[key] = verdict
             if journal:
-                journal.add(key, verdicts[key])
+                journal.add(key, verdict)
     return {key: verdicts[key] for key in submissions}
 
 
@@ -140,6 +150,58 @@ def suspect(kind: str, verdict: Verdict, settings: ScoreSettings) -> bool:
     )
 
 
+def capped(verdict: Verdict, settings: ScoreSettings) -> bool:
+    """Whether EvalPlus's own cap bounds the time, 60 s for each part of the tests."""
+    seconds, limit = verdict.canonical_seconds, verdict.limit
+    if seconds is None or limit is None:
+        return False
+    return settings.gt_time_limit_factor * seconds > limit
+
+
+class TooSlow(UserError):
+    """A canonical solution did not pass within the limits."""
+
+
+def second_looks(
+    pool: Pool,
+    suspects: Mapping[str, Submission],
+    firsts: Mapping[str, Verdict],
+    settings: ScoreSettings,
+    where: str,
+) -> Iterator[tuple[str, Verdict]]:
+    """The verdicts of programs that run alone. What cannot be judged waits for the others.
+
+    Raises:
+        TooSlow: naming the problems whose canonical solution fails a second time, once all others
+            have their verdicts; before that, if there are more than SLOW_PROBLEMS of them.
+    """
+    waiting = dict(suspects)
+    for last in (False, True):
+        slow: dict[str, TooSlow] = {}  # by problem
+        for key, submission in suspects.items():
+            problem = submission.problem["task_id"]
+            if key not in waiting or problem in slow or len(slow) > SLOW_PROBLEMS:
+                continue
+            try:
+                verdict = second_look(pool, submission, firsts[key], settings, where)
+            except TooSlow as error:
+                slow[problem] = error
+                if not last:
+                    log.warning("%s. It is tried once more, behind the others", error)
+            else:
+                del waiting[key]
+                yield key, verdict
+        if not slow:
+            return
+        if len(slow) > SLOW_PROBLEMS:
+            break
+    also = f" ({len(slow)} problems: {first_few(list(slow))})" if len(slow) > 1 else ""
+    raise TooSlow(
+        f"{next(iter(slow.values()))}{also}. The other verdicts are kept: started again, only what "
+        "has none is run"
+    )
+
+
 def second_look(
     pool: Pool, submission: Submission, first: Verdict, settings: ScoreSettings, where: str
 ) -> Verdict:
@@ -148,16 +210,23 @@ def second_look(
     A kind with a ground truth runs no canonical solution here: some of them may fail.
 
     Raises:
-        UserError: if the canonical solution does not pass within the limits.
+        TooSlow: if the canonical solution does not pass within the limits.
     """
     problem = submission.problem
     canonical = Submission(problem, programs_of(pool.kind).canonical(problem))
     if not kind_of(pool.kind).ground_truth and not (right := pool.alone(canonical)).passed:
-        raise UserError(
-            f"{where}, {problem['task_id']}: the canonical solution does not pass within the time "
-            f"limits ({right.base}/{right.plus} after {right.seconds:.1f} s), so this machine "
-            "is too slow or too busy for a fair score; use a quieter one, fewer --threads, or "
-            f"raise --min-time-limit (now {settings.min_time_limit:g} s) and say so"
+        status = f"{right.base}/{right.plus} after {right.seconds:.1f} s"
+        least = f"{settings.min_time_limit:g} s"
+        advice = f"a quieter one, or raise --min-time-limit (now {least}) and say so"
+        if capped(right, settings):
+            status += (
+                f"; it takes {right.canonical_seconds:.0f} s here, of at most {right.limit:.0f}"
+            )
+            advice = "a quieter or faster one, since no setting allows a program more"
+        raise TooSlow(
+            f"{where}, {problem['task_id']}: the canonical solution, run alone, does not pass "
+            f"within the time limits ({status}), so this machine is too slow or too busy for a "
+            f"fair score; use {advice}"
         )
     again = pool.alone(submission)
     if (again.base, again.plus) != (first.base, first.plus):
@@ -393,12 +462,15 @@ class Worker:
             "solution": submission.solution,
             **settings.model_dump(include={"min_time_limit", "gt_time_limit_factor"}),
         }
+        plus = kind_of(self.kind).plus
         try:
             process, expected = self.begin(message, where)
         except WorkerLost:
             # No solution has run yet: the last one may have left a worker that was about to end.
             self.box.stop()
             process, expected = self.begin(message, where)
+        if expected is None:  # to be looked at again
+            return Verdict(TIMEOUT, TIMEOUT if plus else None, STEP_LIMIT)
         started = time.monotonic()
         try:
             result = self.receive(process, where, patience(expected["limit"]))
@@ -410,7 +482,7 @@ class Worker:
             status = TIMEOUT if lost.timed_out else CRASHED
             why = f", {self.box.killed}" if self.box.killed else ""
             log.warning("%s: the solution took its worker process down (%s%s)", where, status, why)
-            return Verdict(status, status if kind_of(self.kind).plus else None, seconds)
+            return Verdict(status, status if plus else None, seconds)
         parts = [expected[key] for key in ("base_seconds", "plus_seconds") if key in expected]
         return Verdict(
             base=result["base"],
@@ -422,8 +494,11 @@ class Worker:
 
     def begin(
         self, message: dict[str, Any], where: str
-    ) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
-        """The worker's process, handed a submission, and its word on the canonical solution."""
+    ) -> tuple[subprocess.Popen[bytes], dict[str, Any] | None]:
+        """The worker's process, handed a submission, and its word on the canonical solution.
+
+        None in place of the latter, if one that is timed takes more than STEP_LIMIT.
+        """
         process = self.running()
         assert process.stdin is not None
         try:
@@ -432,7 +507,13 @@ class Worker:
                 process.stdin.flush()
         except OSError as error:
             raise WorkerLost(where, timed_out=False, errors=self.box.errors()) from error
-        return process, self.receive(process, f"{where}: the canonical solution does not run")
+        try:
+            return process, self.receive(process, f"{where}: the canonical solution does not run")
+        except WorkerLost as lost:
+            if not lost.timed_out or self.stopped or not programs_of(self.kind).tight_limits:
+                raise
+            log.warning("%s: its canonical solution takes more than %.0f s", where, STEP_LIMIT)
+            return process, None
 
     def running(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:

@@ -5,6 +5,7 @@ import functools
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fgit.common.chat_templates import end_of_turn
 from fgit.common.errors import UserError
 from fgit.common.subset import subset
 from fgit.common.tokenizers import chat_prompt, ids_of_prompts
+from fgit.config import WEIGHT_ONE, TrainSettings
 from fgit.masks import BATCH, TokenMasks, masks_of_pairs
 
 SHARE_BINS = 20  # of the share of marked tokens
@@ -92,9 +94,10 @@ def build(
     elif not v_marks.any() and y_marks.any():
         v_marks[at] = 1
         counted.append("fork_for_variant")
-    paired = y_marks.any() and v_marks.any()
+    paired = at is not None and y_marks.any() and v_marks.any()
     y, y_marks, v, v_marks = y[:room], y_marks[:room], v[:room], v_marks[:room]
-    if not (y_marks.any() and v_marks.any()):
+    # Marks on tokens that are the same on both sides set nothing apart.
+    if at is None or at >= room or not (y_marks.any() and v_marks.any()):
         if paired:
             counted.append("marks_cut")
         y_marks, v_marks = np.zeros_like(y_marks), np.zeros_like(v_marks)
@@ -134,6 +137,66 @@ def examples(
                 counts["paired"] += example.paired
                 built.append(example)
     return built, counts
+
+
+def is_used(example: Example, settings: TrainSettings) -> bool:
+    """Whether a sample has what the objective is about: any, for standard SFT, else a difference.
+
+    Without one, FGit and a fixed weight give all its tokens weight 1, and DPO learns nothing of it.
+    """
+    if settings.objective == "dpo":
+        return fork(example.response, example.variant) is not None
+    return settings.pairs_get == WEIGHT_ONE or example.paired
+
+
+def check_used(
+    where: Path, built: Sequence[Example], samples: int, settings: TrainSettings, end: int
+) -> int:
+    """How many of the samples the objective can use (:func:`is_used`).
+
+    Args:
+        where: their file, for the message.
+        built: the examples that were made of them; the others' prompts leave no room.
+        end: the end-of-turn token, which a side that was cut does not end in.
+
+    Raises:
+        UserError: if their share is below ``settings.min_share``. It says why, and what to do.
+    """
+    unused = [example for example in built if not is_used(example, settings)]
+    used = len(built) - len(unused)
+    if used >= settings.min_share * samples:
+        return used
+    reasons = Counter(why_unused(example, end) for example in unused)
+    reasons["prompt_too_long"] = samples - len(built)
+    longer = f"raise max_length, now {settings.max_length}"
+    words = {
+        "no_variant": ("no variant", "see why in the reports of select, and of generate or mutate"),
+        "no_difference": ("response and variant have the same tokens", "give other variants"),
+        "no_mark": ("no token is marked", "annotate the pairs again"),
+        "cut": ("no difference within max_length", longer),
+        "prompt_too_long": ("prompt as long as max_length", longer),
+    }
+    most, _ = reasons.most_common(1)[0]
+    advice = [words[most][1]]
+    if used:
+        advice.append(f"lower min_share, now {settings.min_share:g}, and say so")
+    if settings.objective != "dpo" and most != "prompt_too_long":
+        advice.append("choose standard SFT (objective fixed, weight 1), which this nearly is")
+    why = ", ".join(f"{words[reason][0]} {count}" for reason, count in reasons.items() if count)
+    raise UserError(
+        f"{where}: {f'only {used}' if used else 'none'} of {samples} samples can be trained on "
+        f"with {settings.pairs_get} ({why}): {'; or '.join(advice)}"
+    )
+
+
+def why_unused(example: Example, end: int) -> str:
+    """Why nothing sets the two sides of a sample apart, as a key of :func:`check_used`'s words."""
+    if not len(example.variant):
+        return "no_variant"
+    if example.response[-1] != end or example.variant[-1] != end:
+        return "cut"
+    different = fork(example.response, example.variant) is not None
+    return "no_mark" if different else "no_difference"
 
 
 def prompts_of(tokenizer: Any, instructions: Sequence[str]) -> list[np.ndarray]:

@@ -254,8 +254,6 @@ def train_loop(
     accelerator = make_accelerator()
     if settings.objective == "dpo":
         examples = [example for example in examples if len(example.variant)]
-        if not examples:
-            raise UserError("DPO needs pairs, and no sample has a variant")
     check_lengths(model, examples, settings)
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -266,12 +264,7 @@ def train_loop(
     optimizer = make_optimizer(engine, settings)
     per_epoch = math.ceil(len(examples) / settings.batch_size)
     steps = per_epoch * settings.epochs
-    scheduler = get_scheduler(
-        settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
-        optimizer,
-        num_warmup_steps=math.ceil(settings.warmup_ratio * steps),
-        num_training_steps=steps,
-    )
+    scheduler = make_scheduler(optimizer, settings, steps)
     with out_of_memory(settings):
         engine, optimizer, scheduler = accelerator.prepare(engine, optimizer, scheduler)
     trainer = Trainer(accelerator, engine, optimizer, scheduler, settings)
@@ -467,3 +460,13 @@ def make_optimizer(model: Any, settings: TrainSettings) -> torch.optim.Optimizer
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: int) -> Any:
+    """The learning rate of each step. A warm-up begins at 0, so a single step has none."""
+    return get_scheduler(
+        settings.schedule if settings.schedule != "constant" else "constant_with_warmup",
+        optimizer,
+        num_warmup_steps=math.ceil(settings.warmup_ratio * steps) if steps > 1 else 0,
+        num_training_steps=steps,
+    )

@@ -15,7 +15,7 @@ from fgit.common.files import sha256
 from fgit.common.models import LOADED_MODELS
 from fgit.common.provenance import code_version, package_versions, provenance_path, read_provenance
 from fgit.common.tokenizers import ids_around, prompt_ids, prompt_text
-from fgit.config import TrainSettings
+from fgit.config import WEIGHT_ONE, TrainSettings
 from fgit.stage_reports import TrainReport
 
 SCORES_HEADING = "## Scores"
@@ -85,7 +85,11 @@ def model_card(training: CardFacts, tokenizer: Any) -> str:
         "Every setting that the weights depend on:",
         f"```yaml\n{yaml.safe_dump(depends_on, sort_keys=False)}```",
         "## Held-out samples",
-        held_out_table(training.report.held_out_before, training.report.held_out_after),
+        held_out_table(
+            training.report.held_out_before,
+            training.report.held_out_after,
+            training.report.held_out_counts.get("samples", 0),
+        ),
         SCORES_HEADING,
         NOT_EVALUATED,
         "## Provenance",
@@ -97,6 +101,11 @@ def model_card(training: CardFacts, tokenizer: Any) -> str:
 
 def method_of(settings: TrainSettings) -> tuple[str, str, str]:
     """A tag, a few words and a sentence for the objective."""
+    if settings.pairs_get == WEIGHT_ONE:
+        how = (
+            " (FGit with alpha 1, where every weight is 1)" if settings.objective == "fgit" else ""
+        )
+        return "sft", "standard SFT", f"Trained by standard supervised fine-tuning{how}."
     if settings.objective == "dpo":
         return (
             "dpo",
@@ -113,8 +122,6 @@ def method_of(settings: TrainSettings) -> tuple[str, str, str]:
             f"{settings.alpha:g} times as much, the more so the less the model tells the two "
             "apart.",
         )
-    if settings.weight == 1:
-        return "sft", "standard SFT", "Trained by standard supervised fine-tuning."
     return (
         "fixed-weight",
         "fixed weight",
@@ -164,14 +171,25 @@ def data_in_words(training: CardFacts, data: str | None) -> str:
         "variant and tokens in which the two differ; "
         f"{held_out.get('samples', 0)} more were kept out of training. "
         f"{counts.get('cut', 0)} were cut to {training.settings.max_length} tokens, and "
-        f"{counts.get('prompt_too_long', 0)} with longer prompts left out."
+        f"{counts.get('prompt_too_long', 0)} with longer prompts left out. "
+        f"{used_in_words(training.report, training.settings)}."
     )
 
 
-def held_out_table(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def used_in_words(report: TrainReport, settings: TrainSettings) -> str:
+    """On how many samples the objective acts (:func:`fgit.train.examples.is_used`)."""
+    samples, share = report.counts["samples"], report.used_share
+    return f"Trained with {settings.pairs_get} on {report.used} of {samples} samples ({share:.1%})"
+
+
+def held_out_table(before: Mapping[str, Any], after: Mapping[str, Any], kept_out: int) -> str:
     """Figures before and after training, as a table."""
-    if not before:
+    if not kept_out:
         return "None were kept out of training."
+    if not before:
+        return (
+            f"{kept_out} were kept out of training, but their prompts are too long to be measured."
+        )
     lines = ["| | before | after |", "| --- | --- | --- |"]
     for name, words in MEASURED.items():
         if before[name] is not None:

@@ -5,6 +5,7 @@ import resource
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 import yaml
 
@@ -22,11 +23,11 @@ from fgit.common.files import (
 )
 from fgit.common.models import device, load_model, seed_everything
 from fgit.common.tokenizers import load_tokenizer
-from fgit.config import TrainSettings
+from fgit.config import WEIGHT_ONE, TrainSettings
 from fgit.stage_reports import RunParameters, SegmentsReport, TrainingStep, TrainReport
-from fgit.train.examples import examples, marked_share_bins, split_held_out
+from fgit.train.examples import check_used, examples, marked_share_bins, split_held_out
 from fgit.train.loop import Trained, train_loop
-from fgit.train.model_card import CardFacts, model_card
+from fgit.train.model_card import CardFacts, model_card, used_in_words
 from fgit.train.segments import segments_of
 from fgit.train.state import State
 
@@ -63,6 +64,7 @@ def train(
         raise UserError(f"{spans}: no samples to train on")
     if not set(SPAN_COLUMNS) <= set(frame.columns):
         raise UserError(f"{spans}: no spans in it; it should be what fgit annotate wrote")
+    check_samples(spans, frame)
     seed_everything(settings.seed)
     tokenizer = load_tokenizer(model, revision, template)
     require_chat_template(tokenizer, model)
@@ -70,11 +72,18 @@ def train(
     limits = settings.model_dump(include={"granularity", "max_length"})
     training, counts = examples(trained_on.iter_rows(named=True), tokenizer, **limits)
     measured, held_out_counts = examples(held_out.iter_rows(named=True), tokenizer, **limits)
-    if not training:
-        raise UserError(
-            f"{spans}: every prompt is longer than max_length ({settings.max_length} tokens)"
-        )
+    end = end_of_turn(tokenizer)
+    used = check_used(spans, training, counts["samples"], settings, end)
     log.info("training on %s", ", ".join(f"{k} {v}" for k, v in sorted(counts.items())))
+    if settings.objective == "fgit" and settings.pairs_get == WEIGHT_ONE:
+        log.warning("alpha is 1, so every token weighs 1: this is standard SFT")
+    if settings.held_out and not held_out_counts["paired"]:
+        log.warning(
+            "none of the %d samples that are held out is a pair that differs within max_length "
+            "(%d): %s will be measured on them",
+            *(settings.held_out, settings.max_length),
+            "only the loss" if measured else "nothing",
+        )
     parameters = {"model": model, "revision": revision, "template": template}
     depends_on = parameters | {
         "train": settings.model_dump(exclude={*settings.speed_fields(), "save_dtype"}),
@@ -89,7 +98,9 @@ def train(
             counted = {
                 "counts": dict(sorted(counts.items())),
                 "held_out_counts": dict(sorted(held_out_counts.items())),
-                "marked_share": marked_share_bins(training, end_of_turn(tokenizer)),
+                "used": used,
+                "used_share": used / counts["samples"],
+                "marked_share": marked_share_bins(training, end),
             }
             save(out, trained, tokenizer, parameters, settings, counted, spans, licence)
             write_parquet(out / "samples.parquet", trained.samples)
@@ -97,6 +108,22 @@ def train(
             segments.write(out / SegmentsReport.file)
         state.remove()
     return settings
+
+
+def check_samples(spans: Path, frame: pl.DataFrame) -> None:
+    """Refuse ids that stand twice, by which samples are told apart, and empty responses."""
+    twice = frame.filter(pl.col("id").is_duplicated())["id"]
+    if len(twice):
+        raise UserError(
+            f"{spans}: {len(twice)} samples share their id with another, such as {twice[0]!r}; "
+            "give every sample an id of its own"
+        )
+    empty = frame.filter(pl.col("response").str.strip_chars() == "")["id"]
+    if len(empty):
+        raise UserError(
+            f"{spans}: the response of {len(empty)} samples is empty, such as that of "
+            f"{empty[0]!r}; leave them out"
+        )
 
 
 def save(
@@ -114,10 +141,11 @@ def save(
     trained.model.to(getattr(torch, dtype))
     changed, update = weight_changes(trained.model, model, revision, dtype)
     if not changed:
+        other = "" if dtype == "float32" else "set save_dtype: float32, or "
         raise UserError(
-            f"{model}: training left every weight as it was, rounded to {dtype}; "
-            f"set save_dtype: float32, or raise the learning rate ({settings.learning_rate}) and "
-            f"delete {out / 'state'}, if there is one"
+            f"{model}: training left every weight as it was, as its updates are smaller than "
+            f"{dtype} can show; {other}raise the learning rate (now {settings.learning_rate:g}) "
+            f"and delete {out / 'state'}, if there is one"
         )
     write_ends(tokenizer, trained.model.generation_config)
     with replacing(out / "model") as folder:
@@ -145,6 +173,7 @@ def save(
     if report.held_out_before:
         losses = report.held_out_before["nll"], report.held_out_after["nll"]
         log.info("held-out loss %.4f before, %.4f after; %.0f s", *losses, trained.seconds)
+    log.info("%s", used_in_words(report, settings))
 
 
 def weight_changes(saved: Any, model: str, revision: str | None, dtype: str) -> tuple[float, float]:
