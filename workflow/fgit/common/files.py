@@ -122,6 +122,40 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def set_aside(path: Path, word: str) -> Path:
+    """Rename a file, folder or link to a name of its own: ``NAME.WORD``, ``NAME.WORD-2``, ...
+
+    Nothing is overwritten or removed, whatever lies there, and of several processes on several
+    machines that do this to one file, one does it.
+
+    Returns:
+        Where it lies now.
+
+    Raises:
+        OSError: FileNotFoundError if it is not there, perhaps since another was faster.
+    """
+    folder = path.is_dir() and not path.is_symlink()
+    for number in itertools.count(1):
+        aside = path.with_name(f"{path.name}.{word}{f'-{number}' if number > 1 else ''}")
+        try:
+            # What is empty holds the name, until it is what the renaming replaces.
+            aside.mkdir() if folder else aside.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            continue
+    try:
+        path.rename(aside)
+    except OSError:
+        # A file server may have done it and its answer been lost: never remove what is not empty.
+        with contextlib.suppress(OSError):
+            if folder:
+                aside.rmdir()
+            elif aside.lstat().st_size == 0:
+                aside.unlink()
+        raise
+    return aside
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
