@@ -135,9 +135,9 @@ def test_the_digest_of_a_model_is_that_of_what_is_read_of_it(model):
     (model / ".snakemake_timestamp").touch()
     (model / "README.md").write_text("# where its base lay")
     assert written(model)["outputs"] == {str(model): digest}
-    assert provenance.described(model).sha256 == digest
+    assert provenance.Snapshot(model).sha256 == digest
     (model / "model.safetensors").write_text("others")
-    assert provenance.described(model).sha256 != digest
+    assert provenance.Snapshot(model).sha256 != digest
 
 
 def test_of_a_folder_each_entry_is_recorded(tmp_path, model):

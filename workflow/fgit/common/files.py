@@ -9,16 +9,13 @@ import codecs
 import contextlib
 import dataclasses
 import errno
-import glob
 import gzip
 import hashlib
 import importlib.util
 import itertools
 import json
 import os
-import platform
 import re
-import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -29,8 +26,9 @@ import polars as pl
 from pydantic import BaseModel, ValidationError
 
 from fgit.common.dataset_fields import value_of
-from fgit.common.errors import UserError
-from fgit.common.lock import check_held
+from fgit.common.errors import UserError, full_place, number_of
+from fgit.common.replacing import remove, replacing
+from fgit.common.replacing import set_aside as set_aside
 
 PACKAGE_PREFIX = "package:"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -58,102 +56,6 @@ class BadRow:
 
 
 # ------------------------------------------------------------------ writing
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
-
-    If the block raises, the temporary file or folder is removed and ``path`` is left as it was.
-    A folder replaces a folder of that name only if that is empty or a saved model; a file never
-    replaces a folder.
-
-    Raises:
-        UserError: if what stands there is not ours to replace, or the lock is not ours any more.
-        OSError: ENOSPC, naming ``path``, whatever the writer raised for a full disk.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, since some writers choose the format by it.
-    host = re.sub(r"\W", "-", platform.node())
-    temporary = target.with_name(f".{target.stem}.{host}.{os.getpid()}.tmp{target.suffix}")
-    for left in target.parent.glob(f".{glob.escape(target.stem)}.{host}.*.tmp{target.suffix}"):
-        if not Path("/proc", left.name.split(".tmp")[0].rpartition(".")[2]).exists():
-            remove(left)  # of a process that was killed
-    remove(temporary)
-    try:
-        yield temporary
-        for written in [temporary] if temporary.is_file() else temporary.rglob("*"):
-            if written.is_file():
-                settle(written)
-        check_held()
-        if target.is_dir() and not (
-            temporary.is_dir() and (not any(target.iterdir()) or (target / "config.json").exists())
-        ):
-            raise UserError(
-                f"{target}: a folder of yours is in the way, and it is left as it is; "
-                "name another place, or remove it"
-            )
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    except BaseException as error:
-        remove(temporary)
-        # Parquet's and safetensors' writers have exceptions of their own for it.
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
-        raise
-
-
-def settle(path: Path) -> None:
-    """Have a file on disk, readable for those whom the umask lets read (safetensors' are 0600)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
-    with open(path, "rb") as written:
-        os.fsync(written.fileno())
-
-
-def remove(path: Path) -> None:
-    """Remove a file or folder if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def set_aside(path: Path, word: str) -> Path:
-    """Rename a file, folder or link to a name of its own: ``NAME.WORD``, ``NAME.WORD-2``, ...
-
-    Nothing is overwritten or removed, whatever lies there, and of several processes on several
-    machines that do this to one file, one does it.
-
-    Returns:
-        Where it lies now.
-
-    Raises:
-        OSError: FileNotFoundError if it is not there, perhaps since another was faster.
-    """
-    folder = path.is_dir() and not path.is_symlink()
-    for number in itertools.count(1):
-        aside = path.with_name(f"{path.name}.{word}{f'-{number}' if number > 1 else ''}")
-        try:
-            # What is empty holds the name, until it is what the renaming replaces.
-            aside.mkdir() if folder else aside.touch(exist_ok=False)
-            break
-        except FileExistsError:
-            continue
-    try:
-        path.rename(aside)
-    except OSError:
-        # A file server may have done it and its answer been lost: never remove what is not empty.
-        with contextlib.suppress(OSError):
-            if folder:
-                aside.rmdir()
-            elif aside.lstat().st_size == 0:
-                aside.unlink()
-        raise
-    return aside
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -189,7 +91,7 @@ def writing_parquet(
         schema: names and types of the columns; each frame must have them, in this order.
     """
     with replacing(path) as temporary:
-        # By this name the next writer knows it, and removes it, if this process is killed.
+        # By this name, too, the next writer knows it.
         folder = temporary.with_name(f"{temporary.stem}.parts.tmp{temporary.suffix}")
         folder.mkdir()
         parts: list[Path] = []
@@ -517,6 +419,17 @@ def sha256(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder, removed in the end."""
-    with tempfile.TemporaryDirectory(prefix="fgit-") as folder:
-        yield Path(folder)
+    """A temporary folder, removed in the end.
+
+    Raises:
+        OSError: naming the folder, if its disk is full, whatever the writer raised.
+    """
+    with tempfile.TemporaryDirectory(prefix="fgit-") as name:
+        folder = Path(name)
+        try:
+            yield folder
+        except Exception as error:
+            named = getattr(error, "filename", None)
+            if named or number_of(error) != errno.ENOSPC or full_place([folder]) != folder:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name) from error
