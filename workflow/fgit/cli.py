@@ -116,7 +116,7 @@ def check_outputs(verb: Verb, values: Mapping[str, Any]) -> None:
                 raise UserError(f"{path}: a link to a folder that is not there; make the folder")
             for held in flag.holds:
                 check_place(path / held, folder=held.endswith("/"))
-            if not flag.holds:
+            if not flag.holds and not (flag.follows and path.is_dir()):
                 check_place(path, folder=None if flag.metavar or flag.follows else False)
     for path in files_written(verb, values)[:1]:
         check_place(provenance_path(path), folder=False)
@@ -151,17 +151,17 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        try:
-            return run(argv)
-        finally:  # of --help, too
-            if sys.stdout:
-                sys.stdout.flush()
-    except BrokenPipeError:
+        return run(argv)
+    except BrokenPipeError:  # whoever read it has gone, as head does
         if not is_closed(descriptor=1):
             raise
-        # Whoever read it has gone, as head does. What is left must not be written at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return SIGPIPE_CODE
+    finally:  # of --help, too
+        try:
+            if sys.stdout:
+                sys.stdout.flush()
+        except OSError:  # told by now; Python must not try again at its exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def is_closed(descriptor: int) -> bool:
@@ -192,18 +192,17 @@ def run(argv: list[str] | None) -> int:
             if flag.follows:
                 values[name] = flag.worked_out(values)
         outputs = files_written(verb, values) if processes.is_first() else []
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(ending_on_sigterm())
-            if outputs:
-                from fgit.common.provenance import reading, write_provenance
+        if outputs:
+            check_outputs(verb, values)
+        with ending_on_sigterm(), Lock(outputs[0]) if outputs else contextlib.nullcontext():
+            from fgit.common.provenance import reading, write_provenance
 
-                check_outputs(verb, values)
-                stack.enter_context(Lock(outputs[0]))
-                inputs = stack.enter_context(reading(inputs_of(verb, values, settings), outputs))
-            if verb.settings:
-                settings = verb.run(**values, settings=settings) or settings
-            else:
-                verb.run(**values)
+            named = inputs_of(verb, values, settings) if outputs else {}
+            with reading(named, outputs) as inputs:
+                if verb.settings:
+                    settings = verb.run(**values, settings=settings) or settings
+                else:
+                    verb.run(**values)
             if outputs:
                 write_provenance(
                     outputs[0],
@@ -225,9 +224,9 @@ def run(argv: list[str] | None) -> int:
         message = f"stopped by SIGTERM{where}; start it again to go on"
         return fail(arguments.verb, message, code=stopped.CODE)
     except Exception as error:
-        if (message := os_message(error, outputs)) is None:
+        if (reason := os_message(error, outputs)) is None:
             raise
-        return fail(arguments.verb, message)
+        return fail(arguments.verb, reason)
     return 0
 
 

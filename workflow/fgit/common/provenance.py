@@ -29,7 +29,7 @@ from pydantic import BaseModel, Field
 
 import fgit
 from fgit.common.errors import UserError
-from fgit.common.files import read_model, sha256, write_json, write_text
+from fgit.common.files import read_model, sha256, write_json
 from fgit.common.lock import Lock
 from fgit.common.processes import bound_cores
 from fgit.common.replacing import CHECKS, WRITTEN, remove, set_aside
@@ -414,7 +414,8 @@ def file_digest(path: Path, again: bool = False) -> str:
     value = sha256(path)
     if place is not None:
         with contextlib.suppress(OSError):  # no home that can be written to, or a full one
-            write_text(place, value)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(value, encoding="utf-8")  # half of one would not be believed
     return value
 
 
