@@ -568,8 +568,16 @@ def test_no_provenance_of_what_failed(refused, tmp_path):
 # ------------------------------------------------------------------ inputs and places, beforehand
 
 
+def test_a_damaged_input_is_put_aside(fgit, tmp_path, spans):
+    spans.write_bytes(b"damaged")
+    for said in ("It is spans.parquet.damaged now", "put aside (spans.parquet.damaged)"):
+        code, error = fgit(*filled("export pairs", spans, tmp_path))
+        assert code == 1 and said in error
+        assert (tmp_path / "spans.parquet.damaged").read_bytes() == b"damaged"
+
+
 def test_an_input_that_is_replaced_meanwhile(monkeypatch, refused, tmp_path, spans):
-    pairs, run = tmp_path / "pairs.parquet", cli.VERBS["annotate"].run
+    pairs = tmp_path / "pairs.parquet"
     (tmp_path / "new.parquet").touch()
 
     def replaced_meanwhile(**values):
@@ -580,7 +588,6 @@ def test_an_input_that_is_replaced_meanwhile(monkeypatch, refused, tmp_path, spa
     replace_annotate(monkeypatch, replaced_meanwhile)
     told = refused(*filled("annotate", pairs, tmp_path))
     assert told.startswith(f"{pairs}: it was changed while it was in use")
-    replace_annotate(monkeypatch, run)
 
 
 def names_outputs(verb):

@@ -412,9 +412,16 @@ def is_offline() -> bool:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a file.
+
+    Raises:
+        OSError: naming the file, if its disk cannot read it.
+    """
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from fgit.common.errors import UserError, full_place, number_of
+from fgit.common.errors import OF_DISKS, UserError, full_place, number_of
 from fgit.common.lock import check_held
 
 # What may refuse that a file takes its name, asked before each renaming.
@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     link stays, and what it leads to is replaced.
 
     Raises:
-        UserError: if what stands there is not ours to replace (:func:`check_place`), or one of
+        UserError: if what stands there is not ours to replace (:func:`check_free`), or one of
             :data:`CHECKS` refuses.
         OSError: for a full or broken disk, whatever the writer raised; it names ``path``, or what
             else could not be written.
@@ -46,7 +46,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 settle(written)
         for check in CHECKS:
             check()
-        check_place(path, folder=temporary.is_dir())
+        check_free(path, folder=temporary.is_dir())
         if target.is_dir():
             # The old one goes when the new one is there: a kill in between must not cost both.
             old = target.with_name(f"{temporary.name}.old.tmp{target.suffix}")
@@ -62,13 +62,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException as error:
         number = number_of(error)
         full = full_place([target.parent]) if number == errno.ENOSPC else None
-        remove(temporary)
-        if number is None:
+        with contextlib.suppress(OSError):  # of the same broken disk, perhaps
+            remove(temporary)
+        if number not in OF_DISKS:
             raise
-        name = getattr(error, "filename", None)
-        if name is None and full not in (None, target.parent):
-            name = full
-        elif name is None or str(name).startswith(str(temporary)):
+        name = getattr(error, "filename", None) or (full if full != target.parent else None)
+        if name is None or str(name).startswith(str(temporary)):
             name = path
         raise OSError(number, os.strerror(number), str(name)) from error
 
@@ -89,18 +88,13 @@ def linked_to(path: str | os.PathLike[str]) -> Path:
 def check_place(path: str | os.PathLike[str], *, folder: bool | None) -> None:
     """Refuse a place where :func:`replacing` could not put a file or folder, or should not.
 
-    A folder may replace a folder that is empty or a saved model; but behind a link only an empty
-    one, since a link may lead to anything. A file never replaces a folder, nor a device.
-
-    Args:
-        folder: whether it is a folder that is to go there; None if that is not known yet.
+    For a look before the work; ``folder`` as in :func:`check_free`.
 
     Raises:
         UserError: naming what is in the way.
         OSError: naming the place: it may not be written to, its name is too long.
     """
-    path, target = Path(path), linked_to(path)
-    by_link = f" (a link leads there from {path})" if path.is_symlink() else ""
+    target = linked_to(path)
     parents = target.absolute().parents
     parent = next(place for place in parents if place.exists() or place.is_symlink())
     if not parent.is_dir():
@@ -109,11 +103,28 @@ def check_place(path: str | os.PathLike[str], *, folder: bool | None) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
     with contextlib.suppress(FileNotFoundError):
         os.lstat(temporary_for(target, str(os.getpid())))  # whose name may be too long
+    check_free(path, folder=folder)
+
+
+def check_free(path: str | os.PathLike[str], *, folder: bool | None) -> None:
+    """Refuse to replace what is not ours.
+
+    A folder may replace a folder that is empty or a saved model; but behind a link only an empty
+    one, since a link may lead to anything. A file never replaces a folder, nor a device.
+
+    Args:
+        folder: whether it is a folder that is to go there; None if that is not known yet.
+
+    Raises:
+        UserError: naming what is in the way.
+    """
+    path, target = Path(path), linked_to(path)
+    by_link = f" (a link leads there from {path})" if path.is_symlink() else ""
     if target.is_symlink() or not (target.is_file() or target.is_dir() or not target.exists()):
         raise UserError(f"{path}: neither a file nor a folder can be written there; give a path")
+    if folder and target.is_file():
+        raise UserError(f"{target}{by_link}: a file is where a folder is to go; remove it")
     if not target.is_dir():
-        if folder and target.exists():
-            raise UserError(f"{target}{by_link}: a file is where a folder is to go; remove it")
         return
     if folder is not False and os.path.ismount(target):
         raise UserError(
