@@ -139,6 +139,17 @@ class OfALibrary(Exception):
     """As Parquet's and safetensors' writers raise it."""
 
 
+def test_a_library_that_does_not_say_that_the_disk_is_full(small_disk):
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        replacing.replacing(small_disk / "a"),
+    ):
+        raise OfALibrary("transport error")
+    assert caught.value.filename == str(small_disk / "a")
+    with pytest.raises(UserError, match="a bad row"), replacing.replacing(small_disk / "a"):
+        raise UserError("a bad row")
+
+
 @pytest.mark.parametrize("kind", [OSError, OfALibrary])
 def test_a_full_place_of_temporary_files_is_not_taken_for_the_outputs(
     small_disk, tmp_path, monkeypatch, kind

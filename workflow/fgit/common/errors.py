@@ -32,17 +32,21 @@ class Stopped(SystemExit):
         self.where = where
 
 
-def number_of(error: BaseException) -> int | None:
+def number_of(error: BaseException, written: Path | None = None) -> int | None:
     """The system's number of an error.
 
-    Writers of Parquet and safetensors have exceptions of their own for a full disk; they, too, have
-    the system's words in their text.
+    Writers of Parquet and safetensors have exceptions of their own for a full disk. Most have the
+    system's words in their text; for the others, see if the disk is full.
+
+    Args:
+        written: the folder that was written to.
     """
     if isinstance(error, OSError) and error.errno:
         return error.errno
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) or not isinstance(error, Exception):
         return None
-    return next((number for number in OF_DISKS if os.strerror(number) in str(error)), None)
+    told = next((number for number in OF_DISKS if os.strerror(number) in str(error)), None)
+    return errno.ENOSPC if told is None and written and is_full(written) else told
 
 
 def full_place(places: Iterable[Path]) -> Path | None:

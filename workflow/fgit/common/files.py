@@ -106,6 +106,11 @@ def writing_parquet(
             write(pl.DataFrame(schema=schema))
             yield write
             pl.scan_parquet(parts, glob=False).sink_parquet(temporary, row_group_size=ROW_GROUP)
+        except pl.exceptions.PolarsError as error:
+            # Before the folder goes, and the disk has room again.
+            if number_of(error, folder) == errno.ENOSPC:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         finally:
             remove(folder)
 
@@ -437,6 +442,6 @@ def scratch() -> Iterator[Path]:
             yield folder
         except Exception as error:
             named = getattr(error, "filename", None)
-            if named or number_of(error) != errno.ENOSPC or full_place([folder]) != folder:
+            if named or number_of(error, folder) != errno.ENOSPC or full_place([folder]) != folder:
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name) from error

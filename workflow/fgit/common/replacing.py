@@ -60,7 +60,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
         WRITTEN.add(Path(path).absolute())
     except BaseException as error:
-        number = number_of(error)
+        number = number_of(error, target.parent)
         full = full_place([target.parent]) if number == errno.ENOSPC else None
         with contextlib.suppress(OSError):  # of the same broken disk, perhaps
             remove(temporary)
@@ -134,9 +134,9 @@ def check_free(path: str | os.PathLike[str], *, folder: bool | None) -> None:
     used = any(target.iterdir())
     saved_model = (target / "config.json").exists()
     if folder is False or (used and (by_link or not saved_model)):
+        remedy = "empty it, or remove the link" if by_link else "name another place, or remove it"
         raise UserError(
-            f"{target}{by_link}: a folder of yours is in the way, and it is left as it is; "
-            "name another place, or remove it"
+            f"{target}{by_link}: a folder of yours is in the way, and it is left as it is; {remedy}"
         )
 
 
