@@ -28,7 +28,6 @@ from pydantic import BaseModel, ValidationError
 from fgit.common.dataset_fields import value_of
 from fgit.common.errors import UserError, full_place, number_of
 from fgit.common.replacing import remove, replacing
-from fgit.common.replacing import set_aside as set_aside
 
 PACKAGE_PREFIX = "package:"
 SURROGATE = re.compile("[\ud800-\udfff]")
