@@ -137,6 +137,7 @@ def model(tmp_path):
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
         (folder / name).write_text(name)
+    provenance.WRITTEN.add(folder)
     return folder
 
 
@@ -154,8 +155,8 @@ def test_the_digest_of_a_model_is_that_of_what_is_read_of_it(model):
 def test_of_a_folder_each_entry_is_recorded_that_was_written(tmp_path, model, monkeypatch):
     write_text(tmp_path / "metrics.json", "{}")
     write_text(tmp_path / "tables/one.md", "")
-    monkeypatch.setattr(provenance, "WRITTEN", {*provenance.WRITTEN, model})
-    (tmp_path / "mine.jsonl").write_text("{}")
+    for name in ("mine.jsonl", "config.json"):  # one's own, before and after
+        (tmp_path / name).write_text("{}")
     (tmp_path / "a.parquet.provenance.json").write_text("{}")
     expected = {
         str(tmp_path / "metrics.json"): sha256(tmp_path / "metrics.json"),

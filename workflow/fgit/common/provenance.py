@@ -107,8 +107,7 @@ def write_provenance(
     Args:
         arguments: the flags that are neither settings nor files: a revision, a mode, a limit.
         inputs: as they were before the stage ran (:func:`reading`).
-        outputs: files and folders; of a folder that is not a model, every entry that this process
-            wrote is recorded.
+        outputs: files and folders, of which :func:`entries` are recorded.
     """
     finished = datetime.datetime.now(datetime.UTC)
     values = settings.model_dump() if settings else {}
@@ -139,11 +138,12 @@ def write_provenance(
 
 
 def entries(out: Path) -> Iterator[Path]:
-    """What to record of an output: a file or model as a whole, of another folder its entries.
+    """What to record of an output: a file, or a folder that was put in place as a whole, such as a
+    model; of another folder its entries.
 
     What lies in such a folder, and was not written by this process, is somebody's own.
     """
-    if not out.is_dir() or (out / "config.json").exists():
+    if not out.is_dir() or out.absolute() in WRITTEN:
         yield from [out] if out.exists() else []
         return
     folder = out.absolute()
