@@ -4,7 +4,7 @@ import datetime
 import pathlib
 
 from fgit.common.files import write_text
-from fgit.common.provenance import write_provenance
+from fgit.common.provenance import reading, write_provenance
 from fgit.config import (
     DecontaminateSettings,
     EvaluateSettings,
@@ -43,18 +43,20 @@ class Workflow:
 
     def stage(self, stage, out, inputs, settings=None, outputs=(), arguments=None):
         self.minute += 1
-        write_provenance(
-            self.as_named / out,
-            stage=stage,
-            settings=settings,
-            arguments=arguments or {},
-            inputs={
-                name: pathlib.Path(path) if path.count("/") < 2 else self.as_named / path
-                for name, path in inputs.items()
-            },
-            outputs=[self.as_named / place for place in (out, *outputs)],
-            started=STARTED + datetime.timedelta(minutes=self.minute),
-        )
+        named = {
+            name: pathlib.Path(path) if path.count("/") < 2 else self.as_named / path
+            for name, path in inputs.items()
+        }
+        with reading(named) as read:
+            write_provenance(
+                self.as_named / out,
+                stage=stage,
+                settings=settings,
+                arguments=arguments or {},
+                inputs=read,
+                outputs=[self.as_named / place for place in (out, *outputs)],
+                started=STARTED + datetime.timedelta(minutes=self.minute),
+            )
 
     def data(self):
         self.file(NAMES[0])

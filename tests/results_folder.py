@@ -12,7 +12,7 @@ import yaml
 
 from fgit.annotate import segments
 from fgit.common.files import write_json, write_jsonl, write_parquet, write_text
-from fgit.common.provenance import write_provenance
+from fgit.common.provenance import reading, write_provenance
 from fgit.common.statistics import wilson
 from fgit.config import parse_config
 from fgit.masks import overlap_mask
@@ -95,15 +95,16 @@ class Folder:
             self.score(run, benchmark, first(4 + number % 5))
 
     def provenance(self, out, stage, **inputs):
-        write_provenance(
-            out,
-            stage=stage,
-            settings=None,
-            arguments={},
-            inputs=inputs,
-            outputs=[out],
-            started=STARTED,
-        )
+        with reading(inputs) as read:
+            write_provenance(
+                out,
+                stage=stage,
+                settings=None,
+                arguments={},
+                inputs=read,
+                outputs=[out],
+                started=STARTED,
+            )
 
     def data(self, dataset):
         """Of 43 rows, 40 are records, and 36 of these have a variant."""

@@ -16,7 +16,7 @@ import polars as pl
 import pytest
 
 from fgit import cli, config, verbs
-from fgit.common.errors import Stopped, UserError
+from fgit.common.errors import OF_DISKS, Stopped, UserError
 from fgit.common.files import sha256, write_jsonl, write_parquet
 from fgit.common.provenance import digest
 from fgit.fetch import RELEASED
@@ -563,3 +563,183 @@ def test_no_provenance_of_what_failed(refused, tmp_path):
     path = written(tmp_path, "bad.jsonl", [{"id": "x"}])
     refused(*filled("annotate", path, tmp_path))
     assert not list(tmp_path.glob("*.provenance.json"))
+
+
+# ------------------------------------------------------------------ inputs and places, beforehand
+
+
+def test_a_damaged_input_is_put_aside(fgit, tmp_path, spans):
+    spans.write_bytes(b"damaged")
+    for said in ("It is spans.parquet.damaged now", "put aside (spans.parquet.damaged)"):
+        code, error = fgit(*filled("export pairs", spans, tmp_path))
+        assert code == 1 and said in error
+        assert (tmp_path / "spans.parquet.damaged").read_bytes() == b"damaged"
+
+
+def test_an_input_that_is_replaced_meanwhile(monkeypatch, refused, tmp_path, spans):
+    pairs = tmp_path / "pairs.parquet"
+    (tmp_path / "new.parquet").touch()
+
+    def replaced_meanwhile(**values):
+        (tmp_path / "new.parquet").rename(pairs)
+        (tmp_path / "new.parquet").touch()
+        write_parquet(values["out"], pl.DataFrame())
+
+    replace_annotate(monkeypatch, replaced_meanwhile)
+    told = refused(*filled("annotate", pairs, tmp_path))
+    assert told.startswith(f"{pairs}: it was changed while it was in use")
+
+
+def names_outputs(verb):
+    return any(
+        flag.role == "output" and not flag.follows for flag in cli.VERBS[verb].flags.values()
+    )
+
+
+@pytest.mark.parametrize(
+    "verb", [verb for verb in STAGES_INPUTS if names_outputs(verb) and verb != "audit kappa"]
+)
+def test_something_in_the_way_of_an_output_is_told_before_the_work(
+    monkeypatch, refused, tmp_path, verb
+):
+    def too_late(**values):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setitem(cli.VERBS, verb, cli.VERBS[verb]._replace(run=too_late))
+    words = filled(verb, written(tmp_path, "in.jsonl", [PAIR]), tmp_path)
+    for name in ("o.parquet", "r.json"):
+        (tmp_path / name / "of mine").mkdir(parents=True)
+    (tmp_path / "d").write_text("a file of mine")
+    told = refused(*words)
+    assert "of yours is in the way" in told or re.search(r"Not a directory \(.*/d\)", told)
+
+
+def test_a_model_folder_that_is_a_link_is_looked_at_before_the_work(refused, tmp_path, spans):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/model").symlink_to(base)
+    words = filled("train", spans, tmp_path)
+    assert re.match(f"{base} .a link leads there from .*/d/model.: a folder of", refused(*words))
+    (tmp_path / "d/model").unlink()
+    (tmp_path / "d").rmdir()
+    (tmp_path / "d").symlink_to("nowhere")
+    assert "a link to a folder that is not there; make the folder" in refused(*words)
+
+
+def test_two_outputs_in_one_place(refused, tmp_path, pairs):
+    words = filled("annotate", pairs, tmp_path)
+    told = refused(*[word.replace("r.json", "./o.parquet") for word in words])
+    assert "two outputs in one place" in told
+
+
+# ------------------------------------------------------------------ disks
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EROFS, "a place that you may write to"),
+        (errno.EIO, "file server fails"),
+        (errno.ESTALE, "file server fails"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.ENAMETOOLONG, "shorter name"),
+        (errno.ENOENT, "put it back"),
+        (errno.ELOOP, "in a circle"),
+        (errno.EBUSY, "another place"),
+        (errno.EMFILE, "ulimit -n"),
+    ],
+)
+@pytest.mark.parametrize("kind", [OSError, RuntimeError])
+def test_what_a_disk_says(monkeypatch, refused, tmp_path, pairs, number, advice, kind):
+    reason = os.strerror(number)
+
+    def broken(**values):
+        raise OSError(number, reason, "/place") if kind is OSError else kind(f"I/O error: {reason}")
+
+    replace_annotate(monkeypatch, broken)
+    if kind is RuntimeError and number not in OF_DISKS:
+        with pytest.raises(RuntimeError):
+            refused(*filled("annotate", pairs, tmp_path))
+        return
+    told = refused(*filled("annotate", pairs, tmp_path))
+    assert told.startswith(f"{reason} (/place). " if kind is OSError else reason) and advice in told
+
+
+def test_no_place_for_temporary_files(monkeypatch, refused, tmp_path, pairs):
+    reason = "No usable temporary directory found in ['/tmp', '/var/tmp']"
+
+    def full(**values):
+        raise FileNotFoundError(errno.ENOENT, reason)
+
+    replace_annotate(monkeypatch, full)
+    told = refused(*filled("annotate", pairs, tmp_path))
+    assert told.startswith(f"{reason}. Nothing half-written was kept; free some space")
+
+
+# ------------------------------------------------------------------ encodings
+
+
+@pytest.mark.parametrize("name", [b"\xff.parquet", b"a\xc3", b"\xed\xa0\x80", b"caf\xe9/pairs"])
+@pytest.mark.parametrize("flag", ["--pairs", "--out", "--report"])
+def test_names_that_are_not_utf8_are_refused(refused, tmp_path, pairs, name, flag):
+    words = filled("annotate", pairs, tmp_path)
+    words[words.index(flag) + 1] = f"{tmp_path}/{os.fsdecode(name)}"
+    assert re.match(r"'.*\\udc..*': not UTF-8. Rename the file or folder", refused(*words))
+
+
+def test_a_folder_that_is_not_utf8_or_is_gone(monkeypatch, refused, tmp_path, pairs):
+    words = filled("annotate", pairs, tmp_path)
+    folder = tmp_path / os.fsdecode(b"\xff")
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert "not UTF-8" in refused(*words)
+    folder.rmdir()
+    assert "is gone: change to another" in refused(*words)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "ä", "p̄′", " ", "-", "'\"$x;", "\u202e", "😀"])
+def test_odd_names_that_are_utf8(fgit, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    path = written(folder, "pairs.parquet", [PAIR])
+    code, error = fgit(*filled("annotate", path, folder))
+    assert code == 0, error
+    record = json.loads((folder / "o.parquet.provenance.json").read_text())
+    assert record["inputs"]["pairs"]["path"] == str(path)
+
+
+SAYS = """
+import sys; from fgit import cli
+def says(**values): print("p̄′ ≥ \\udcff " * 9000)
+cli.VERBS["funnel"] = cli.VERBS["funnel"]._replace(run=says)
+sys.exit(cli.main(["funnel", "--results", "r"]))
+"""
+
+
+def said(to, **environment):
+    words = [sys.executable, "-c", SAYS]
+    done = subprocess.run(words, stdout=to, stderr=subprocess.PIPE, env=os.environ | environment)
+    return done.returncode, done.stdout, done.stderr.decode()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-16", "cp1252:strict", "utf-8"])
+def test_any_encoding_of_the_output(encoding):
+    code, output, error = said(subprocess.PIPE, PYTHONIOENCODING=encoding)
+    assert (code, error) == (0, "")
+    written = output.decode(encoding.partition(":")[0])
+    assert written.count("\\udcff") == 9000 and ("p̄′ ≥" in written) == ("utf" in encoding)
+
+
+def test_an_output_that_nobody_reads_or_that_is_full():
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert said(writing) == (141, None, "")
+    os.close(writing)
+    with open("/dev/full", "w") as full:
+        code, _, error = said(full)
+    assert code == 1 and error.startswith("fgit funnel: error: No space left on device")
+    assert len(error.splitlines()) == 1

@@ -15,6 +15,7 @@ from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
 from fgit.common.files import existing, read_parquet, replacing, write_jsonl, write_text
 from fgit.common.progress import bar
+from fgit.common.provenance import content
 from fgit.lineage import Lineage
 from fgit.scores import AGAIN, TESTS, ScoreSummary, read_summary
 from fgit.steps import folder_of, output_of
@@ -131,9 +132,8 @@ def export_model(results: Path, run: str, out: Path) -> None:
     card = model / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {run}\n"
     with replacing(out) as folder:
-        for file in sorted(path for path in model.rglob("*") if path.is_file()):
-            if file != card and not file.name.startswith(".") and file.name != "provenance.json":
-                link(file, folder / file.relative_to(model))
+        for name, file in content(model):  # all but the card
+            link(file, folder / name)
         write_text(folder / "README.md", with_scores(text, score_table(results, run)))
     log.info("%s: weights, tokenizer and card of %s", out, run)
 

@@ -36,6 +36,7 @@ class Flag:
     one_of: bool = False  # exactly one of a verb's flags with this is given
     positional: bool = False
     follows: str = ""
+    holds: tuple[str, ...] = ()  # of an output that is a folder: what goes into it
 
     def worked_out(self, values: Mapping[str, Any]) -> Any:
         module, _, name = self.follows.rpartition(".")
@@ -49,6 +50,13 @@ Value: Callable[..., Any] = Flag
 Input: Callable[..., Any] = functools.partial(Flag, role="input")
 Output: Callable[..., Any] = functools.partial(Flag, role="output")
 Unrecorded: Callable[..., Any] = functools.partial(Flag, role="unrecorded")
+
+
+def OutputFolder(*names: str) -> Any:
+    """An output that is a folder, and what goes into it: files, and folders with a slash."""
+    text = f"where {', '.join(names[:-1])} and {names[-1]} go"
+    return Output(text, "DIR", holds=names)
+
 
 Positive = NewType("Positive", int)
 METAVARS = {Path: "FILE", int: "N", Positive: "N"}

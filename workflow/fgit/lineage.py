@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fgit.common.provenance import LARGE, Record, cached_digest, digest, read_provenance
+from fgit.common.provenance import LARGE, Record, cached_digest, content, digest, read_provenance
 from fgit.scores import read_summary
 from fgit.steps import STAGES, folder_of, output_of
 
@@ -270,8 +270,7 @@ def worker_packages(record: Record, folder: Path) -> dict[str, str]:
 
 def has_unread_weights(path: Path) -> bool:
     """Whether a digest would take reading a large file of weights."""
-    members = [path] if path.is_file() else path.rglob("*")
-    weights = (file for file in members if file.suffix in WEIGHTS and file.is_file())
+    weights = (file for _, file in content(path) if file.suffix in WEIGHTS)
     return any(file.stat().st_size >= LARGE and cached_digest(file) is None for file in weights)
 
 

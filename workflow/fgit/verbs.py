@@ -14,7 +14,7 @@ from fgit import config
 from fgit.common.errors import UserError
 from fgit.common.processes import cores, use_threads
 from fgit.config import BenchmarkKind, Mode, read_config
-from fgit.flags import Input, Output, Positive, Unrecorded, Value
+from fgit.flags import Input, Output, OutputFolder, Positive, Unrecorded, Value
 
 GROUPS = {  # first words of verbs of two
     "audit": "ask whether the variants are what they should be: similar, and incorrect",
@@ -224,9 +224,8 @@ def train(
     template: str = Input(TEMPLATE, default="own"),
     licence: str | None = Unrecorded("the base model's, for the card (default: its own card's)"),
     spans: Path = SPANS_IN,
-    out: Path = Output(
-        "where model/, metrics.json, steps.jsonl, samples.parquet, segments.json and run.yaml go",
-        "DIR",
+    out: Path = OutputFolder(
+        *("model/", "metrics.json", "steps.jsonl", "samples.parquet", "segments.json", "run.yaml")
     ),
     threads: Positive | None = THREADS,
 ) -> config.TrainSettings:
@@ -290,7 +289,7 @@ def score(
     worker_python: str | None = Unrecorded(
         "interpreter of the environment in which the programs run (default: this one)", "PYTHON"
     ),
-    out: Path = Output("where outcomes.parquet, times.parquet and summary.json go", "DIR"),
+    out: Path = OutputFolder("outcomes.parquet", "times.parquet", "summary.json"),
     threads: Positive | None = THREADS,
 ) -> None:
     """Run solutions against a benchmark's tests, in a sandbox. Programs run in bubblewrap where it
@@ -428,7 +427,7 @@ def failures(
     tests: Literal["base", "plus"] | None = Value(
         "what counts as failing (default: plus, base and plus tests, where there are any)"
     ),
-    out: Path = Output("where failures.parquet, summary.json and failures.html go", "DIR"),
+    out: Path = OutputFolder("failures.parquet", "summary.json", "failures.html"),
 ) -> None:
     """Show how far failing programs are from passing ones. Sections I and IV: the fewest changed
     lines and places to the nearest passing program known (the canonical solutions, and what the
@@ -519,7 +518,7 @@ def audit_variants(
     problems: Path = PROBLEMS_IN,
     sha256: str | None = SHA256,
     variants: Path = Input("variants of the problems' records, as generate writes them"),
-    out: Path = Output("where variants.parquet and audit.json go", "DIR"),
+    out: Path = OutputFolder("variants.parquet", "audit.json"),
     threads: Positive | None = THREADS,
 ) -> None:
     """Run variants of a benchmark's solutions against its tests. Section III-B1: the share that
@@ -537,7 +536,7 @@ def audit_variants(
 
 def audit_sheet(
     pairs: Path = PAIRS_IN,
-    out: Path = Output("where sheet.html, reader-1.csv and reader-2.csv go", "DIR"),
+    out: Path = OutputFolder("sheet.html", "reader-1.csv", "reader-2.csv"),
     count: Positive = Value("pairs to draw (default: 50)", default=50),
     seed: int = Value("seed of the draw (default: 0)", default=0),
 ) -> None:

@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 
 import pytest
 import transformers
@@ -26,3 +27,19 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     fast.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory):
+    """A disk of 64 kB, where the tests may mount one."""
+    folder = tmp_path_factory.mktemp("disk")
+    try:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
+        )
+    except FileNotFoundError:
+        pytest.skip("not run: a full disk (there is no mount command)")
+    if mounted.returncode:
+        pytest.skip(f"not run: a full disk (mount: {mounted.stderr.decode().strip()})")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -29,56 +29,6 @@ def names(folder: Path) -> set[str]:
 # ------------------------------------------------------------------ writing
 
 
-def test_replacing_leaves_the_old_file_when_the_block_raises(tmp_path):
-    target = tmp_path / "a.json"
-    files.write_json(target, {"old": 1})
-    with pytest.raises(RuntimeError), files.replacing(target) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert files.read_json(target) == {"old": 1}
-    assert names(tmp_path) == {"a.json"}
-
-
-def test_replacing_leaves_the_old_folder_when_the_block_raises(tmp_path):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "old").write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.replacing(target) as temporary:
-        temporary.mkdir()
-        (temporary / "half").write_text("half")
-        raise KeyboardInterrupt
-    assert names(tmp_path) == {"model"} and names(target) == {"old"}
-
-
-def test_replacing_a_folder_takes_the_old_one_away(tmp_path):
-    target = tmp_path / "model"
-    for name in ("first", "second"):
-        with files.replacing(target) as temporary:
-            temporary.mkdir()
-            (temporary / "config.json").write_text("{}")
-            (temporary / name).write_text(name)
-    assert names(target) == {"config.json", "second"}
-    assert names(tmp_path) == {"model"}
-
-
-def test_replacing_keeps_the_suffix_and_makes_the_folders(tmp_path):
-    target = tmp_path / "new" / "folder" / "a.jsonl.gz"
-    with files.replacing(target) as temporary:
-        assert temporary.parent == target.parent and temporary.suffix == ".gz"
-        assert not target.exists()
-        temporary.write_text("")
-    assert target.exists()
-
-
-def test_the_file_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
-    events = []
-    real_sync, real_replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), real_sync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), real_replace(a, b)))
-    files.write_text(tmp_path / "a.txt", "text")
-    assert events == ["sync", "rename"]
-
-
 def write_in_parts(path, rows):
     with files.writing_parquet(path, {"a": pl.String}) as write:
         for part in pl.DataFrame(rows).iter_slices(500):
@@ -94,22 +44,6 @@ WRITERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def small_disk(tmp_path_factory):
-    """A disk of 64 kB, where the tests may mount one."""
-    folder = tmp_path_factory.mktemp("disk")
-    try:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True
-        )
-    except FileNotFoundError:
-        pytest.skip("not run: a full disk (there is no mount command)")
-    if mounted.returncode:
-        pytest.skip(f"not run: a full disk (mount: {mounted.stderr.decode().strip()})")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(small_disk, kind):
     target = small_disk / f"rows.{kind}"
@@ -123,32 +57,6 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(small_disk, ki
     assert target.read_bytes() == before
     assert names(small_disk) == {target.name}
     target.unlink()
-
-
-def test_a_full_disk_of_safetensors_is_one_too(small_disk):
-    import torch
-    from safetensors.torch import save_file
-
-    with (
-        pytest.raises(OSError, match="No space left") as caught,
-        files.replacing(small_disk / "model") as temporary,
-    ):
-        temporary.mkdir()
-        save_file({"weight": torch.zeros(100_000)}, temporary / "model.safetensors")
-    assert caught.value.errno == errno.ENOSPC
-    assert names(small_disk) == set()
-
-
-def test_a_disk_that_is_full_at_fsync(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    files.write_text(tmp_path / "a.txt", "old")
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"a\.txt"):
-        files.write_text(tmp_path / "a.txt", "new")
-    assert (tmp_path / "a.txt").read_text() == "old"
-    assert names(tmp_path) == {"a.txt"}
 
 
 def test_write_text_keeps_newlines(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,9 @@ import pathlib
 import platform
 import re
 import shutil
+import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -18,6 +21,7 @@ import pytest
 import fgit
 from fgit.common import provenance
 from fgit.common.errors import UserError
+from fgit.common.files import write_json, write_text
 from fgit.config import GenerateSettings, SelectSettings
 
 
@@ -33,7 +37,14 @@ def sha256(path):
 STARTED = datetime.datetime(2020, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
 
 
+def read(inputs, outputs=()):
+    """The inputs of a stage that does nothing."""
+    with provenance.reading(inputs, outputs) as described:
+        return described
+
+
 def written(out, **changes):
+    changes |= {"inputs": read(changes.get("inputs", {}))}
     arguments = {
         "stage": "select",
         "settings": SelectSettings(batch_size=3),
@@ -126,6 +137,7 @@ def model(tmp_path):
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
         (folder / name).write_text(name)
+    provenance.WRITTEN.add(folder)
     return folder
 
 
@@ -135,20 +147,53 @@ def test_the_digest_of_a_model_is_that_of_what_is_read_of_it(model):
     (model / ".snakemake_timestamp").touch()
     (model / "README.md").write_text("# where its base lay")
     assert written(model)["outputs"] == {str(model): digest}
-    assert provenance.described(model).sha256 == digest
+    assert provenance.Snapshot(model).sha256 == digest
     (model / "model.safetensors").write_text("others")
-    assert provenance.described(model).sha256 != digest
+    assert provenance.Snapshot(model).sha256 != digest
 
 
-def test_of_a_folder_each_entry_is_recorded(tmp_path, model):
-    (tmp_path / "metrics.json").write_text("{}")
-    (tmp_path / ".left.tmp").write_text("")
+def test_of_a_folder_each_entry_is_recorded_that_was_written(tmp_path, model, monkeypatch):
+    write_text(tmp_path / "metrics.json", "{}")
+    write_text(tmp_path / "tables/one.md", "")
+    for name in ("mine.jsonl", "config.json"):  # one's own, before and after
+        (tmp_path / name).write_text("{}")
     (tmp_path / "a.parquet.provenance.json").write_text("{}")
-    written(tmp_path)
-    assert written(tmp_path)["outputs"] == {
+    expected = {
         str(tmp_path / "metrics.json"): sha256(tmp_path / "metrics.json"),
         str(model): sha256(model),
+        str(tmp_path / "tables"): sha256(tmp_path / "tables"),
     }
+    for _ in range(2):
+        record = written(tmp_path)
+        assert record["outputs"] == expected
+        assert record["files"] == {
+            str(model): {path.name: sha256(path) for path in model.iterdir()},
+            str(tmp_path / "tables"): {"one.md": sha256(tmp_path / "tables/one.md")},
+        }
+    monkeypatch.chdir(tmp_path)
+    assert [*written(tmp_path, outputs=[pathlib.Path()])["outputs"]] == [
+        "metrics.json",
+        "model",
+        "tables",
+    ]
+
+
+NOT_COUNTED = [
+    *(".DS_Store", "._model.safetensors", ".gitattributes", ".nfs0000002a", ".config.json.swp"),
+    *(".snakemake_timestamp", ".cache/huggingface/download/config.json.lock", ".git/HEAD"),
+    *(".ipynb_checkpoints/config-checkpoint.json", "__pycache__/modeling.cpython-311.pyc"),
+    *("README.md", "provenance.json", ".x.lock", "deeper/.hidden"),
+]
+
+
+def test_what_is_hidden_in_a_folder_is_no_content(model):
+    digest = provenance.digest(model)
+    for name in NOT_COUNTED:
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text(name)
+        assert provenance.digest(model) == digest, name
+    (model / b"x\xff.txt".decode(errors="surrogateescape")).touch()  # a name that is no UTF-8
+    assert provenance.digest(model) != digest
 
 
 def test_the_digest_of_a_folder_is_that_of_names_and_contents(tmp_path):
@@ -314,41 +359,275 @@ def test_it_is_json_that_others_can_read(tmp_path, value):
 # ------------------------------------------------------------------ inputs
 
 
-@pytest.mark.parametrize("kind", ["file", "second file", "model"])
+class Made:
+    """Something that a stage wrote: its path, and a file of it that can be damaged."""
+
+    def __init__(self, folder, kind):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.file = folder / {"second file": "report.json"}.get(kind, "pairs.parquet")
+        if kind == "model":
+            self.path, self.file = folder / "model", folder / "model/weights.safetensors"
+            self.path.mkdir()
+            provenance.WRITTEN.add(self.path)
+            (self.path / "config.json").write_text("{}")
+            self.file.write_text("content")
+            written(folder, stage="train", outputs=[folder])
+        else:
+            files = [folder / name for name in ("pairs.parquet", "report.json")]
+            for file in files:
+                file.write_text("content")
+            written(files[0], outputs=files)
+
+    def check(self):
+        return read({"it": self.path})
+
+    def damage(self, text="contenX"):
+        self.file.write_text(text)
+
+
+KINDS = ["file", "second file", "model"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_input_that_is_not_as_it_was_written_is_set_aside(tmp_path, kind):
-    folder = tmp_path / "stage"
-    if kind == "model":
-        path = folder / "model"
-        path.mkdir(parents=True)
-        (path / "config.json").write_text("{}")
-        changed = path / "weights.safetensors"
-        changed.write_bytes(b"weights")
-        written(folder, stage="train", outputs=[folder])
-    else:
-        folder.mkdir()
-        names = ("pairs.parquet", "report.json")
-        for name in names:
-            (folder / name).write_bytes(b"content")
-        path = changed = folder / names[kind == "second file"]
-        written(folder / names[0], outputs=[folder / name for name in names])
-    provenance.check_inputs([path])
-    content = changed.read_bytes()
-    changed.write_bytes(content[:-1] + b"X")
-    with pytest.raises(UserError, match=r"not as fgit \w+ wrote it.*damaged now"):
-        provenance.check_inputs([path])
-    assert not path.exists()
-    aside = path.with_name(f"{path.name}.damaged")
-    kept = aside / changed.name if aside.is_dir() else aside
-    assert kept.read_bytes() == content[:-1] + b"X"
+    made = Made(tmp_path / "stage", kind)
+    made.check()
+    for aside in ("damaged", "damaged-2", "damaged-3"):
+        made.damage(aside)
+        with pytest.raises(UserError, match=rf"not as fgit \w+ wrote it.*{aside} now; start again"):
+            made.check()
+        assert not made.path.exists()
+        made = Made(tmp_path / "stage", kind)
+    for aside in ("damaged", "damaged-2", "damaged-3"):
+        kept = made.path.with_name(f"{made.path.name}.{aside}")
+        assert (kept / made.file.name if kept.is_dir() else kept).read_text() == aside
+    made.check()
 
 
-def test_inputs_that_no_stage_made_are_taken_as_they_are(tmp_path):
+def test_what_others_put_into_the_folder_of_a_model_does_not_cost_it(tmp_path, caplog):
+    made = Made(tmp_path / "stage", "model")
+    for name in ("notes.txt", "eval_results/a.json", "original/params.json", "trainer_state.json"):
+        (made.path / name).parent.mkdir(exist_ok=True)
+        (made.path / name).write_text("{}")
+        described = made.check()["it"]
+        assert f"{made.path}: fgit train did not write all that is in it: " in caplog.messages[-1]
+        assert name in caplog.messages[-1]
+        assert described.sha256 == provenance.digest(made.path)  # of all that could be read
+    (made.path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"model\.damaged now"):
+        made.check()
+
+
+def test_older_provenance_files_tell_the_digest_of_a_folder_alone(tmp_path):
+    made = Made(tmp_path / "stage", "model")
+    file = made.folder / "provenance.json"
+    values = json.loads(file.read_text())
+    values.pop("files")
+    write_json(file, values)
+    made.check()
+    (made.path / "notes.txt").touch()
+    with pytest.raises(UserError, match="damaged now"):
+        made.check()
+    made = Made(tmp_path / "other", "model")
+    write_json(made.folder / "provenance.json", values | {"layout": 1})
+    made.damage()
+    made.check()  # its digest cannot be compared
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_copy_is_refused_and_stays(tmp_path, kind):
+    made = Made(tmp_path / "results/stage", kind)
+    shutil.copytree(tmp_path / "results", tmp_path / "copy")
+    copy = tmp_path / "copy/stage" / made.path.name
+    read({"it": copy})
+    made.file.rename(tmp_path / "moved")
+    (tmp_path / "copy" / made.file.relative_to(tmp_path / "results")).write_text("contenX")
+    with pytest.raises(UserError, match=r"in .*results/stage.*a damaged copy.*It is left as it is"):
+        read({"it": copy})
+    assert copy.exists() and not list(copy.parent.glob("*damaged*"))
+
+
+def test_a_folder_reached_by_a_link_is_where_it_was_written(tmp_path):
+    made = Made(tmp_path / "real", "file")
+    (tmp_path / "link").symlink_to("real")
+    made.damage()
+    with pytest.raises(UserError, match=r"pairs\.parquet\.damaged now"):
+        read({"it": tmp_path / "link/pairs.parquet"})
+
+
+def test_files_of_ones_own_are_taken_as_they_are(tmp_path):
+    """Though a provenance file that lies beside them has the name of another such file."""
     (tmp_path / "data.jsonl").write_text("{}")
-    (tmp_path / "other.json").write_text("{}")
-    written(tmp_path / "other.json", outputs=[tmp_path / "other.json"])
     (tmp_path / "broken.provenance.json").write_text("not JSON")
-    provenance.check_inputs([tmp_path / "data.jsonl", tmp_path / "org/name"])
-    assert (tmp_path / "data.jsonl").exists()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "report.json").write_text("theirs")
+    (tmp_path / "report.json").write_text("mine")
+    (tmp_path / "out.parquet").write_text("out")
+    outputs = [tmp_path / "out.parquet", elsewhere / "report.json"]
+    written(tmp_path / "out.parquet", outputs=outputs)
+    theirs = Made(tmp_path / "theirs", "model")  # its provenance file lies by mine, too
+    mine = tmp_path / "mine/model"
+    mine.mkdir(parents=True)
+    (mine / "config.json").write_text("{}")
+    shutil.copy(theirs.folder / "provenance.json", tmp_path / "mine")
+    names = ("data.jsonl", "org/name", "report.json", "mine/model", "out.parquet")
+    read({name: tmp_path / name for name in names})
+    # Two outputs of one name, each by its place.
+    (tmp_path / "report.json").write_text("ours")
+    outputs.append(tmp_path / "report.json")
+    written(tmp_path / "out.parquet", outputs=outputs)
+    read({str(path): path for path in outputs})
+    (tmp_path / "report.json").write_text("changed")
+    with pytest.raises(UserError, match=r"report\.json\.damaged now"):
+        read({"report": tmp_path / "report.json"})
+
+
+def test_what_cannot_be_put_aside_is_refused(tmp_path, monkeypatch):
+    made = Made(tmp_path, "file")
+    made.damage()
+
+    def read_only(path, word):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(provenance, "set_aside", read_only)
+    with pytest.raises(UserError, match=r"cannot be put aside \(Read-only file sys.*rename it"):
+        made.check()
+    assert made.path.exists()
+
+
+# ------------------------------------------------------------------ two jobs
+
+
+@pytest.mark.parametrize("anew", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_second_job_touches_nothing_of_what_the_first_put_aside(tmp_path, kind, anew):
+    made = Made(tmp_path, kind)
+    made.damage()
+    second = provenance.Snapshot(made.path)  # it has read it, and the first was faster
+    with pytest.raises(UserError, match="damaged now"):
+        made.check()
+    if anew:
+        made = Made(tmp_path, kind)
+        time.sleep(0.02)  # a file system's clock ticks
+    with pytest.raises(UserError, match=r"not as fgit .*another job has put it aside.*start again"):
+        provenance.check_input(second)
+    assert made.path.exists() == anew
+    assert len(list(tmp_path.glob("*damaged*"))) == 1
+    if not anew:
+        with pytest.raises(UserError, match=r"not there.*put aside \(.*damaged\); start again"):
+            made.check()
+
+
+def test_an_input_that_goes_away_while_it_is_read(tmp_path, monkeypatch):
+    made = Made(tmp_path, "model")
+
+    def taken_away(path, *rest):
+        made.path.rename(tmp_path / "elsewhere")
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(provenance, "file_digest", taken_away)
+    with pytest.raises(UserError, match=r"model: it was moved or removed while it was read"):
+        made.check()
+
+
+SECOND = """
+import sys, time; from pathlib import Path
+from fgit.common import provenance; from fgit.common.errors import UserError
+while time.time() < float(sys.argv[2]): pass
+for number in range(20):
+    try:
+        with provenance.reading({"it": Path(sys.argv[1], str(number), "pairs.parquet")}): pass
+    except UserError as error: print(str(error)[-40:])
+"""
+
+
+def test_two_jobs_at_one_time_both_end_with_a_clear_error(tmp_path):
+    for number in range(20):
+        Made(tmp_path / str(number), "file").damage(str(number))
+    words = [sys.executable, "-c", SECOND, str(tmp_path), str(time.time() + 2)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    jobs = [subprocess.Popen(words, **pipes) for _ in range(2)]
+    for job in jobs:
+        said, error = job.communicate()
+        assert not error and len(said.splitlines()) == 20
+    for number in range(20):
+        asides = [*(tmp_path / str(number)).glob("pairs.parquet*damaged*")]
+        assert [aside.read_text() for aside in asides] == [str(number)]
+        assert not (tmp_path / str(number) / "pairs.parquet").exists()
+
+
+# ------------------------------------------------------------------ changes while a stage runs
+
+
+def replace(path, text):
+    other = path.with_name("other")
+    other.write_text(text)
+    before = path.stat()
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))  # as cp --archive does
+    other.replace(path)
+
+
+CHANGES = {
+    "written to": lambda p: p.write_text("other"),
+    "appended to": lambda p: p.open("a").write("more"),
+    "emptied": lambda p: os.truncate(p, 0),
+    "replaced": lambda p: replace(p, "XXXXXXX"),
+    "a link to another": lambda p: (
+        p.unlink(),
+        p.with_name("o").write_text("other"),
+        p.symlink_to("o"),
+    ),
+}
+NO_CHANGES = {
+    "touched": lambda p: p.touch(),
+    "linked": lambda p: p.with_name("second").hardlink_to(p),
+    "other rights": lambda p: p.chmod(0o600),
+    "replaced by the same": lambda p: replace(p, "content"),
+    "gone": lambda p: p.unlink(),
+    "hidden beside it": lambda p: p.with_name(".hidden").touch(),
+    "another beside it": lambda p: p.with_name("another").touch(),
+}
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+@pytest.mark.parametrize("change", [*CHANGES, *NO_CHANGES])
+def test_a_result_of_inputs_that_changed_is_not_written(tmp_path, cache, change, in_folder):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = folder / "x"
+    path.write_text("content")
+    before = sha256(folder if in_folder else path)
+    out = tmp_path / "out"
+    write_text(out, "old")
+    with provenance.reading({"it": folder if in_folder else path}) as inputs:
+        assert inputs["it"].sha256 == before
+        write_text(out, "first")
+        (CHANGES | NO_CHANGES)[change](path)
+        if change in CHANGES:
+            with pytest.raises(UserError, match=r"in/x: it was changed while .*start again"):
+                write_text(out, "second")
+        else:
+            write_text(out, "second")
+    assert out.read_text() == ("first" if change in CHANGES else "second")
+    write_text(out, "third")  # by another stage
+
+
+def test_what_is_written_over_is_not_taken_for_changed(tmp_path):
+    path, report = tmp_path / "x", tmp_path / "report"
+    path.write_text("old")
+    (tmp_path / "link").symlink_to("x")
+    with provenance.reading({"it": path}, [tmp_path / "link", report]):
+        write_text(tmp_path / "link", "new")
+        write_text(report, "{}")
+    assert path.read_text() == "new"
+
+
+def test_what_can_be_read_once_only_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with provenance.reading({"pipe": tmp_path / "pipe", "hub": tmp_path / "org/name"}) as inputs:
+        assert {file.sha256 for file in inputs.values()} == {None}
 
 
 def test_hardware_in_words():

@@ -9,16 +9,13 @@ import codecs
 import contextlib
 import dataclasses
 import errno
-import glob
 import gzip
 import hashlib
 import importlib.util
 import itertools
 import json
 import os
-import platform
 import re
-import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -29,8 +26,8 @@ import polars as pl
 from pydantic import BaseModel, ValidationError
 
 from fgit.common.dataset_fields import value_of
-from fgit.common.errors import UserError
-from fgit.common.lock import check_held
+from fgit.common.errors import UserError, full_place, number_of
+from fgit.common.replacing import remove, replacing
 
 PACKAGE_PREFIX = "package:"
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -58,68 +55,6 @@ class BadRow:
 
 
 # ------------------------------------------------------------------ writing
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` if the block succeeds.
-
-    If the block raises, the temporary file or folder is removed and ``path`` is left as it was.
-    A folder replaces a folder of that name only if that is empty or a saved model; a file never
-    replaces a folder.
-
-    Raises:
-        UserError: if what stands there is not ours to replace, or the lock is not ours any more.
-        OSError: ENOSPC, naming ``path``, whatever the writer raised for a full disk.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, since some writers choose the format by it.
-    host = re.sub(r"\W", "-", platform.node())
-    temporary = target.with_name(f".{target.stem}.{host}.{os.getpid()}.tmp{target.suffix}")
-    for left in target.parent.glob(f".{glob.escape(target.stem)}.{host}.*.tmp{target.suffix}"):
-        if not Path("/proc", left.name.split(".tmp")[0].rpartition(".")[2]).exists():
-            remove(left)  # of a process that was killed
-    remove(temporary)
-    try:
-        yield temporary
-        for written in [temporary] if temporary.is_file() else temporary.rglob("*"):
-            if written.is_file():
-                settle(written)
-        check_held()
-        if target.is_dir() and not (
-            temporary.is_dir() and (not any(target.iterdir()) or (target / "config.json").exists())
-        ):
-            raise UserError(
-                f"{target}: a folder of yours is in the way, and it is left as it is; "
-                "name another place, or remove it"
-            )
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(temporary, target)
-    except BaseException as error:
-        remove(temporary)
-        # Parquet's and safetensors' writers have exceptions of their own for it.
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
-        raise
-
-
-def settle(path: Path) -> None:
-    """Have a file on disk, readable for those whom the umask lets read (safetensors' are 0600)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
-    with open(path, "rb") as written:
-        os.fsync(written.fileno())
-
-
-def remove(path: Path) -> None:
-    """Remove a file or folder if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -155,7 +90,7 @@ def writing_parquet(
         schema: names and types of the columns; each frame must have them, in this order.
     """
     with replacing(path) as temporary:
-        # By this name the next writer knows it, and removes it, if this process is killed.
+        # By this name, too, the next writer knows it.
         folder = temporary.with_name(f"{temporary.stem}.parts.tmp{temporary.suffix}")
         folder.mkdir()
         parts: list[Path] = []
@@ -170,6 +105,11 @@ def writing_parquet(
             write(pl.DataFrame(schema=schema))
             yield write
             pl.scan_parquet(parts, glob=False).sink_parquet(temporary, row_group_size=ROW_GROUP)
+        except pl.exceptions.PolarsError as error:
+            # Before the folder goes, and the disk has room again.
+            if number_of(error, folder) == errno.ENOSPC:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            raise
         finally:
             remove(folder)
 
@@ -476,13 +416,31 @@ def is_offline() -> bool:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a file.
+
+    Raises:
+        OSError: naming the file, if its disk cannot read it.
+    """
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A temporary folder, removed in the end."""
-    with tempfile.TemporaryDirectory(prefix="fgit-") as folder:
-        yield Path(folder)
+    """A temporary folder, removed in the end.
+
+    Raises:
+        OSError: naming the folder, if its disk is full, whatever the writer raised.
+    """
+    with tempfile.TemporaryDirectory(prefix="fgit-") as name:
+        folder = Path(name)
+        try:
+            yield folder
+        except Exception as error:
+            named = getattr(error, "filename", None)
+            if named or number_of(error, folder) != errno.ENOSPC or full_place([folder]) != folder:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name) from error

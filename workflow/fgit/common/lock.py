@@ -253,7 +253,7 @@ def job_state(job: str) -> tuple[str | None, str | None]:
     """The state of a SLURM job in which its processes may write, and why that is not known."""
     command = ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         return None, str(error)
     if done.returncode:

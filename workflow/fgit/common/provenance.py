@@ -4,12 +4,17 @@ Files and folders are named with the SHA-256 of their contents. A model is writt
 every evaluation, so the digests of large files are kept in a cache of the user's (in
 ``$XDG_CACHE_HOME/fgit/digests``), under their place, size and times of change; a file that was
 written to since is read again. Where the cache cannot be written, files are read each time.
+
+Inputs are read before a stage runs. While it runs, nothing that it writes takes its name if one of
+them was changed since (:func:`reading`).
 """
 
 import contextlib
 import datetime
+import glob
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import re
@@ -18,19 +23,24 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
 import fgit
 from fgit.common.errors import UserError
-from fgit.common.files import read_model, remove, sha256, write_json, write_text
+from fgit.common.files import read_model, sha256, write_json
+from fgit.common.lock import Lock
 from fgit.common.processes import bound_cores
+from fgit.common.replacing import CHECKS, WRITTEN, remove, set_aside
+
+log = logging.getLogger(__name__)
 
 LAYOUT = 2  # 1 had no arguments, and the digests of folders counted what Snakemake leaves in them
 LARGE = 64 << 20  # bytes from which a digest is worth keeping
-# In a folder, and not what the next step reads. A model's card tells where its base lay.
-NOT_CONTENT = {".snakemake_timestamp", "provenance.json", "README.md"}
+# In a folder, and not what the next step reads; nor is what is hidden, which Snakemake, file
+# managers, editors, NFS and the hub's client leave. A model's card tells where its base lay.
+NOT_CONTENT = {"provenance.json", "README.md", "__pycache__"}
 
 # Datasets of the hub that this process has loaded: revision, commit, and datasets' fingerprint.
 LOADED_DATASETS: dict[str, dict[str, str | None]] = {}
@@ -58,6 +68,7 @@ class Record(BaseModel):
     arguments: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, InputFile]
     outputs: dict[str, str]
+    files: dict[str, dict[str, str]] = Field(default_factory=dict)  # of outputs that are folders
     models: dict[str, dict[str, Any]] = Field(default_factory=dict)
     code: dict[str, Any]
     packages: dict[str, str]
@@ -87,7 +98,7 @@ def write_provenance(
     stage: str,
     settings: BaseModel | None,
     arguments: Mapping[str, Any],
-    inputs: Mapping[str, Path],
+    inputs: Mapping[str, InputFile],
     outputs: list[Path],
     started: datetime.datetime,
 ) -> None:
@@ -95,12 +106,14 @@ def write_provenance(
 
     Args:
         arguments: the flags that are neither settings nor files: a revision, a mode, a limit.
-        outputs: files and folders; of a folder that is not a model, every entry is recorded.
+        inputs: as they were before the stage ran (:func:`reading`).
+        outputs: files and folders, of which :func:`entries` are recorded.
     """
     finished = datetime.datetime.now(datetime.UTC)
     values = settings.model_dump() if settings else {}
     revision = values.get("revision") or arguments.get("revision")
     remove(provenance_path(out))  # or it would be recorded among the results
+    written = [Snapshot(path) for item in outputs for path in entries(item)]
     record = Record(
         layout=LAYOUT,
         stage=stage,
@@ -108,10 +121,11 @@ def write_provenance(
         directory=os.getcwd(),
         settings=values,
         arguments=dict(arguments),
-        inputs={name: described(path) for name, path in inputs.items()},
-        outputs={str(path): digest(path) for item in outputs for path in entries(item)},
+        inputs=dict(inputs),
+        outputs={str(snapshot.path): snapshot.sha256 for snapshot in written if snapshot.sha256},
+        files={str(snapshot.path): snapshot.digests for snapshot in written if snapshot.is_folder},
         models=loaded_from_hub(
-            {} if values.get("url") else inputs, revision
+            [] if values.get("url") else [Path(file.path) for file in inputs.values()], revision
         ),  # a server has its own
         code=code_version(),
         packages=package_versions(),
@@ -123,17 +137,19 @@ def write_provenance(
     write_json(provenance_path(out), record.model_dump(mode="json"))
 
 
-def described(path: Path) -> InputFile:
-    return InputFile(path=str(path), sha256=digest(path) if path.exists() else None)
-
-
 def entries(out: Path) -> Iterator[Path]:
-    """What to record of an output: a file or model as a whole, of another folder its entries."""
-    if not out.is_dir() or (out / "config.json").exists():
+    """What to record of an output: a file, or a folder that was put in place as a whole, such as a
+    model; of another folder its entries.
+
+    What lies in such a folder, and was not written by this process, is somebody's own.
+    """
+    if not out.is_dir() or out.absolute() in WRITTEN:
         yield from [out] if out.exists() else []
         return
+    folder = out.absolute()
+    ours = {path.relative_to(folder).parts[0] for path in WRITTEN if folder in path.parents}
     for entry in sorted(out.iterdir()):
-        if not entry.name.startswith(".") and not entry.name.endswith("provenance.json"):
+        if entry.name in ours and not entry.name.startswith("."):
             yield entry
 
 
@@ -143,61 +159,254 @@ def entries(out: Path) -> Iterator[Path]:
 TO_BE_EDITED = {"audit sheet"}  # stages whose files people fill in
 
 
-def check_inputs(paths: Iterable[Path]) -> None:
+class Snapshot:
+    """A file or folder, at this moment: each file's digest, and by what a change would be noticed.
+
+    ``sha256`` is None for what is not there (a name on the hub) or can be read only once (a pipe).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_folder = path.is_dir()
+        self.files = {name: (times(file), file_digest(file)) for name, file in content(path)}
+        self.digests = {name: value for name, (_, value) in self.files.items()}
+        self.sha256 = digest_of(self.digests) if self.is_folder else self.digests.get("")
+
+    def changed(self) -> tuple[Path, str, str] | None:
+        """A file that has another content since, with its digests then and now.
+
+        A file that is gone has not: what was read of it was what it was.
+        """
+        for name, (before, value) in self.files.items():
+            file = self.path / name
+            try:
+                if (now := times(file)) == before:
+                    continue
+                changed = file_digest(file)
+            except FileNotFoundError:
+                continue
+            if changed != value:
+                return file, value, changed
+            self.files[name] = now, value  # it was touched or linked
+        return None
+
+
+@contextlib.contextmanager
+def reading(
+    inputs: Mapping[str, Path], outputs: Iterable[Path] = ()
+) -> Iterator[dict[str, InputFile]]:
+    """Yield the inputs of a stage with their digests. The stage runs in the block.
+
+    In it, :func:`fgit.common.replacing.replacing` refuses to put anything in place if an input was
+    changed since: nobody could say which content the result is of.
+
+    Args:
+        outputs: what is read and written over is not looked at again.
+
+    Raises:
+        UserError: if an input is no longer what the stage that made it wrote (:func:`check_input`).
+    """
+    snapshots = {name: snapshot_of(path) for name, path in inputs.items()}
+    for snapshot in snapshots.values():
+        check_input(snapshot)
+    written = {os.path.realpath(path) for path in outputs}
+    watched = [s for s in snapshots.values() if os.path.realpath(s.path) not in written]
+
+    def unchanged() -> None:
+        for snapshot in watched:
+            if change := snapshot.changed():
+                file, before, now = change
+                raise UserError(
+                    f"{file}: it was changed while it was in use (SHA-256 {before[:12]} before, "
+                    f"{now[:12]} now), so that a result could be of either. This one is not "
+                    "written; start again"
+                )
+
+    CHECKS.append(unchanged)
+    try:
+        yield {
+            name: InputFile(path=str(snapshot.path), sha256=snapshot.sha256)
+            for name, snapshot in snapshots.items()
+        }
+    finally:
+        CHECKS.remove(unchanged)
+
+
+def snapshot_of(path: Path) -> Snapshot:
+    """An input as it stands.
+
+    Raises:
+        UserError: if it goes away meanwhile, or went before because it was damaged.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        snapshot = Snapshot(path)
+        if path.exists() or not (aside := put_aside(path)):
+            return snapshot
+        raise UserError(
+            f"{path}: it is not there. What was damaged has been put aside ({aside.name}); start "
+            "again to have it made anew"
+        )
+    raise UserError(
+        f"{path}: it was moved or removed while it was read, perhaps put aside by another job as "
+        "damaged; start again"
+    )
+
+
+def put_aside(path: Path) -> Path | None:
+    """What :func:`check_input` made of a path before, if anything."""
+    return next(path.parent.glob(f"{glob.escape(path.name)}.damaged*"), None)
+
+
+def check_input(snapshot: Snapshot) -> None:
     """Refuse a file or model that is no longer what the stage that made it wrote.
 
-    Where a provenance file tells its digest and that is another, it is renamed to
-    ``NAME.damaged``: then Snakemake makes it again, and what was changed on purpose is not lost.
+    It is not if a file that the stage wrote has another digest than its provenance file tells.
+    Files that others put into the folder of a model are named in a warning. Where the stage wrote
+    it, it is renamed to ``NAME.damaged`` (:func:`fgit.common.replacing.set_aside`): then Snakemake
+    makes it again, and what was changed on purpose is not lost. A copy elsewhere stays.
 
     Raises:
         UserError: naming the file.
     """
-    for path in paths:
-        maker = made_by(path) if path.exists() else None
-        if maker is None or maker[0] in TO_BE_EDITED or digest(path) == maker[1]:
-            continue
-        aside = path.with_name(f"{path.name}.damaged")
-        remove(aside)
-        path.rename(aside)
+    path, sha256 = snapshot.path, snapshot.sha256
+    maker = made_by(path)
+    if maker is None or maker.stage in TO_BE_EDITED or sha256 in (None, maker.sha256):
+        return
+    if maker.files and maker.files.items() <= snapshot.digests.items():
+        added = ", ".join(sorted(snapshot.digests.keys() - maker.files.keys()))
+        log.warning("%s: fgit %s did not write all that is in it: %s", path, maker.stage, added)
+        return
+    wrong = (
+        f"it is not as fgit {maker.stage} wrote it (SHA-256 {sha256:.12}, not {maker.sha256:.12})"
+    )
+    use = f"delete the provenance file {maker.provenance}"
+    if not maker.here:
         raise UserError(
-            f"{path}: it is not as fgit {maker[0]} wrote it (SHA-256 {digest(aside)[:12]}, not "
-            f"{maker[1][:12]}): a damaged disk or copy, or a change by hand. It is {aside.name} "
-            "now; start again to have it made anew. To use it as it is, rename it back and delete "
-            "the provenance file beside it"
+            f"{path}: {wrong} in {maker.place}: a damaged copy, or a change by hand. It is left as "
+            f"it is; copy it again. To use it as it is, {use}"
         )
+    aside = None
+    try:
+        with Lock(maker.locked):  # which those hold, too, who make it anew
+            if path.exists() and not snapshot.changed():
+                aside = set_aside(path, "damaged")
+    except UserError:
+        pass
+    except OSError as error:
+        raise UserError(
+            f"{path}: {wrong}: a damaged disk or copy, or a change by hand. It cannot be put aside "
+            f"({error.strerror}): rename it, and start again to have it made anew. To use it as it "
+            f"is, {use}"
+        ) from error
+    if aside is None:
+        raise UserError(
+            f"{path}: {wrong} when this job read it, and another job has put it aside, or makes it "
+            "anew at this moment; start again"
+        )
+    raise UserError(
+        f"{path}: {wrong}: a damaged disk or copy, or a change by hand. It is {aside.name} now; "
+        f"start again to have it made anew. To use it as it is, rename it back and {use}"
+    )
 
 
-def made_by(path: Path) -> tuple[str, str] | None:
-    """The stage that made a file or model, and the digest that it had then; None if unknown."""
+class Maker(NamedTuple):
+    """What a provenance file says of a file or model folder.
+
+    Attributes:
+        place: where it was written; ``here``: whether that is where it lies.
+        locked: what the stage locked while it wrote.
+        files: of a folder, the digest of each file; older provenance files do not tell.
+    """
+
+    started: str
+    stage: str
+    sha256: str
+    files: dict[str, str]
+    place: Path
+    here: bool
+    provenance: Path
+    locked: Path
+
+
+def made_by(path: Path) -> Maker | None:
+    """The stage that made a file or model last; None if no provenance file tells.
+
+    Of a results folder that was moved or copied, what had this name in the folder of this name.
+    """
     makers = []
     for file in [path / "provenance.json", *path.parent.glob("*provenance.json")]:
-        with contextlib.suppress(UserError):  # there is none, or it is broken
+        try:
             record = read_provenance(file)
-            digests = [
-                value for out, value in record.outputs.items() if Path(out).name == path.name
-            ]
-            if len(digests) == 1:
-                makers.append((record.started, record.stage, digests[0]))
-    return max(makers)[1:] if makers else None
+        except (UserError, OSError):  # there is none, or it is broken
+            continue
+        if record.layout < 2 and path.is_dir():  # whose digest counted what Snakemake leaves
+            continue
+        name = file.name.removesuffix("provenance.json").removesuffix(".")
+        written = [Path(record.directory or "", out) for out in record.outputs]
+        for place, (out, value) in zip(written, record.outputs.items(), strict=True):
+            here = without_links(place) == without_links(path)
+            beside = place.parent == written[0].parent
+            same_folder = name or place.parent.name == path.parent.name
+            copied = place.name == path.name and (file.parent == path or (beside and same_folder))
+            if here or copied:
+                locked = file.with_name(name) if name else file.parent
+                files = record.files.get(out, {})
+                made = (record.started, record.stage, value, files, place, here, file, locked)
+                makers.append(Maker(*made))
+    return max(makers, key=lambda maker: maker.started, default=None)
+
+
+def without_links(path: Path) -> Path:
+    """A place by its real folder; what lies there may itself be a link."""
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 # ------------------------------------------------------------------ digests
 
 
 def digest(path: Path, *, again: bool = False) -> str:
-    """Hex digest of a file, or of a folder's files but for :data:`NOT_CONTENT`.
+    """Hex digest of a file, or of the :func:`content` of a folder.
 
     Args:
         again: read large files even if their digest is in the cache.
     """
     if not path.is_dir():
         return file_digest(path, again)
-    members = (p for p in path.rglob("*") if p.is_file() and p.name not in NOT_CONTENT)
-    lines = (f"{p.relative_to(path)}\0{file_digest(p, again)}\n" for p in sorted(members))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return digest_of({name: file_digest(file, again) for name, file in content(path)})
 
 
-def file_digest(path: Path, again: bool) -> str:
+def digest_of(digests: Mapping[str, str]) -> str:
+    """Hex digest of a folder, by the digests of its files in their order."""
+    lines = (os.fsencode(f"{name}\0{value}\n") for name, value in digests.items())
+    return hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def content(path: Path) -> Iterator[tuple[str, Path]]:
+    """The files of a folder that count, by their places in it, in order; a file as such, unnamed.
+
+    Nothing of what is not there, or can be read only once.
+    """
+    if not path.is_dir():
+        yield from [("", path)] if path.is_file() else []
+        return
+    for file in sorted(path.rglob("*")):
+        place = file.relative_to(path)
+        hidden = any(part.startswith(".") for part in place.parts)
+        if not hidden and NOT_CONTENT.isdisjoint(place.parts) and file.is_file():
+            yield str(place), file
+
+
+def times(path: Path) -> tuple[int, int, int]:
+    """By what a change of a file is noticed: size, and times of change.
+
+    ctime too: the system alone sets it, so that a file put in place of another is told apart.
+    """
+    with open(path, "rb") as file:  # NFS asks its server when a file is opened
+        stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def file_digest(path: Path, again: bool = False) -> str:
     if path.stat().st_size < LARGE:
         return sha256(path)
     if not again and (cached := cached_digest(path)):
@@ -206,7 +415,8 @@ def file_digest(path: Path, again: bool) -> str:
     value = sha256(path)
     if place is not None:
         with contextlib.suppress(OSError):  # no home that can be written to, or a full one
-            write_text(place, value)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(value, encoding="utf-8")  # half of one would not be believed
     return value
 
 
@@ -225,23 +435,21 @@ def cache_place(path: Path) -> Path | None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # no home
         return None
-    stat = path.stat()
-    # ctime too: the system alone sets it, so that a file put in place of another is told apart.
-    key = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}"
-    return home / "fgit" / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    key = os.fsencode("\0".join(map(str, (path.resolve(), *times(path)))))
+    return home / "fgit" / "digests" / hashlib.sha256(key).hexdigest()
 
 
 # ------------------------------------------------------------------ the hub
 
 
 def loaded_from_hub(
-    inputs: Mapping[str, Path], revision: str | None
+    inputs: Iterable[Path], revision: str | None
 ) -> dict[str, dict[str, str | None]]:
     """The hub's models and datasets that this process has loaded, with their commits."""
     models = sys.modules.get("fgit.common.models")  # not imported for this: it imports torch
     commits = (dict(models.LOADED_MODELS) if models else {}) | LOADED_DATASETS
     # What vLLM loads, it loads in processes of its own; its commit is in the hub's cache.
-    for path in inputs.values():
+    for path in inputs:
         unknown = str(path) not in commits and not path.exists()
         if unknown and (commit := cached_commit(path, revision)):
             commits[str(path)] = {"revision": revision, "commit": commit}
@@ -297,9 +505,9 @@ def code_version() -> dict[str, str | bool | None]:
 def git(folder: Path, *arguments: str) -> str | None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=20, check=True
+            ["git", *arguments], cwd=folder, capture_output=True, timeout=20, check=True
         )
-        return done.stdout.strip()
+        return os.fsdecode(done.stdout).strip()
     return None
 
 

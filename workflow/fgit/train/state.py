@@ -38,8 +38,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from fgit.common import models
 from fgit.common.errors import UserError
-from fgit.common.files import remove, settle, sha256
+from fgit.common.files import sha256
 from fgit.common.lock import Lock
+from fgit.common.replacing import remove, settle
 from fgit.config import TrainSettings
 
 log = logging.getLogger(__name__)
