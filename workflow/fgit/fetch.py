@@ -35,15 +35,28 @@ def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
     """Save a model and its tokenizer as a folder that transformers and vLLM read.
 
     Args:
-        path: a hub name, a folder, or ``package:NAME/file.gguf``.
+        path: a hub name, a folder, or ``package:NAME/file.gguf``; an adapter is merged into the
+            base model that it names.
         out: the folder to write: safetensors in fp32, so that nothing of the source is rounded.
     """
-    from fgit.common.models import load_model
+    from fgit.common import adapters
+    from fgit.common.models import LOADED_MODELS, load_model, note_commit, source
+    from fgit.common.provenance import digest
     from fgit.common.tokenizers import load_tokenizer
 
     log.info("reading %s", path)
-    tokenizer = load_tokenizer(path, revision)
-    model = load_model(path, revision, dtype="float32")
+    name, _ = source(path)
+    if (base := adapters.base_of(path, name, revision)) is None:
+        tokenizer = load_tokenizer(path, revision)
+        model = load_model(path, revision, dtype="float32")
+    else:
+        log.info("%s is an adapter of %s (revision %s)", path, *base)
+        own = adapters.has_file(name, "tokenizer_config.json", revision)
+        tokenizer = load_tokenizer(path, revision) if own else load_tokenizer(*base)
+        model = adapters.merged(path, name, revision, load_model(*base, dtype="float32"))
+        note_commit(path, name, revision)
+        if Path(base[0]).is_dir():
+            LOADED_MODELS[base[0]] = {"sha256": digest(Path(base[0]))}
     with replacing(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
