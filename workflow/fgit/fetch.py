@@ -43,6 +43,7 @@ def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
     from fgit.common.models import LOADED_MODELS, load_model, note_commit, source
     from fgit.common.provenance import digest
     from fgit.common.tokenizers import load_tokenizer
+    from fgit.common.weights import check_finite
 
     log.info("reading %s", path)
     name, _ = source(path)
@@ -54,6 +55,7 @@ def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
         own = adapters.has_file(name, "tokenizer_config.json", revision)
         tokenizer = load_tokenizer(path, revision) if own else load_tokenizer(*base)
         model = adapters.merged(path, name, revision, load_model(*base, dtype="float32"))
+        check_finite(path, model)
         note_commit(path, name, revision)
         if Path(base[0]).is_dir():
             LOADED_MODELS[base[0]] = {"sha256": digest(Path(base[0]))}
@@ -61,6 +63,30 @@ def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     log.info("%s: %.1f million parameters", out, sum(p.numel() for p in model.parameters()) / 1e6)
+
+
+def check_model(path: str, revision: str | None = None, *, embedder: bool = False) -> None:
+    """What can be told of a model without reading its weights, in seconds: before any job starts.
+
+    A model on the hub that is not in its cache passes.
+
+    Raises:
+        UserError: for an adapter; for weights that are missing, left over, or of another shape than
+            config.json says; for a tokenizer whose special tokens the model has no rows for.
+    """
+    from fgit.common import adapters, models, weights
+    from fgit.common.tokenizers import end_of_turn, load_tokenizer
+
+    name, arguments = models.source(path)
+    folder = weights.folder_of(name, revision)
+    if folder is None or arguments:
+        return
+    adapters.refuse_adapter(path, str(folder))
+    with models.loading_errors(path, "model"):
+        config = weights.check_headers(path, folder, embedder=embedder)
+    if not embedder:
+        tokenizer = load_tokenizer(path, revision)
+        models.require_rows(config.vocab_size, tokenizer, [[end_of_turn(tokenizer)]], path)
 
 
 def fetch_benchmark(kind: str, problems: str, out: Path) -> None:

@@ -5,7 +5,7 @@ base model, so that every stage sees a plain model.
 """
 
 import json
-import os
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import cached_file
@@ -26,8 +26,8 @@ def refuse_adapter(path: str, name: str) -> None:
         path: the location as the user gave it.
         name: a folder; a name on the hub passes (:func:`refuse_applied`).
     """
-    if os.path.isfile(os.path.join(name, CONFIG)):
-        raise refusal(path, beside=os.path.isfile(os.path.join(name, "config.json")))
+    if Path(name, CONFIG).is_file():
+        raise refusal(path, beside=Path(name, "config.json").is_file())
 
 
 def refuse_applied(path: str, model: Any) -> None:
@@ -71,14 +71,13 @@ def base_of(path: str, name: str, revision: str | None) -> tuple[str, str | None
     if has_file(name, "config.json", revision):
         raise refusal(path, beside=True)
     try:
-        with open(file, encoding="utf-8") as opened:
-            config = json.load(opened)
+        config = json.loads(Path(file).read_text(encoding="utf-8"))
         base = config["base_model_name_or_path"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {CONFIG} is not readable: {error!r}") from error
     if not isinstance(base, str) or not base:
         raise UserError(f"{path}: {CONFIG} names no base_model_name_or_path; add the base model's")
-    if os.path.isdir(name) and not has_file(name, WEIGHTS, None):
+    if Path(name).is_dir() and not has_file(name, WEIGHTS, None):
         raise UserError(f"{path}: no {WEIGHTS} in this folder; pickled weights are not read")
     return base, config.get("revision")
 
@@ -97,9 +96,7 @@ def merged(path: str, name: str, revision: str | None, base: Any) -> Any:
     import peft
 
     try:
-        config = peft.PeftConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=False
-        )
+        config = peft.PeftConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         config.inference_mode = True
         model = peft.PeftModel(base, config)
         loaded = model.load_adapter(name, "default", revision=revision)

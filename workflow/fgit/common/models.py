@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, is_offline, resolve
-from fgit.common.weights import check_files, folder_of, load_checked
+from fgit.common.weights import folder_of, load_checked
 
 log = logging.getLogger(__name__)
 
@@ -150,15 +150,17 @@ def load_model(
     with loading_errors(path, "model"):
         arguments |= {"revision": revision, "dtype": torch_dtype(dtype, on)}
         model = load_checked(transformers.AutoModelForCausalLM, name, path, **arguments)
-        if "gguf_file" not in arguments and (folder := folder_of(name, revision)):
-            check_files(path, folder, model.config)
+    # Encoders have a class for this too, which without is_decoder sees the text to come.
+    encoders = transformers.MODEL_FOR_MASKED_LM_MAPPING
+    if type(model.config) in encoders and not getattr(model.config, "is_decoder", True):
+        raise UserError(f"{path}: {type(model.config).__name__} is an encoder's; use a decoder")
     note_commit(path, name, revision)
     return torch.nn.Module.to(model, on or device()).eval()
 
 
 def note_commit(path: str, name: str, revision: str | None) -> None:
     """Remember which commit of a hub's model was loaded, for the provenance."""
-    if not os.path.isdir(name) and (folder := folder_of(name, revision)):
+    if not Path(name).is_dir() and (folder := folder_of(name, revision)):
         LOADED_MODELS[path] = {"revision": revision, "commit": folder.name}
 
 
@@ -223,7 +225,7 @@ def position_limit(model: Any) -> tuple[int | None, bool]:
         if isinstance(module, torch.nn.Embedding)
         and re.search(r"(^|\.)(position_embeddings|embed_positions|wpe)$", name)
     ]
-    limit = min((number for number in (*limits, *tables) if number), default=None)
+    limit = min((number for number in (*limits, *tables) if number and number > 0), default=None)
     return limit, bool(tables) or not hasattr(config, "rope_parameters")
 
 
@@ -232,7 +234,7 @@ def embedding_rows(model: Any) -> int:
 
 
 def require_rows(
-    rows: int, tokenizer: Any, sequences: Iterable[Sequence[int]], path: str
+    rows: int, tokenizer: Any, sequences: Iterable[Sequence[int] | np.ndarray], path: str
 ) -> None:
     """Refuse token ids for which a model's embedding has no row.
 
@@ -245,7 +247,7 @@ def require_rows(
     if max(tokenizer.get_vocab().values(), default=0) < rows:
         return
     for ids in sequences:
-        if (highest := int(max(ids, default=0))) >= rows:
+        if (highest := max(map(int, ids), default=0)) >= rows:
             raise UserError(
                 f"{path}: the token {tokenizer.convert_ids_to_tokens(highest)!r} has the id "
                 f"{highest}, but the model's embedding has {rows} rows: tokens were added to the "

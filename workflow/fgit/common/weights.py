@@ -7,7 +7,6 @@ has no place for, and only prints a table of both.
 import contextlib
 import json
 import logging
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -51,8 +50,12 @@ def load_checked(
         UserError: naming the weights that are missing, of another shape, left over, or not finite;
             for an adapter.
     """
-    if name is not None:
-        refuse_adapter(path, name)
+    reads_files = name is not None and "gguf_file" not in options
+    folder = Path(name) if name is not None and Path(name).is_dir() else None
+    if folder is not None:
+        refuse_adapter(path, str(folder))
+        if reads_files:
+            check_files(path, folder)
     with load_report() as report:
         try:
             model, info = auto.from_pretrained(
@@ -64,7 +67,7 @@ def load_checked(
             )
         except RuntimeError as error:
             # Experts that cannot be stacked to one weight: one is missing, or of another shape.
-            names = re.findall(r"^(\S+) +\| +CONVERSION", "\n".join(report), re.MULTILINE)
+            names = re.findall(r"^(\S.*?) +\| +CONVERSION", "\n".join(report), re.MULTILINE)
             if not names:
                 raise
             raise UserError(
@@ -74,6 +77,8 @@ def load_checked(
     refuse_applied(path, model)
     check_keys(path, model, info, unused)
     check_finite(path, model)
+    if name is not None and folder is None and (cached := folder_of(name, options.get("revision"))):
+        check_files(path, cached)
     return model
 
 
@@ -142,7 +147,9 @@ def check_keys(
         return  # the scales of each format are its own
     buffers = {name for name, _ in model.named_buffers()}
     others = [key for key in extra if not COMPUTED.search(key) and key not in buffers]
-    used = [key for key in others if is_in_layers(model, key)]
+    # A layer that predicts further tokens (DeepSeek's kind) has parts of its own.
+    further = tuple(key.partition("eh_proj.")[0] for key in others if ".eh_proj." in key)
+    used = [key for key in others if is_in_layers(model, key) and not key.startswith(further)]
     used = [key for key in used if not (unused and unused.search(key))]
     if used:
         raise UserError(
@@ -184,22 +191,13 @@ def what_is_there(model: Any, missing: Sequence[str], extra: Sequence[str]) -> s
 def is_in_layers(model: Any, key: str) -> bool:
     """Whether a weight without a place belongs to what the model computes, so that it is missed.
 
-    What stands beside the layers does not: heads for values or classes, towers for images, and
-    layers that predict further tokens.
+    What stands beside the layers does not: heads for values or classes, and towers for images.
     """
     base = getattr(model, model.base_model_prefix, model)
     inner = key.removeprefix(f"{model.base_model_prefix}.")
-    parts = inner.split(".")
-    children = {name for part in (base, model) for name, _ in part.named_children()}
-    if parts[0] not in children and (inner == key or OTHER_PARTS.search(parts[0])):
-        return False
-    config = model.config.get_text_config()
-    layers, further = (
-        getattr(config, name, None) or 0
-        for name in ("num_hidden_layers", "num_nextn_predict_layers")
-    )
-    number = next((int(part) for part in parts if part.isdigit()), -1)
-    return not layers <= number < layers + further
+    part = inner.partition(".")[0]
+    children = {name for module in (base, model) for name, _ in module.named_children()}
+    return part in children or not (inner == key or OTHER_PARTS.search(part))
 
 
 # ------------------------------------------------------------------ numbers
@@ -229,25 +227,15 @@ def check_finite(path: str, model: Any) -> None:
 # ------------------------------------------------------------------ files
 
 
-def check_files(path: str, folder: Path, config: Any) -> None:
+def check_files(path: str, folder: Path) -> None:
     """Refuse a folder of which it cannot be told what its weights are.
 
     Args:
         path: the model's location as the user gave it, for messages.
         folder: with the files; it may hold no safetensors.
-        config: the model's.
     """
-    index, files = folder / INDEX, [folder / SINGLE]
-    if index.is_file():
-        names = set(read_index(path, index).values())
-        if (folder / SINGLE).is_file() and names != {SINGLE}:
-            raise UserError(
-                f"{path}: both {SINGLE} and {INDEX} are there, of which the second names other "
-                "files; they are two checkpoints. Remove the one that is not meant"
-            )
-        files = [folder / name for name in sorted(names)]
     where: dict[str, str] = {}
-    for file in files:
+    for file in files_of(path, folder):
         for key, (dtype, _) in headers(file).items():
             if key in where:
                 raise UserError(
@@ -255,48 +243,76 @@ def check_files(path: str, folder: Path, config: Any) -> None:
                 )
             where[key] = file.name
             quantised = dtype not in PLAIN_DTYPES and key.endswith(".weight")
-            if quantised and not getattr(config, "quantization_config", None):
+            if quantised and "quantization_config" not in read_json(folder / "config.json"):
                 raise UserError(
                     f"{path}: {key} is of {dtype}, so it is quantised, but config.json has no "
                     "quantization_config that says how; use the checkpoint that is not quantised"
                 )
 
 
-def read_index(path: str, file: Path) -> dict[str, str]:
+def files_of(path: str, folder: Path) -> list[Path]:
+    """The files of safetensors in which transformers looks for a model's weights."""
+    index, single = folder / INDEX, folder / SINGLE
+    if not index.is_file():
+        others = sorted(folder.glob("*.safetensors"))
+        if others and not single.is_file():
+            raise UserError(
+                f"{path}: {others[0].name} is there, but neither {SINGLE} nor {INDEX}; {SAVE_AGAIN}"
+            )
+        return [single] if single.is_file() else []
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise UserError(f"{path}: {INDEX} says of no weight where it is; {SAVE_AGAIN}")
+    names = sorted(set(map(str, places.values())))
+    if single.is_file() and names != [SINGLE]:
+        raise UserError(
+            f"{path}: both {SINGLE} and {INDEX} are there, of which the second names other files; "
+            "they are two checkpoints. Remove the one that is not meant"
+        )
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"{path}: {INDEX} names {name}, which is not there; {SAVE_AGAIN}")
+    return [folder / name for name in names]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where it is none, which another says."""
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-        return {str(key): str(name) for key, name in names.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: {file.name} is no index of weights; {SAVE_AGAIN}") from error
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def headers(file: Path) -> dict[str, tuple[str, list[int]]]:
-    """dtype and shape of each tensor in a file of safetensors; none if there is no such file."""
-    if not file.is_file():
-        return {}
-    with safetensors.safe_open(file, framework="pt") as opened:
-        slices = ((key, opened.get_slice(key)) for key in opened.keys())  # noqa: SIM118
-        return {key: (part.get_dtype(), part.get_shape()) for key, part in slices}
+    """dtype and shape of each tensor in a file of safetensors."""
+    try:
+        with safetensors.safe_open(file, framework="pt") as opened:
+            slices = ((key, opened.get_slice(key)) for key in opened.keys())  # noqa: SIM118
+            return {key: (part.get_dtype(), part.get_shape()) for key, part in slices}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{file}: cut short or broken ({error}); {SAVE_AGAIN}") from error
 
 
-def check_headers(path: str, folder: Path, *, embedder: bool = False) -> None:
+def check_headers(path: str, folder: Path, *, embedder: bool = False) -> Any:
     """:func:`load_checked`'s checks of names and shapes, without reading a single weight.
 
     For what looks at models before any job starts: it takes about a second. A folder without
     safetensors passes.
+
+    Returns:
+        The configuration of the text model.
 
     Raises:
         UserError: as :func:`load_checked` and :func:`check_files`.
     """
     auto: Any = transformers.AutoModel if embedder else transformers.AutoModelForCausalLM
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    check_files(path, folder, config)
-    names = [SINGLE]
-    if (folder / INDEX).is_file():
-        names = sorted(set(read_index(path, folder / INDEX).values()))
-    shapes = {key: shape for name in names for key, (_, shape) in headers(folder / name).items()}
+    check_files(path, folder)
+    files = files_of(path, folder)
+    shapes = {key: shape for file in files for key, (_, shape) in headers(file).items()}
     if not shapes or getattr(config, "quantization_config", None):
-        return
+        return config.get_text_config()
     with torch.device("meta"):
         model = auto.from_config(config, trust_remote_code=False)
         weights = {key: torch.empty(shape) for key, shape in shapes.items()}
@@ -309,11 +325,12 @@ def check_headers(path: str, folder: Path, *, embedder: bool = False) -> None:
         state_dict=weights,
         device_map="meta",
     )
+    return model.config.get_text_config()
 
 
 def folder_of(name: str, commit: str | None) -> Path | None:
     """Where a model's files lie: the folder itself, or the hub's cache."""
-    if os.path.isdir(name):
+    if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import try_to_load_from_cache
 

@@ -248,7 +248,6 @@ class Embedder:
         # Of a model in two parts, as T5, the first reads the code.
         self.model: Any = model.get_encoder() if model.config.is_encoder_decoder else model
         self.model.eval().to(models.device())
-        self.rows = models.embedding_rows(self.model)
         limit, _ = models.position_limit(self.model)
         if limit is not None and settings.max_length > limit:
             raise UserError(
@@ -263,6 +262,7 @@ class Embedder:
         sequences = self.token_ids([f"{name} = 1" for name in ("x", "a_long_name_of_a_value")])
         sequences = [sequence for sequence in sequences if len(sequence)]
         try:
+            self.rows = models.embedding_rows(self.model)
             together = self.forward(sequences)
             alone = np.concatenate([self.forward([sequence]) for sequence in sequences])
         except UserError:
@@ -275,7 +275,7 @@ class Embedder:
             ) from error
         self.size = alone.shape[1]
         difference = float(np.abs(together - alone).max() / np.abs(alone).max().clip(1e-30))
-        if np.isfinite(alone).all() and not difference < 1e-2:
+        if np.isfinite(alone).all() and not difference < 1e-4:
             raise UserError(
                 f"embedder {self.settings.embedder}: {type(self.model).__name__} gives a text "
                 "another vector when longer texts are beside it, so it does not leave out padding; "
@@ -290,9 +290,10 @@ class Embedder:
         ends = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         token = self.tokenizer.get_vocab().get(prefix)
         if token is None or None in ends:
+            lacks = "such token" if token is None else "[CLS] or [SEP] to put around it"
             raise UserError(
-                f"prefix {prefix!r}: the embedder {self.settings.embedder} has no such token, or "
-                "no [CLS] and [SEP]; set prefix to '' unless the embedder is a UniXcoder"
+                f"prefix {prefix!r}: the embedder {self.settings.embedder} has no {lacks}; "
+                "set prefix to '' unless the embedder is a UniXcoder"
             )
         return [ends[0], token, ends[1]]
 
@@ -388,4 +389,3 @@ class Embedder:
             input_ids=torch.from_numpy(ids).to(device), attention_mask=attended
         ).last_hidden_state
         return mean_pool(states, attended).cpu().numpy()
-
