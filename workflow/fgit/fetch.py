@@ -75,7 +75,8 @@ def check_model(path: str, revision: str | None = None, *, embedder: bool = Fals
             config.json says; for a tokenizer whose special tokens the model has no rows for.
     """
     from fgit.common import adapters, models, weights
-    from fgit.common.tokenizers import end_of_turn, load_tokenizer
+    from fgit.common.chat_templates import end_of_turn
+    from fgit.common.tokenizers import load_tokenizer
 
     name, arguments = models.source(path)
     folder = weights.folder_of(name, revision)

@@ -62,7 +62,7 @@ def test_fetch_merges_an_adapter_and_records_both(adapter, tiny_model, tmp_path,
 
 def test_an_adapter_is_no_model_and_the_message_says_how_it_becomes_one(adapter):
     _, folder = adapter()
-    for look in (load_model, check_model):
+    for look in (load_model, load_tokenizer, check_model):
         with pytest.raises(UserError, match=rf"fgit fetch --model {folder} --out FOLDER, and name"):
             look(str(folder))
 

@@ -400,7 +400,7 @@ def test_samples_longer_than_the_models_positions(tokenizer, caplog, length, fit
     if fits:
         check_fits(learned, tokenizer, samples)
     else:
-        with pytest.raises(UserError, match="1 samples are longer than the 40 positions .* to 40"):
+        with pytest.raises(UserError, match=r"1 samples are longer than the 40 positions .* to 40"):
             check_fits(learned, tokenizer, samples)
     caplog.clear()
     check_fits(rotary, tokenizer, samples)

@@ -189,7 +189,7 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
     except Exception as error:  # tokenizers and safetensors have exceptions of their own
         first = (str(error).strip().splitlines() or [""])[0]
         hint = SOURCE_HINT
-        if first.startswith("Unrecognized configuration class"):
+        if what == "model" and first.startswith("Unrecognized configuration class"):
             kind = re.search(r"(\w+)'>", first)
             raise UserError(
                 f"{path}: a model of {kind[1] if kind else 'another kind'} is no causal language "

@@ -22,10 +22,11 @@ from fgit.common.errors import UserError
 log = logging.getLogger(__name__)
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# What older versions of transformers saved, and newer ones compute: rotary frequencies, masks.
+# What some versions of transformers save and others compute: rotary frequencies, masks, decays.
 COMPUTED = re.compile(
     r"(inv_freq|masked_bias|attn\.bias|attention\.bias|causal_mask|position_ids|token_type_ids"
-    r"|(cos|sin)_cached|attn\.embed_positions|\.version|_float_tensor)$"
+    r"|(cos|sin)_cached|attn\.embed_positions|rope\.freqs|freqs_cis|\.version|_float_tensor"
+    r"|slope_rate|(query|key|diagonal)_decay|act_fn\.(beta|eps))$"
 )
 # Parts beside the layers that no text needs: of images and sound, and of several tokens at a time.
 OTHER_PARTS = re.compile(r"vis|image|audio|speech|multi_?modal|mm_|mtp|nextn", re.IGNORECASE)
@@ -50,11 +51,10 @@ def load_checked(
         UserError: naming the weights that are missing, of another shape, left over, or not finite;
             for an adapter.
     """
-    reads_files = name is not None and "gguf_file" not in options
     folder = Path(name) if name is not None and Path(name).is_dir() else None
     if folder is not None:
         refuse_adapter(path, str(folder))
-        if reads_files:
+        if "gguf_file" not in options:
             check_files(path, folder)
     with load_report() as report:
         try:
@@ -122,12 +122,13 @@ def check_keys(
         info: what ``from_pretrained`` says of its loading.
         unused: weights that may be missing; with it, heads on top of the model are no news.
     """
-    values = model.state_dict()
+    values, buffers = model.state_dict(), {name for name, _ in model.named_buffers()}
     missing = [
         key
         for key in sorted(info["missing_keys"], key=by_numbers)
         # Buffers that are no floats are positions and masks, which the model makes itself.
         if (key not in values or values[key].is_floating_point())
+        and not (key in buffers and COMPUTED.search(key))
         and not (unused and unused.search(key))
     ]
     extra = sorted(info["unexpected_keys"], key=by_numbers)
@@ -145,7 +146,6 @@ def check_keys(
             )
     if getattr(model.config, "quantization_config", None):
         return  # the scales of each format are its own
-    buffers = {name for name, _ in model.named_buffers()}
     others = [key for key in extra if not COMPUTED.search(key) and key not in buffers]
     # A layer that predicts further tokens (DeepSeek's kind) has parts of its own.
     further = tuple(key.partition("eh_proj.")[0] for key in others if ".eh_proj." in key)
