@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import socket
 import sys
 import types
+from copy import deepcopy
 
 import pytest
 
@@ -89,6 +91,31 @@ def test_a_model_that_is_not_there_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="no such model folder"):
         fetch.fetch_model(str(tmp_path / "none"), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_checked_without_its_weights(tmp_path, tiny_model, tokenizer):
+    """What a fetch or a job would refuse later is said in a second."""
+    from safetensors.torch import load_file, save_file
+
+    fetch.check_model(str(tiny_model))
+    fetch.check_model("no/such-model-in-the-cache")
+    copy = tmp_path / "model"
+    shutil.copytree(tiny_model, copy)
+    wider = deepcopy(tokenizer)
+    wider.add_special_tokens({"eos_token": "<|end|>"})
+    wider.chat_template = wider.chat_template.replace("<|im_end|>", "<|end|>")
+    wider.save_pretrained(copy)
+    with pytest.raises(UserError, match=r"the token '<\|end\|>' has the id 49152"):
+        fetch.check_model(str(copy))
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    for embedder in (True, False):
+        with pytest.raises(UserError, match=r"missing in its files.* (model\.)?norm\.weight"):
+            fetch.check_model(str(copy), embedder=embedder)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(UserError, match="no usable model"):
+        fetch.check_model(str(copy))
 
 
 # ------------------------------------------------------------------ benchmarks

@@ -35,19 +35,59 @@ def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
     """Save a model and its tokenizer as a folder that transformers and vLLM read.
 
     Args:
-        path: a hub name, a folder, or ``package:NAME/file.gguf``.
+        path: a hub name, a folder, or ``package:NAME/file.gguf``; an adapter is merged into the
+            base model that it names.
         out: the folder to write: safetensors in fp32, so that nothing of the source is rounded.
     """
-    from fgit.common.models import load_model
+    from fgit.common import adapters
+    from fgit.common.models import LOADED_MODELS, load_model, note_commit, source
+    from fgit.common.provenance import digest
     from fgit.common.tokenizers import load_tokenizer
+    from fgit.common.weights import check_finite
 
     log.info("reading %s", path)
-    tokenizer = load_tokenizer(path, revision)
-    model = load_model(path, revision, dtype="float32")
+    name, _ = source(path)
+    if (base := adapters.base_of(path, name, revision)) is None:
+        tokenizer = load_tokenizer(path, revision)
+        model = load_model(path, revision, dtype="float32")
+    else:
+        log.info("%s is an adapter of %s (revision %s)", path, *base)
+        own = adapters.has_file(name, "tokenizer_config.json", revision)
+        tokenizer = load_tokenizer(path, revision) if own else load_tokenizer(*base)
+        model = adapters.merged(path, name, revision, load_model(*base, dtype="float32"))
+        check_finite(path, model)
+        note_commit(path, name, revision)
+        if Path(base[0]).is_dir():
+            LOADED_MODELS[base[0]] = {"sha256": digest(Path(base[0]))}
     with replacing(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     log.info("%s: %.1f million parameters", out, sum(p.numel() for p in model.parameters()) / 1e6)
+
+
+def check_model(path: str, revision: str | None = None, *, embedder: bool = False) -> None:
+    """What can be told of a model without reading its weights, in seconds: before any job starts.
+
+    A model on the hub that is not in its cache passes.
+
+    Raises:
+        UserError: for an adapter; for weights that are missing, left over, or of another shape than
+            config.json says; for a tokenizer whose special tokens the model has no rows for.
+    """
+    from fgit.common import adapters, models, weights
+    from fgit.common.chat_templates import end_of_turn
+    from fgit.common.tokenizers import load_tokenizer
+
+    name, arguments = models.source(path)
+    folder = weights.folder_of(name, revision)
+    if folder is None or arguments:
+        return
+    adapters.refuse_adapter(path, str(folder))
+    with models.loading_errors(path, "model"):
+        config = weights.check_headers(path, folder, embedder=embedder)
+    if not embedder:
+        tokenizer = load_tokenizer(path, revision)
+        models.require_rows(config.vocab_size, tokenizer, [[end_of_turn(tokenizer)]], path)
 
 
 def fetch_benchmark(kind: str, problems: str, out: Path) -> None:

@@ -314,6 +314,20 @@ def test_a_file_that_stays_wrong_is_refused_and_not_left(tmp_path, server, path)
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_adapter_is_refused_before_it_is_downloaded(tmp_path, server, beside):
+    files = server.repositories["us/model"]
+    files["adapter_config.json"] = b"{}"
+    if not beside:
+        del files["config.json"]
+    done = fetch(server, tmp_path)
+    assert done.returncode == 1
+    assert "model us/model (models.m): an adapter" in done.stderr
+    assert ("beside a whole model" in done.stderr) is beside
+    assert f"fgit fetch --model us/model --revision {COMMIT} --out FOLDER" in done.stderr
+    assert not list((tmp_path / "hf").rglob("*.safetensors"))
+
+
 def test_a_gated_model_is_refused(tmp_path, server):
     server.gated.add("us/model")
     gated = fetch(server, tmp_path)

@@ -55,7 +55,9 @@ def test_broken_weights(copy, damage):
     path = copy / "model.safetensors"
     content = path.read_bytes()
     path.write_bytes({"cut": content[: len(content) // 2], "junk": b"x" * 99, "empty": b""}[damage])
-    with pytest.raises(UserError, match=r"model: no usable model: .*give a folder"):
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: cut short or broken .*save the check"
+    ):
         load_model(str(copy))
 
 
@@ -259,3 +261,95 @@ def test_auto_is_what_a_model_is_loaded_in(cpu, tiny_model, monkeypatch):
     for hardware, dtype in [(True, torch.bfloat16), (False, torch.float32)]:
         monkeypatch.setattr(models, "computes_bf16", lambda on=None, found=hardware: found)
         assert load_model(str(tiny_model)).dtype is dtype
+
+
+# ------------------------------------------------------------------ what a model takes
+
+TINY = {
+    "vocab_size": 48,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+}
+LIMITS = [
+    (transformers.LlamaConfig(**TINY), (40, False)),
+    (transformers.Qwen2Config(**TINY, num_key_value_heads=2), (40, False)),
+    (transformers.GPT2Config(**TINY), (40, True)),
+    (transformers.GPTNeoXConfig(**TINY), (40, False)),
+    (transformers.GPTBigCodeConfig(**TINY), (40, True)),
+    (transformers.OPTConfig(**TINY, ffn_dim=24, word_embed_proj_dim=16), (40, True)),
+    (transformers.BioGptConfig(**TINY), (40, True)),
+    (
+        transformers.CodeGenConfig(
+            vocab_size=48, n_embd=16, n_layer=1, n_head=4, n_positions=40, rotary_dim=4
+        ),
+        (40, True),
+    ),
+    (transformers.BertConfig(**TINY), (40, True)),
+    (transformers.RobertaConfig(**TINY), (38, True)),
+    (transformers.CamembertConfig(**TINY), (38, True)),
+    (transformers.MPNetConfig(**TINY), (38, True)),
+    (transformers.ModernBertConfig(**TINY), (40, False)),
+    (transformers.T5Config(vocab_size=48, d_model=16, d_ff=24, num_heads=2, d_kv=8), (None, True)),
+    (transformers.MambaConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1), (None, True)),
+]
+
+
+@pytest.mark.parametrize(("config", "expected"), LIMITS, ids=lambda value: type(value).__name__)
+def test_positions_end_where_the_model_fails(config, expected):
+    """What is said to be the end is; where the model goes on, it does."""
+    model = transformers.AutoModel.from_config(config).eval()
+    limit, ends = models.position_limit(model)
+    assert (limit, ends) == expected
+    if limit is None:
+        return
+    ids = torch.full((1, limit), 5)
+    with torch.no_grad():
+        model(input_ids=ids)
+        longer = torch.cat([ids, ids[:, :1]], dim=1)
+        if ends:
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=longer)
+        else:
+            model(input_ids=longer)
+
+
+@pytest.mark.parametrize("added", [0, 1, 3])
+def test_a_token_without_a_row_is_refused_where_it_occurs(copy, added):
+    tokenizer = load_tokenizer(str(copy))
+    rows = models.embedding_rows(load_model(str(copy)))
+    tokenizer.add_tokens([f"<new-{number}>" for number in range(added)])
+    usual = [tokenizer("def f(): pass")["input_ids"], []]
+    models.require_rows(rows, tokenizer, usual, "it")
+    if added:
+        ids = tokenizer(f"a <new-{added - 1}> b")["input_ids"]
+        with pytest.raises(UserError, match=rf"it: the token '<new-.>' has the id {max(ids)}, but"):
+            models.require_rows(rows, tokenizer, [*usual, ids], "it")
+
+
+MULTIMODAL = {
+    "llava": lambda: transformers.LlavaConfig(text_config=transformers.LlamaConfig(**TINY)),
+    "qwen2_vl": transformers.Qwen2VLConfig,
+    "clip": transformers.CLIPConfig,
+    "t5": transformers.T5Config,
+    "vit": transformers.ViTConfig,
+}
+
+
+@pytest.mark.parametrize("kind", MULTIMODAL)
+def test_a_model_of_more_than_text_is_named_so(copy, kind):
+    MULTIMODAL[kind]().save_pretrained(copy)
+    with pytest.raises(
+        UserError, match=r"a model of \w+Config is no causal language model of text"
+    ):
+        load_model(str(copy))
+
+
+def test_an_encoder_is_no_causal_language_model(tmp_path):
+    config = transformers.BertConfig(**TINY)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="BertConfig is an encoder's"):
+        load_model(str(tmp_path))

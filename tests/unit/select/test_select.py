@@ -192,6 +192,129 @@ def test_a_missing_embedder_is_named(tmp_path):
         Embedder(settings(embedder=str(tmp_path / "nowhere")))
 
 
+# ------------------------------------------------------------------ embedders of other kinds
+
+SIZES = {
+    "vocab_size": 100,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 66,
+    "pad_token_id": 0,
+}
+PARTS = {"vocab_size": 100, "d_model": 16}
+BART = {
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "max_position_embeddings": 66,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+}
+T5 = {"d_ff": 24, "num_layers": 1, "num_heads": 2, "d_kv": 8}
+EMBEDDERS = {
+    "bert": transformers.BertConfig(**SIZES),
+    "camembert": transformers.CamembertConfig(**SIZES),
+    "mpnet": transformers.MPNetConfig(**SIZES),
+    "distilbert": transformers.DistilBertConfig(
+        vocab_size=100, dim=16, hidden_dim=24, n_layers=1, n_heads=2, max_position_embeddings=66
+    ),
+    "electra": transformers.ElectraConfig(**SIZES, embedding_size=8),
+    "modernbert": transformers.ModernBertConfig(**SIZES),
+    "gpt2": transformers.GPT2Config(**SIZES),
+    "qwen3": transformers.Qwen3Config(**SIZES, head_dim=8, num_key_value_heads=2),
+    "mamba": transformers.MambaConfig(vocab_size=100, hidden_size=16, num_hidden_layers=1),
+    "t5": transformers.T5Config(**PARTS, **T5),
+    "mt5": transformers.MT5Config(**PARTS, **T5),
+    "bart": transformers.BartConfig(**PARTS, **BART),
+    "plbart": transformers.PLBartConfig(**PARTS, **BART),
+}
+
+
+@pytest.fixture
+def embedder(tmp_path):
+    """Save a model made at random with a tokenizer of single letters, and load it as embedder."""
+    import tokenizers
+
+    def make(config, *, padding=True, added=(), change=None):
+        tokens = ["<pad>", "<unk>", *map(chr, range(32, 127))]
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+        plain.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+        pad = {"pad_token": "<pad>"} if padding else {}
+        tokenizer = transformers.PreTrainedTokenizerFast(
+            tokenizer_object=plain, unk_token="<unk>", **pad
+        )
+        tokenizer.add_tokens(list(added))
+        torch.manual_seed(0)
+        model = transformers.AutoModel.from_config(config)
+        if change:
+            with torch.no_grad():
+                change(model)
+        for one in (model, tokenizer):
+            one.save_pretrained(tmp_path)
+        return Embedder(settings(embedder=str(tmp_path), max_length=40, batch_size=3))
+
+    return make
+
+
+@pytest.mark.parametrize("padding", [True, False])
+@pytest.mark.parametrize("kind", EMBEDDERS)
+def test_a_text_has_one_vector_whatever_is_beside_it(embedder, kind, padding):
+    loaded = embedder(EMBEDDERS[kind], padding=padding)
+    texts = [CODE, "x", FAR * 3, NEAR]
+    index, vectors = loaded.embed(texts)
+    for text in texts:
+        expected = reference(loaded.model, loaded.token_ids([text])[0].tolist())
+        assert np.allclose(vectors[index[text]], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (transformers.FNetConfig(**SIZES), "FNetModel gives a text another vector when longer"),
+        (
+            transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2),
+            "ViTModel gives texts no hidden states",
+        ),
+        (
+            transformers.BertConfig(**SIZES | {"max_position_embeddings": 30}),
+            "max_length 40: the embedder .* takes 30 tokens at most; set select.max_length to 30",
+        ),
+    ],
+)
+def test_an_embedder_that_cannot_embed_is_refused_at_once(embedder, config, message):
+    with pytest.raises(UserError, match=message):
+        embedder(config)
+
+
+def test_an_embedding_that_is_no_number_is_refused_with_the_text(embedder):
+    def overflow(model):  # on 'Z'
+        model.embeddings.word_embeddings.weight[2 + ord("Z") - 32] = 3e38
+
+    loaded = embedder(EMBEDDERS["bert"], change=overflow)
+    loaded.embed([CODE, NEAR])
+    with pytest.raises(
+        UserError, match=r"gives 1 texts NaN or inf.*code that begins with .class Z"
+    ):
+        loaded.embed([CODE, FAR, NEAR])
+
+
+def test_tokens_without_a_row_are_refused_by_name(embedder):
+    loaded = embedder(EMBEDDERS["bert"], added=[f"<t{number}>" for number in range(5)])
+    loaded.embed([CODE])
+    with pytest.raises(UserError, match=r"embedder .*the token '<t4>' has the id 101, but"):
+        loaded.embed([CODE, "a <t4> b"])
+
+
+def test_a_text_without_tokens_is_like_none(embedder):
+    index, vectors = embedder(EMBEDDERS["gpt2"]).embed(["", CODE])
+    assert not vectors[index[""]].any()
+    assert cosine(vectors[[index[""]]], vectors[[index[CODE]]]).tolist() == [0.0]
+
+
 # ------------------------------------------------------------------ the stage
 
 

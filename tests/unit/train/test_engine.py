@@ -15,7 +15,7 @@ from fgit.annotate import with_spans
 from fgit.common.errors import UserError
 from fgit.common.models import load_model
 from fgit.config import TrainSettings
-from fgit.train.engine import Engine, check_exact, check_supported
+from fgit.train.engine import Engine, check_exact, check_fits, check_supported
 from fgit.train.examples import Example, examples
 from fgit.train.rows import lay_out, pack
 from fgit.train.weights_and_losses import preference_loss
@@ -369,6 +369,57 @@ def test_a_model_without_attention_is_refused():
     )
     with pytest.raises(UserError, match="MambaForCausalLM has no attention heads"):
         Engine(model, TrainSettings())
+
+
+def test_a_multimodal_or_quantised_model_is_refused_as_such(model):
+    config = transformers.Gemma3Config(
+        text_config=SHAPE | {"vocab_size": 40, "num_hidden_layers": 1},
+        vision_config={"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+        | {"num_attention_heads": 2, "image_size": 16, "patch_size": 8},
+        mm_tokens_per_image=4,
+    )
+    with torch.device("meta"):
+        multimodal = transformers.Gemma3ForConditionalGeneration(config)
+    with pytest.raises(UserError, match="Gemma3ForConditionalGeneration is multimodal"):
+        Engine(multimodal, TrainSettings())
+    changed = copy.deepcopy(model)
+    changed.config.quantization_config = {"quant_method": "gptq"}
+    with pytest.raises(UserError, match="its weights are quantised"):
+        Engine(changed, TrainSettings())
+
+
+@pytest.mark.parametrize(("length", "fits"), [(40, True), (41, False)])
+def test_samples_longer_than_the_models_positions(tokenizer, caplog, length, fits):
+    """Learned positions end; rotary ones go on, which is said."""
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "max_position_embeddings": 40}
+    shape |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    learned = transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape))
+    rotary = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape))
+    long = sample([1] * 10, [2, 3], [4] * (length - 10), [0, 1], [0] * (length - 10))
+    samples = [sample([1], [2], [3], [1], [1]), long]
+    if fits:
+        check_fits(learned, tokenizer, samples)
+    else:
+        with pytest.raises(UserError, match=r"1 samples are longer than the 40 positions .* to 40"):
+            check_fits(learned, tokenizer, samples)
+    caplog.clear()
+    check_fits(rotary, tokenizer, samples)
+    assert ("1 of 2 samples are longer than the 40 positions" in caplog.text) is not fits
+
+
+def test_tokens_that_the_model_has_no_rows_for(tiny_model, tokenizer, tmp_path):
+    """Before any step: as a token that ends each turn, added without resizing the model."""
+    folder = tmp_path / "m"
+    load_model(str(tiny_model), dtype="float32").save_pretrained(folder)
+    wider = copy.deepcopy(tokenizer)
+    wider.add_special_tokens({"eos_token": "<|end|>"})
+    wider.chat_template = wider.chat_template.replace("<|im_end|>", "<|end|>")
+    wider.save_pretrained(folder)
+    pairs = tmp_path / "pairs.jsonl"
+    row = {"id": "s", "instruction": "Add.", "response": "a + b", "variant": "a - b"}
+    pairs.write_text(json.dumps(row))
+    with pytest.raises(UserError, match=r"the token '<\|end\|>' has the id 49152, but the model's"):
+        weights(str(folder), pairs, tmp_path / "w.parquet", TrainSettings())
 
 
 def test_dropout_is_off_in_training():

@@ -251,6 +251,13 @@ def wanted_files(repository: Repository, commit: str, paths: list[str]) -> list[
         return list(filter_repo_objects(paths, allow_patterns=patterns, ignore_patterns=TWICE))
 
     files = matching(PATTERNS[repository.kind])
+    if "adapter_config.json" in paths:
+        beside = " beside a whole model, which may have it merged already, or not"
+        raise UserError(
+            f"{repository}: an adapter{beside * ('config.json' in paths)}; bring a model that is "
+            f"whole, by fgit fetch --model {repository.name} --revision {commit} --out FOLDER for "
+            "an adapter alone, and name that folder"
+        )
     if repository.kind == "model" and not any(path.endswith(".safetensors") for path in files):
         if repository.keys != ("select",):
             raise UserError(

@@ -11,7 +11,8 @@ import importlib
 import logging
 import os
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, is_offline, resolve
+from fgit.common.weights import folder_of, load_checked
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +129,11 @@ def load_model(
     dtype: str = "auto",
     on: torch.device | None = None,
 ) -> Any:
-    """A causal language model in evaluation mode, on a device (by default :func:`device`)."""
+    """A causal language model in evaluation mode, on a device (by default :func:`device`).
+
+    Raises:
+        UserError: if it cannot be loaded whole (:mod:`fgit.common.weights`), or is an adapter.
+    """
     name, arguments = source(path)
     if "gguf_file" in arguments:
         arguments["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -142,22 +148,20 @@ def load_model(
             )
         arguments["use_safetensors"] = True
     with loading_errors(path, "model"):
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            name,
-            **arguments,
-            revision=revision,
-            dtype=torch_dtype(dtype, on),
-            trust_remote_code=False,
-        )
-    note_commit(path, revision, model.config)
+        arguments |= {"revision": revision, "dtype": torch_dtype(dtype, on)}
+        model = load_checked(transformers.AutoModelForCausalLM, name, path, **arguments)
+    # Encoders have a class for this too, which without is_decoder sees the text to come.
+    encoders = transformers.MODEL_FOR_MASKED_LM_MAPPING
+    if type(model.config) in encoders and not getattr(model.config, "is_decoder", True):
+        raise UserError(f"{path}: {type(model.config).__name__} is an encoder's; use a decoder")
+    note_commit(path, name, revision)
     return torch.nn.Module.to(model, on or device()).eval()
 
 
-def note_commit(path: str, revision: str | None, config: Any) -> None:
+def note_commit(path: str, name: str, revision: str | None) -> None:
     """Remember which commit of a hub's model was loaded, for the provenance."""
-    commit = getattr(config, "_commit_hash", None)
-    if commit:
-        LOADED_MODELS[path] = {"revision": revision, "commit": commit}
+    if not Path(name).is_dir() and (folder := folder_of(name, revision)):
+        LOADED_MODELS[path] = {"revision": revision, "commit": folder.name}
 
 
 def source(path: str) -> tuple[str, dict[str, Any]]:
@@ -185,6 +189,13 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
     except Exception as error:  # tokenizers and safetensors have exceptions of their own
         first = (str(error).strip().splitlines() or [""])[0]
         hint = SOURCE_HINT
+        if what == "model" and first.startswith("Unrecognized configuration class"):
+            kind = re.search(r"(\w+)'>", first)
+            raise UserError(
+                f"{path}: a model of {kind[1] if kind else 'another kind'} is no causal language "
+                "model of text alone (it is multimodal, an encoder, or reads and writes in two "
+                "parts); use a language model, or save its language model by itself"
+            ) from error
         if is_offline() and path.count("/") == 1 and not Path(path).exists():
             hint = (
                 "the hub is not asked (hub: offline); run fgit fetch --config CONFIG where it can "
@@ -193,3 +204,54 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
         raise UserError(
             f"{path}: no usable {what}: {type(error).__name__}: {first} ({hint})"
         ) from error
+
+
+# ------------------------------------------------------------------ what a model takes
+
+
+def position_limit(model: Any) -> tuple[int | None, bool]:
+    """How many tokens a model has positions for, and whether it fails on more.
+
+    Positions that were learned, or are looked up in a table, end. Rotary ones go on, but the model
+    was never trained on them.
+    """
+    config = model.config.get_text_config()
+    limits = [getattr(config, "max_position_embeddings", None)]
+    tables = [
+        # RoBERTa's kind counts from behind its padding id, OPT's from a fixed offset.
+        module.num_embeddings
+        - (getattr(module, "offset", 0) if module.padding_idx is None else module.padding_idx + 1)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding)
+        and re.search(r"(^|\.)(position_embeddings|embed_positions|wpe)$", name)
+    ]
+    limit = min((number for number in (*limits, *tables) if number and number > 0), default=None)
+    return limit, bool(tables) or not hasattr(config, "rope_parameters")
+
+
+def embedding_rows(model: Any) -> int:
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def require_rows(
+    rows: int, tokenizer: Any, sequences: Iterable[Sequence[int] | np.ndarray], path: str
+) -> None:
+    """Refuse token ids for which a model's embedding has no row.
+
+    A tokenizer may well have such tokens, as padding that was added and is never read.
+
+    Args:
+        rows: of the embedding.
+        sequences: token ids, which are looked at only where the tokenizer has too many.
+    """
+    if max(tokenizer.get_vocab().values(), default=0) < rows:
+        return
+    for ids in sequences:
+        if (highest := max(map(int, ids), default=0)) >= rows:
+            raise UserError(
+                f"{path}: the token {tokenizer.convert_ids_to_tokens(highest)!r} has the id "
+                f"{highest}, but the model's embedding has {rows} rows: tokens were added to the "
+                "tokenizer and not to the model. Use the tokenizer that the model was trained "
+                "with, or resize the model (resize_token_embeddings), train the new rows and save "
+                "both"
+            )

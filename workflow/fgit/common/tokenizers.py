@@ -16,6 +16,7 @@ from typing import Any
 import tokenizers
 import transformers
 
+from fgit.common.adapters import refuse_adapter
 from fgit.common.chat_templates import ends_of_turn, read_template, render, template_text
 from fgit.common.errors import UserError
 from fgit.common.models import loading_errors, source
@@ -41,6 +42,7 @@ def load_tokenizer(path: str, revision: str | None = None, template: str = "own"
     name, arguments = source(path)
     if not arguments and Path(name).is_dir():
         if not any(Path(name).glob("*token*")):
+            refuse_adapter(path, name)
             raise UserError(
                 f"{path}: no tokenizer in this folder (tokenizer.json); save the base model's there"
             )

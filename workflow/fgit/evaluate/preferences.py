@@ -67,12 +67,13 @@ def discriminate(
     Raises:
         UserError: for a model that the training engine cannot run.
     """
+    from fgit.train.engine import check_fits
+
     pairs = tokenize(problems, tokenizer, mode, max_length(network))
     started = time.monotonic()
-    means = mean_probabilities(
-        network,
-        [pair.example for pair in pairs.values() if pair.example and not pair.not_compared],
-    )
+    compared = [pair.example for pair in pairs.values() if pair.example and not pair.not_compared]
+    check_fits(network, tokenizer, compared)
+    means = mean_probabilities(network, compared)
     missing = Counter(pair.not_compared for pair in pairs.values() if pair.not_compared)
     for reason, count in missing.items():
         log.warning(

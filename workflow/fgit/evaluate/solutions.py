@@ -15,6 +15,7 @@ from typing import Any
 
 from fgit.benchmarks.kind import Programs
 from fgit.common.errors import UserError
+from fgit.common.models import embedding_rows, require_rows
 from fgit.common.progress import Writing
 from fgit.common.tokenizers import answer_text, ids_of_prompts, unmarked
 from fgit.config import EvaluateSettings, Mode
@@ -62,6 +63,7 @@ def solve(
     prompts = [unmarked(tokenizer, text) for text in asked]
     ids = ids_of_prompts(tokenizer, asked, always=True)
     one_bos_ids = ids_of_prompts(tokenizer, asked)
+    require_rows(embedding_rows(model), tokenizer, [*ids, *one_bos_ids], name)
     check_context(model, dict(zip(problems, ids, strict=True)), name, settings.max_new_tokens)
 
     def rows_of(ids: Sequence[list[int]]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from fgit.common.chat_templates import ends_of_turn
+from fgit.common.models import position_limit
 from fgit.common.tokenizers import answer_text
 
 Choose = Callable[[Tensor, list[int]], Tensor]
@@ -211,7 +212,7 @@ def last_logits_only(model: Any) -> dict[str, int]:
 
 def context_length(model: Any) -> int:
     """Tokens that the model has positions for."""
-    return getattr(model.config, "max_position_embeddings", None) or 2**31
+    return position_limit(model)[0] or 2**31
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:

@@ -7,7 +7,7 @@ import torch
 
 from fgit.common.code_blocks import code_blocks
 from fgit.common.errors import UserError
-from fgit.common.models import load_model
+from fgit.common.models import embedding_rows, load_model, require_rows
 from fgit.common.progress import Writing
 from fgit.common.tokenizers import answer_text, chat_ids, load_tokenizer
 from fgit.config import GenerateSettings
@@ -46,6 +46,8 @@ def fence_closed(text: str) -> bool:
 def answers(requests: Sequence[Request], settings: GenerateSettings) -> Iterator[Answer]:
     tokenizer = chat_tokenizer(settings)
     model = load_model(settings.teacher, settings.revision, settings.dtype)
+    ids = (chat_ids(tokenizer, prompt) for prompt in dict.fromkeys(r.prompt for r in requests))
+    require_rows(embedding_rows(model), tokenizer, ids, f"teacher {settings.teacher}")
     return stream(requests, settings, tokenizer, model)
 
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from fgit.common import models
+from fgit.common.adapters import refuse_adapter
 from fgit.common.chat_templates import ends_of_turn
 from fgit.common.errors import UserError
 from fgit.common.progress import SECONDS, Writing
@@ -55,6 +56,7 @@ def answers(requests: Sequence[Request], settings: GenerateSettings) -> Iterator
             f"teacher {settings.teacher}: vLLM takes a folder or a name on the hub; "
             "`fgit fetch` makes a folder of a GGUF file"
         )
+    refuse_adapter(settings.teacher, name)
     tokenizer = chat_tokenizer(settings)
     set_environment()
     from vllm import LLM
@@ -122,7 +124,10 @@ def longest_request(
         config = transformers.AutoConfig.from_pretrained(
             name, revision=settings.revision, trust_remote_code=False
         )
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    config = config.get_text_config()
+    ids = (chat_ids(tokenizer, prompt) for prompt in dict.fromkeys(r.prompt for r in requests))
+    models.require_rows(config.vocab_size, tokenizer, ids, f"teacher {settings.teacher}")
+    positions = getattr(config, "max_position_embeddings", None)
     return needed if positions is None or needed < positions else None
 
 

@@ -16,6 +16,7 @@ from fgit.common import files, models, processes
 from fgit.common.code_blocks import CODE_FORMS, NOTES
 from fgit.common.errors import UserError
 from fgit.common.progress import bar
+from fgit.common.weights import UNUSED_BY_EMBEDDERS, load_checked
 from fgit.config import SelectSettings
 from fgit.select.candidates import Candidates, Choice, choices_of
 from fgit.stage_reports import SelectReport, means
@@ -220,46 +221,81 @@ def mean_pool(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 class Embedder:
-    """A transformer encoder with mean pooling over its last hidden states, in fp32."""
+    """A transformer encoder with mean pooling over its last hidden states, in fp32.
+
+    Raises:
+        UserError: if it cannot be loaded whole, or does not give each text a vector of its own.
+    """
 
     def __init__(self, settings: SelectSettings) -> None:
         from transformers import AutoModel, AutoTokenizer
 
         self.settings = settings
-        name, arguments = models.source(settings.embedder)
-        with models.loading_errors(settings.embedder, "embedder"):
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                name, **arguments, revision=settings.revision, trust_remote_code=False
-            )
-            self.model: Any = AutoModel.from_pretrained(
-                name,
+        path, revision = settings.embedder, settings.revision
+        name, arguments = models.source(path)
+        with models.loading_errors(path, "embedder"):
+            model = load_checked(
+                *(AutoModel, name, path),
                 **arguments,
-                revision=settings.revision,
+                unused=UNUSED_BY_EMBEDDERS,
+                revision=revision,
                 dtype=torch.float32,
-                trust_remote_code=False,
             )
-        models.note_commit(settings.embedder, settings.revision, self.model.config)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                name, **arguments, revision=revision, trust_remote_code=False
+            )
+        models.note_commit(path, name, revision)
+        # Of a model in two parts, as T5, the first reads the code.
+        self.model: Any = model.get_encoder() if model.config.is_encoder_decoder else model
         self.model.eval().to(models.device())
-        limit = position_limit(self.model.config)
+        limit, _ = models.position_limit(self.model)
         if limit is not None and settings.max_length > limit:
             raise UserError(
-                f"max_length {settings.max_length}: the embedder {settings.embedder} takes "
-                f"{limit} tokens at most"
+                f"max_length {settings.max_length}: the embedder {path} takes {limit} tokens at "
+                f"most; set select.max_length to {limit}"
             )
         self.prefix = self.prefix_ids()
+        self.check()
+
+    def check(self) -> None:
+        """Refuse a model whose vector of a text depends on the texts beside it."""
+        sequences = self.token_ids([f"{name} = 1" for name in ("x", "a_long_name_of_a_value")])
+        sequences = [sequence for sequence in sequences if len(sequence)]
+        try:
+            self.rows = models.embedding_rows(self.model)
+            together = self.forward(sequences)
+            alone = np.concatenate([self.forward([sequence]) for sequence in sequences])
+        except UserError:
+            raise
+        except Exception as error:  # models of another kind ask for images, labels and whatever
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"embedder {self.settings.embedder}: {type(self.model).__name__} gives texts no "
+                f"hidden states ({type(error).__name__}: {first}); use an encoder of texts"
+            ) from error
+        self.size = alone.shape[1]
+        difference = float(np.abs(together - alone).max() / np.abs(alone).max().clip(1e-30))
+        if np.isfinite(alone).all() and not difference < 1e-4:
+            raise UserError(
+                f"embedder {self.settings.embedder}: {type(self.model).__name__} gives a text "
+                "another vector when longer texts are beside it, so it does not leave out padding; "
+                "use another embedder"
+            )
 
     def prefix_ids(self) -> list[int]:
         """UniXcoder's opening [CLS] <mode> [SEP], or nothing if no prefix is set."""
         prefix = self.settings.prefix
         if not prefix:
             return []
+        ends = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         token = self.tokenizer.get_vocab().get(prefix)
-        if token is None:
+        if token is None or None in ends:
+            lacks = "such token" if token is None else "[CLS] or [SEP] to put around it"
             raise UserError(
-                f"prefix {prefix!r}: the embedder {self.settings.embedder} has no such token; "
+                f"prefix {prefix!r}: the embedder {self.settings.embedder} has no {lacks}; "
                 "set prefix to '' unless the embedder is a UniXcoder"
             )
-        return [self.tokenizer.cls_token_id, token, self.tokenizer.sep_token_id]
+        return [ends[0], token, ends[1]]
 
     def token_ids(self, texts: list[str]) -> list[np.ndarray]:
         """Of each text at most ``max_length`` ids, special tokens included: Int32 each.
@@ -301,8 +337,12 @@ class Embedder:
             for text, ids in zip(some, self.token_ids(list(map(normalised, some))), strict=True):
                 index[text] = rows.setdefault(ids.tobytes(), len(rows))
         sequences = [np.frombuffer(ids, dtype=np.int32) for ids in rows]
-        vectors = np.zeros((len(sequences), self.model.config.hidden_size), dtype=np.float32)
-        order = sorted(range(len(sequences)), key=lambda row: -len(sequences[row]))
+        path = f"embedder {self.settings.embedder}"
+        models.require_rows(self.rows, self.tokenizer, sequences, path)
+        vectors = np.zeros((len(sequences), self.size), dtype=np.float32)
+        # A text without tokens keeps a vector of zeros.
+        order = [row for row, sequence in enumerate(sequences) if len(sequence)]
+        order.sort(key=lambda row: -len(sequences[row]))
         with (
             bar(description="Embedding", total=len(order), unit="text")
             if progress is None
@@ -314,6 +354,13 @@ class Embedder:
                 vectors[batch] = self.forward([sequences[row] for row in batch])
                 counted.update(len(batch))
                 start += len(batch)
+        broken = set(np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist())
+        if broken:
+            text = next(text for text, row in index.items() if row in broken)
+            raise UserError(
+                f"{path} gives {len(broken)} texts NaN or infinite numbers, one of them the code "
+                f"that begins with {text[:80]!r}; use another embedder"
+            )
         return index, vectors
 
     def texts_at_a_time(self, length: int) -> int:
@@ -327,7 +374,11 @@ class Embedder:
     def forward(self, sequences: Sequence[np.ndarray]) -> np.ndarray:
         """Vectors of a batch of token ids: Float32[len(sequences), d]."""
         shape = len(sequences), max(map(len, sequences))
-        ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        # Not attended to. RoBERTa's kind tells from the ids of padding which positions count.
+        padding = self.tokenizer.pad_token_id
+        if padding is None or padding >= self.rows:
+            padding = getattr(self.model.config, "pad_token_id", None) or 0
+        ids = np.full(shape, padding, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence
@@ -338,11 +389,3 @@ class Embedder:
             input_ids=torch.from_numpy(ids).to(device), attention_mask=attended
         ).last_hidden_state
         return mean_pool(states, attended).cpu().numpy()
-
-
-def position_limit(config: Any) -> int | None:
-    """The most tokens that an encoder has positions for."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and "roberta" in config.model_type:
-        return limit - config.pad_token_id - 1  # RoBERTa's positions start behind the padding id
-    return limit

@@ -6,6 +6,7 @@ The whole computation is the forward pass of one module, as DDP and FSDP2 need i
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fgit.common.errors import UserError
-from fgit.common.models import torch_dtype
+from fgit.common.models import embedding_rows, position_limit, require_rows, torch_dtype
 from fgit.config import TrainSettings
 from fgit.train.attention import ATTENTION, FLEX_BLOCK, Visible, backend, block_mask, head_size
 from fgit.train.examples import Example
@@ -154,7 +155,18 @@ class Engine(torch.nn.Module):
 
 
 def check_supported(model: Any) -> None:
-    """Refuse a model without attention, or with more behind its output embedding."""
+    """Refuse a model of more than text, without attention, with quantised weights, or with more
+    behind its output embedding."""
+    if model.config.get_text_config() is not model.config:
+        raise UserError(
+            f"{model.name_or_path}: {type(model).__name__} is multimodal, and cannot be trained "
+            "here; save its language model by itself, and name that folder"
+        )
+    if getattr(model.config, "quantization_config", None):
+        raise UserError(
+            f"{model.name_or_path}: its weights are quantised (quantization_config in its "
+            "config.json), and cannot be trained; use the model that it was made from"
+        )
     if not getattr(model.config, "num_attention_heads", None):
         raise UserError(f"{model.name_or_path}: {type(model).__name__} has no attention heads")
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
@@ -163,6 +175,37 @@ def check_supported(model: Any) -> None:
                 f"{model.name_or_path}: models with {key} are not supported (their logits are "
                 "rescaled behind the output embedding)"
             )
+
+
+def check_fits(
+    model: Any, tokenizer: Any, examples: Sequence[Example], setting: str = "max_length"
+) -> None:
+    """Refuse samples with tokens or positions that the model does not have.
+
+    Args:
+        setting: what to lower where samples are too long, for the message.
+    """
+    name = model.name_or_path
+    sides = ((sample.prompt, sample.response, sample.variant) for sample in examples)
+    ids = (part for parts in sides for part in parts if len(part))
+    require_rows(embedding_rows(model), tokenizer, ids, name)
+    limit, ends = position_limit(model)
+    if limit is None:
+        return
+    lengths = [len(s.prompt) + max(len(s.response), len(s.variant)) for s in examples]
+    long = [length for length in lengths if length > limit]
+    if long and ends:
+        raise UserError(
+            f"{name}: {len(long)} samples are longer than the {limit} positions of this model, "
+            f"up to {max(long)} tokens; set {setting} to {limit}"
+        )
+    if long:
+        log.warning(
+            "%s: %d of %d samples are longer than the %d positions that the model was made for "
+            "(max_position_embeddings), up to %d tokens; what it gives beyond them is a guess. "
+            "Set %s to %d to cut them",
+            *(name, len(long), len(lengths), limit, max(long), setting, limit),
+        )
 
 
 def check_exact(engine: Engine, tolerance: float = 0.01) -> None:
@@ -176,7 +219,7 @@ def check_exact(engine: Engine, tolerance: float = 0.01) -> None:
     """
     model, attention = engine.model, engine.attention
     device = next(model.parameters()).device
-    ids = np.arange(60) * 7919 % model.get_output_embeddings().weight.shape[0]  # any will do
+    ids = np.arange(60) * 7919 % embedding_rows(model)  # any will do
     marks = np.ones(8, dtype=np.int8)
     samples = []
     for part in ids.reshape(2, 30):

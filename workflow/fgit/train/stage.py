@@ -25,6 +25,7 @@ from fgit.common.models import device, load_model, seed_everything
 from fgit.common.tokenizers import load_tokenizer
 from fgit.config import WEIGHT_ONE, TrainSettings
 from fgit.stage_reports import RunParameters, SegmentsReport, TrainingStep, TrainReport
+from fgit.train.engine import check_fits
 from fgit.train.examples import check_used, examples, marked_share_bins, split_held_out
 from fgit.train.loop import Trained, train_loop
 from fgit.train.model_card import CardFacts, model_card, used_in_words
@@ -93,6 +94,7 @@ def train(
         settings = state.settled(settings)
         # accelerate places it: whole on a GPU, or a part on each.
         loaded = load_model(model, revision, "float32", on=torch.device("cpu"))
+        check_fits(loaded, tokenizer, [*training, *measured])
         trained = train_loop(loaded, training, settings, held_out=measured, state=state)
         if processes.is_first():
             counted = {

@@ -24,7 +24,7 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     from fgit.common.chat_templates import require_chat_template
     from fgit.common.models import device, load_model
     from fgit.common.tokenizers import load_tokenizer
-    from fgit.train.engine import Engine, check_exact
+    from fgit.train.engine import Engine, check_exact, check_fits
     from fgit.train.examples import examples
     from fgit.train.rows import lay_out
 
@@ -46,9 +46,9 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
             f"{pairs}: the prompt of {too_long!r} leaves no room for a response in "
             f"{settings.max_length} tokens; raise --max-length"
         )
-    engine = Engine(
-        load_model(model, dtype="float32"), settings.model_copy(update={"precision": "fp32"})
-    )
+    network = load_model(model, dtype="float32")
+    check_fits(network, tokenizer, built, "--max-length")
+    engine = Engine(network, settings.model_copy(update={"precision": "fp32"}))
     check_exact(engine)
     rows = []
     with torch.no_grad():
