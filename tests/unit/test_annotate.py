@@ -230,7 +230,7 @@ def test_bins_hold_each_number_once(numbers):
 
 @settings(max_examples=20)
 @given(
-    st.lists(st.tuples(TEXTS, st.none() | TEXTS), max_size=8),
+    st.lists(st.tuples(TEXTS, st.none() | TEXTS), min_size=1, max_size=8),
     st.integers(1, 4),
 )
 def test_parts_of_any_size_give_what_the_pairs_give(tmp_path_factory, pairs, part):

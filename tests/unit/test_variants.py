@@ -44,7 +44,7 @@ def test_the_parts_are_the_records(tmp_path, name, size):
     parts = list(sample_parts(path, size))
     assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
     assert pl.concat(parts).equals(read_samples(path))
-    assert read_samples(path).drop("code_at").to_dicts() == rows(7)
+    assert read_samples(path).drop("code_at", "history").to_dicts() == rows(7)
     assert sample_ids(path) == [f"s{n}" for n in range(7)]
 
 

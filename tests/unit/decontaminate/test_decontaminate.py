@@ -404,7 +404,7 @@ def test_a_missing_file_is_an_error(name, tmp_path):
 def test_a_file_that_is_no_benchmark_is_refused(stage):
     with pytest.raises(UserError, match=r"benchmark\.jsonl, row 2: not a problem of a known"):
         stage([sample()], [PROBLEM, {"task_id": "a", "answer": "b"}])
-    with pytest.raises(UserError, match="row 1: no field 'canonical_solution'"):
+    with pytest.raises(UserError, match="row 1: 'canonical_solution' is null"):
         stage([sample()], [PROBLEM | {"canonical_solution": None}])
     with pytest.raises(UserError, match="no problem in it"):
         stage([sample()], [])
@@ -440,7 +440,7 @@ def test_a_dataset_of_the_hub(hub, tmp_path):
     assert len(pl.read_parquet(out)) == 1
     found = json.loads(report.read_text())
     assert found["bad_rows"][0].startswith(
-        "org/data (hub, split train), row 2: no field 'response'"
+        "org/data (hub, split train), row 2: 'response' is null"
     )
     assert found["removed"][0]["row"] == 3
     with pytest.raises(UserError, match=r"org/other: .*revision not pinned, split 'test'.*HF_HOME"):
