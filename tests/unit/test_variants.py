@@ -81,7 +81,7 @@ def test_an_id_that_stands_twice_in_different_parts_is_named(tmp_path, name):
 def test_a_row_without_a_response_is_named(tmp_path):
     found = rows(5)
     found[3]["response"] = None
-    with pytest.raises(UserError, match=r"r\.parquet, row 4: no field 'response'"):
+    with pytest.raises(UserError, match=r"r\.parquet, row 4: 'response' is null"):
         list(sample_parts(write(tmp_path / "r.parquet", found), 2))
 
 

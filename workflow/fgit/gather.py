@@ -138,7 +138,9 @@ def check_answers(path: Path, report: ShardReport, ids: pl.Series) -> None:
     counts = {"answers": len(frame), "usable": frame["usable"].sum()}
     for name, count in counts.items():
         if (said := getattr(report, name)) != count:
-            raise UserError(f"{path}: {count} {name}, but its report says {said}; {SHARD.advice}")
+            raise UserError(
+                f"{path}: its report says {name} {said}, but it has {count}; {SHARD.advice}"
+            )
     others = frame.filter(~pl.col("id").is_in(ids.implode()))
     if len(others):
         raise UserError(

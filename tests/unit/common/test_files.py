@@ -281,7 +281,7 @@ BAD_ROWS = {
     b"[1]": "not a JSON object",
     b"null": "not a JSON object",
     b'{"b": "x"}': r"no field 'a' \(it has: b\)",
-    b'{"a": null}': "no field 'a'",
+    b'{"a": null}': "'a' is null",
     b'{"a": 3}': "'a' is int, not text: 3",
     b'{"a": ["x"]}': "'a' is list, not text",
     b'{"a": " \\n"}': "'a' is empty",

@@ -252,7 +252,7 @@ def plain_sample(
     for ours, turns in taken.items():
         name = fields.get(ours, ours)
         value = row.get(name)
-        if value is None and "." in name:
+        if value is None:
             turns += filter(None, (turn_at(row, path) for path in paths_in(name)))
             value = value_of(row, name)
         if is_chat(value):
@@ -311,13 +311,16 @@ def check_paths(
         ("instruction", instruction, ("system", "user")),
         ("response", response, ("assistant",)),
     ):
-        for chat, place, _, role in turns:
-            if role not in roles or turns[-1][-1] != roles[-1]:
-                raise BadChat(
-                    f"{ours}: turn {place} of {chat!r} is the {role}'s; read the chat by role, "
-                    f"fields: {{chat: {chat}}}",
-                    "wrong turn",
-                )
+        wrong = [turn for turn in turns if turn[-1] not in roles]
+        if turns and turns[-1][-1] != roles[-1]:
+            wrong.append(turns[-1])
+        if wrong:
+            chat, place, _, role = wrong[0]
+            raise BadChat(
+                f"{ours}: turn {place} of {chat!r} is the {role}'s; read the chat by role, "
+                f"fields: {{chat: {chat}}}",
+                "wrong turn",
+            )
     if instruction and response:
         (chat, asked, count, _), (other, answered, _, _) = instruction[-1], response[0]
         if chat == other and answered != asked + 1:

@@ -24,7 +24,7 @@ from fgit.config import DecontaminateSettings, Turns, misfit
 from fgit.decontaminate.chats import BESIDE, samples_of_rows
 from fgit.decontaminate.search import MATCH_RULES, REMOVES, TEXT_FIELDS, Match, Search
 from fgit.decontaminate.texts import normalise, read_benchmark
-from fgit.stage_reports import DecontaminateReport, FoundText
+from fgit.stage_reports import DecontaminateReport, FoundText, counts_in_words
 from fgit.variants import CODE_AT, HISTORY, RECORD_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -157,6 +157,12 @@ def decontaminate(
     )
     summary.write(report)
     log.info("%s", line_of(data, summary))
+    if left_out := summary.chats.get("turns_left_out"):
+        log.warning(
+            "%s: %d turns of chats are in no sample; fields: {chat: COLUMN} keeps what stands "
+            "before an answer, and turns: every makes a sample of each answer",
+            *(data, left_out),
+        )
 
 
 def rule(settings: DecontaminateSettings) -> str:
@@ -191,6 +197,7 @@ def line_of(data: str, report: DecontaminateReport) -> str:
         f"({report.duplicates['exact']} duplicates among the clean ones); what the mode "
         f"{report.mode} does not remove but another does: {report.not_removed_count}; "
         f"{report.exempt_texts} trivial texts exempt"
+        + (f"; {counts_in_words(report.chats)}" if report.chats else "")
     )
 
 
@@ -459,7 +466,7 @@ class Account:
         self.samples += len(samples)
         self.bad += [str(row) for row in part.bad[: BAD_ROWS - len(self.bad)]]
         self.bad_by_kind.update(row.kind for row in part.bad)
-        self.chats += part.chats
+        self.chats.update(part.chats)
         removed = [any(match.rule in self.removes for match in held) for held in part.matches]
         rows: list[dict[str, Any]] = []
         for number, (held, is_removed) in enumerate(zip(part.matches, removed, strict=True)):
