@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -401,6 +402,137 @@ def test_broken_parquet(tmp_path):
             files.read_parquet(path)
         with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
             list(files.read_parts(path, 10))
+
+
+@pytest.fixture(scope="module")
+def groups():
+    """A Parquet file of three groups of rows, as bytes, and its rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.parquet")
+        frame = pl.DataFrame({"id": [f"s{i}" for i in range(300)], "k": list(range(300))})
+        frame.write_parquet(path, row_group_size=100)
+        return path.read_bytes(), frame
+
+
+@many
+@given(data=st.data())
+def test_a_damaged_parquet_file_is_refused_or_has_all_rows(tmp_path, groups, data):
+    """Cut anywhere, or with a bit flipped: no traceback, and never the first rows alone."""
+    content, frame = groups
+    damaged = bytearray(content[: data.draw(st.integers(0, len(content)))])
+    if data.draw(st.booleans()):
+        damaged = bytearray(content)
+        damaged[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path / "a.parquet"
+    path.write_bytes(damaged)
+    layout = files.Layout(dict(frame.schema), "make it again")
+    for read in (
+        lambda: files.read_parquet(path, layout),
+        lambda: pl.concat(list(files.read_parts(path, 40, layout))),
+    ):
+        try:
+            assert read().height == frame.height
+        except UserError as error:
+            assert str(error).startswith(f"{path}")
+            assert "make it again" in str(error)
+
+
+NESTED = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+LAYOUT = files.Layout(
+    {"id": pl.String, "k": pl.Int64, "p": pl.Float64, "spans": pl.List(pl.List(pl.Int64))},
+    advice="run fgit it",
+    optional={"history": NESTED},
+    filled=("p",),
+    key=("id", "k"),
+)
+TURN = {"role": "user", "content": "x"}
+
+
+def good():
+    return pl.DataFrame(
+        {"id": ["a", "a", "b"], "k": [0, 1, 0], "p": [0.0] * 3, "spans": [[[0, 1]], [], None]},
+        schema=LAYOUT.columns,
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"more": pl.lit(1)},
+        {"k": pl.col("k").cast(pl.Int8)},
+        {"k": pl.col("k").cast(pl.UInt32)},
+        {"p": pl.col("p").cast(pl.Float32)},
+        {"id": pl.col("id").cast(pl.Categorical)},
+        {"id": pl.col("id").cast(pl.Enum(["a", "b"]))},
+        {"spans": pl.lit(None)},
+        {"spans": pl.col("spans").cast(pl.List(pl.List(pl.Int32)))},
+        {"spans": pl.lit([[3, 4]]).cast(pl.List(pl.Array(pl.Int16, 2)))},
+        {"history": pl.lit(None)},
+        {"history": pl.Series([[TURN]] * 3, dtype=NESTED)},
+        {"history": pl.Series([[dict(reversed(TURN.items()))], [], None])},
+        {
+            "history": pl.Series([[TURN]] * 3).cast(
+                pl.List(pl.Struct(dict.fromkeys(TURN, pl.Categorical)))
+            )
+        },
+    ],
+)
+def test_what_holds_the_same_is_read_as_the_type_that_it_should_have(tmp_path, other):
+    path = tmp_path / "a.parquet"
+    frame = good().with_columns(**other)
+    frame.select(sorted(frame.columns)).write_parquet(path)
+    read = files.read_parquet(path, LAYOUT)
+    assert {name: read.schema[name] for name in LAYOUT.types} == LAYOUT.types
+    same = [name for name in LAYOUT.columns if name not in other]
+    assert read.select(same).equals(good().select(same))
+    (part,) = files.read_parts(path, 10, LAYOUT, others=False)
+    assert part.equals(read.select(list(LAYOUT.types)))
+    assert read["k"].to_list() == [0, 1, 0]
+    assert read["history"].to_list()[0] in (None, [TURN])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: f.drop("k", "p"), r"no column k, p \(it has: id, spans\)"),
+        (lambda f: pl.DataFrame(), r"no column id, k, p, spans \(it has: none\)"),
+        (lambda f: f.rename({"id": "ID"}), "no column id"),
+        (lambda f: f.with_columns(id=pl.col("k")), "column id is of type Int64, not String"),
+        (lambda f: f.with_columns(id=pl.lit(b"x")), "column id is of type Binary, not String"),
+        (lambda f: f.with_columns(pl.col("k").cast(pl.String)), "k is of type String, not Int64"),
+        (lambda f: f.with_columns(k=pl.lit(0.5)), "column k is of type Float64, not Int64"),
+        (lambda f: f.with_columns(k=pl.lit(True)), "column k is of type Boolean, not Int64"),
+        (lambda f: f.with_columns(pl.col("k").cast(pl.UInt64)), "k is of type UInt64, not Int64"),
+        (lambda f: f.with_columns(p=pl.lit("x")), "column p is of type String, not Float64"),
+        (lambda f: f.with_columns(spans=pl.concat_list("k")), "spans is of type List.Int64., not"),
+        (lambda f: f.with_columns(spans=pl.lit("[[0, 1]]")), "spans is of type String, not List"),
+        (lambda f: f.with_columns(spans=pl.concat_list("p").implode()), "spans is of type List"),
+        (lambda f: f.with_columns(history=pl.lit("x")), "column history is of type String"),
+        (
+            lambda f: f.with_columns(history=pl.Series([[{"from": "x", "value": "y"}]] * 3)),
+            r"history is of type List\(Struct\({'from'.*not List\(Struct\({'role'",
+        ),
+        (lambda f: f.head(0), "no rows in it"),
+        (lambda f: f.with_columns(id=pl.lit(None)), "row 1: 'id' is null"),
+        (lambda f: f.with_columns(p=pl.Series([0.0, None, 0.0])), "row 2: 'p' is null"),
+        (lambda f: f.with_columns(k=pl.lit(0)), "column k is of type Int32|rows 1 and 2"),
+        (lambda f: f.with_columns(id=pl.lit("a")), "rows 1 and 3: the same id 'a', k 0 twice"),
+    ],
+)
+def test_what_is_otherwise_is_named(tmp_path, damage, message):
+    path = tmp_path / "a.parquet"
+    damage(good()).write_parquet(path)
+    for read in (files.read_parquet, lambda *given: list(files.read_parts(given[0], 2, given[1]))):
+        with pytest.raises(UserError, match=rf"a\.parquet.*{message}.*; run fgit it"):
+            read(path, LAYOUT)
+
+
+def test_a_folder_is_no_parquet_file(tmp_path):
+    good().write_parquet(tmp_path / "part.parquet")
+    for read in (files.read_parquet, files.scan_parquet):
+        with pytest.raises(UserError, match="a folder, and no Parquet file"):
+            read(tmp_path)
 
 
 def test_missing_and_unknown_files(tmp_path):

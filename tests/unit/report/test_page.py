@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgit.annotate import segments
+from fgit.annotate import SPAN_COLUMNS, segments
 from fgit.common.errors import UserError
 from fgit.common.files import write_json, write_parquet
 from fgit.report.decontamination import decontamination_section
 from fgit.report.evaluations import short_names
 from fgit.report.figures import thinned
-from fgit.report.first_pairs import SPAN_COLUMNS, first_pairs
+from fgit.report.first_pairs import first_pairs
 from fgit.report.segments import code_lines, facing, side_by_side, token_lines
 from fgit.report.stage import report
 from fgit.report.training import read_trainings
