@@ -181,8 +181,9 @@ def test_mark():
 
 def write_pairs(path, pairs):
     frame = pl.DataFrame(
-        [{"id": str(i), "response": y, "variant": v} for i, (y, v) in enumerate(pairs)],
-        schema={"id": pl.String, "response": pl.String, "variant": pl.String},
+        [(str(i), f"Do {i}.", y, v) for i, (y, v) in enumerate(pairs)],
+        schema=dict.fromkeys(("id", "instruction", "response", "variant"), pl.String),
+        orient="row",
     )
     frame.write_parquet(path)
 
@@ -347,6 +348,6 @@ def test_spans_that_are_none_of_their_text_are_named(tmp_path, name, spans, mess
 
 def test_not_a_pairs_file(tmp_path):
     pl.DataFrame({"id": ["a"]}).write_parquet(tmp_path / "pairs.parquet")
-    with pytest.raises(UserError, match="no column response, variant"):
+    with pytest.raises(UserError, match="no column instruction, response, variant"):
         annotate(tmp_path / "pairs.parquet", tmp_path / "s.parquet", tmp_path / "r.json")
     assert not (tmp_path / "s.parquet").exists()

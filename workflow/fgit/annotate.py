@@ -49,18 +49,12 @@ class Segments:
 
 SPAN_COLUMNS = tuple(field.name for field in dataclasses.fields(Segments))
 
-SIDE_TEXTS = Layout(
-    dict.fromkeys(("id", *SIDES), pl.String),
-    filled=("id", "response"),
+PAIRS = Layout(
+    dict.fromkeys(("id", "instruction", *SIDES), pl.String),
+    optional={"history": HISTORY},
+    filled=("instruction", "response"),
     key=("id",),
     advice="name the pairs that fgit select wrote, or make them again",
-)
-# With what they answer.
-PAIRS = dataclasses.replace(
-    SIDE_TEXTS,
-    columns={**SIDE_TEXTS.columns, "instruction": pl.String},
-    filled=(*SIDE_TEXTS.filled, "instruction"),
-    optional={"history": HISTORY},
 )
 SPANS = dataclasses.replace(
     PAIRS,
@@ -141,7 +135,7 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
     Raises:
         UserError: if ``pairs`` are none.
     """
-    parts = read_parts(pairs, PART, SIDE_TEXTS)
+    parts = read_parts(pairs, PART, PAIRS)
     first = next(parts)
     samples = parquet_height(pairs)
     whole, texts = itertools.tee(itertools.chain([first], parts))

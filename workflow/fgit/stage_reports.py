@@ -64,8 +64,8 @@ class DecontaminateReport(Report):
     """How many rows came in, were unusable, were removed and kept, by what and why; the first
     matches in samples that were removed, and in those that were not.
 
-    chats: rows that are chats, their answers (samples are of the last, or of every one), and turns
-        that are in no sample; empty where no row is one.
+    chats: rows that are chats, their answers, the samples of these (of the last, or of every one),
+        and turns that are in no sample; empty where no row is one.
     """
 
     stage = "decontaminate"

@@ -82,7 +82,8 @@ def test_every_layout_gives_the_turns(layout, system, texts):
         before = whole[: len(whole) - len(texts) + 2 * n - 2]
         assert json.loads(sample["history"] or "[]") == openai(*before)
         assert sample["id"] == f"a-turn-{n}"
-    assert counts == {"chats": 1, "answers": len(texts) // 2, "turns_left_out": 0}
+    count = len(texts) // 2
+    assert counts == {"chats": 1, "answers": count, "samples": count, "turns_left_out": 0}
     last, _ = read({"c": LAYOUTS[layout](*whole), "id": "a"}, {"chat": "c"})
     assert last == [samples[-1] | {"id": "a"}]
 

@@ -17,6 +17,8 @@ from fgit.common.errors import UserError
 from fgit.config import DecontaminateSettings
 from fgit.decontaminate.stage import CLEAN_COLUMNS, MATCH_COLUMNS, Ids, decontaminate
 from fgit.decontaminate.texts import normalise
+from fgit.report.funnel import dataset_lines
+from fgit.stage_reports import DecontaminateReport
 from tests.problems import DESCRIPTION, PROBLEM, SOLUTION
 
 QUICKSTART = Path(__file__).parents[3] / "workflow" / "quickstart"
@@ -400,11 +402,13 @@ def test_chats_become_samples_with_their_history(stage):
     last = ("a", "Now multiply.", "x = 2", "python", None, first[:3])
     assert [row[:6] for row in frame.iter_rows()] == [last, ("b", "Add.", "x = 1", *[None] * 3)]
     assert report["bad_rows_by_reason"] == {"no last answer": 1, "null": 1}
-    assert report["chats"] == {"chats": 2, "answers": 3, "turns_left_out": 0}
+    assert report["chats"] == {"chats": 2, "answers": 3, "samples": 2, "turns_left_out": 0}
     every, report = stage(rows, turns="every", **given)
     assert every["id"].to_list() == ["a-turn-1", "a-turn-2", "b-turn-1"]
     assert every["history"].to_list() == [first[:1], first[:3], None]
     assert (report["rows"], report["samples"], report["kept"]) == (4, 3, 3)
+    lines = dataset_lines("d", DecontaminateReport(**report))
+    assert [line.left for line in lines] == [4, 3, 2, 3, 3, 3, 3]
     typed = pl.DataFrame(rows[:2], schema={"messages": CLEAN_COLUMNS["history"], "id": pl.String})
     assert stage(typed, fields={"chat": "messages"})[0]["response"].to_list() == ["x = 2", "x = 1"]
 

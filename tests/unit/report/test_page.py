@@ -321,13 +321,13 @@ def test_the_first_pairs_are_read_and_no_more(folder, first):
     pairs = first_pairs(folder.root, "tasks", "generate")
     expected = frame.filter(pl.col("variant").is_not_null()).head(8)
     assert pairs["id"].to_list() == expected["id"].to_list()
-    assert pairs.equals(expected.select(pairs.columns))
+    assert pairs.drop("history").equals(expected.select(pairs.drop("history").columns))
 
 
 def test_spans_without_a_column_are_named(folder):
     path = folder.path("annotate/tasks/generate/spans.parquet")
     write_parquet(path, folder.pairs().drop("variant_lines"))
-    with pytest.raises(UserError, match=r"spans\.parquet: no column variant_lines; run the annot"):
+    with pytest.raises(UserError, match=r"spans\.parquet: no column variant_lines .*run the annot"):
         first_pairs(folder.root, "tasks", "generate")
 
 

@@ -56,8 +56,8 @@ def samples_of_rows(
             text stands before each. Rows of neither are passed on, unless a path takes the wrong
             turn of a chat.
         turns: ``last`` or ``every``: which answers of a chat become samples.
-        counts: is updated with the rows that are ``chats``, their ``answers``, and the
-            ``turns_left_out`` that are in no sample.
+        counts: is updated with the rows that are ``chats``, their ``answers``, the ``samples`` of
+            these, and the ``turns_left_out`` that are in none.
     """
     for number, row in rows:
         if isinstance(row, BadRow):
@@ -92,14 +92,14 @@ def samples_of(
     check_order(chat, name)
     beside = {ours: value_of(row, fields.get(ours, ours)) for ours in BESIDE}
     answers = [place for place, turn in enumerate(chat) if turn["role"] == "assistant"]
-    counts.update(chats=1, answers=len(answers))
     # OpenAI's mark of answers that are there to be read, not to be learnt.
     chosen = [(n, place) for n, place in enumerate(answers, 1) if chat[place]["weight"] != 0]
     if not chosen:
         raise BadChat(f"{name!r}: every answer has the weight 0", "no answer")
     if turns == "last":
         chosen = chosen[-1:]
-    counts["turns_left_out"] += len(chat) - 1 - chosen[-1][1]
+    left_out = len(chat) - 1 - chosen[-1][1]
+    counts.update(chats=1, answers=len(answers), samples=len(chosen), turns_left_out=left_out)
     samples: list[Mapping[str, Any]] = []
     for n, place in chosen:
         history = [{key: t[key] for key in ("role", "content")} for t in chat[: place - 1]]
