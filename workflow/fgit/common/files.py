@@ -393,16 +393,12 @@ def not_an_object(path: str, number: int) -> BadRow:
     return BadRow(path, number, "not a JSON object", "not an object")
 
 
-# ------------------------------------------------------------------ reading Parquet
-
-
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """What a Parquet file must have, so that a stage can read it.
 
-    A column of another type is taken where none of its values changes: whole numbers of 64 bits at
-    most for Int64, Categorical for String, nothing but nulls for anything; it is read as the type
-    that it should have. Further columns may be there.
+    A column of a type without other values is taken, and read as the type that it should have:
+    smaller integers for Int64, Categorical for String, nothing but nulls for anything.
 
     Attributes:
         columns: name -> type. optional: likewise, of columns that are null where they are absent.
@@ -420,8 +416,8 @@ class Layout:
     empty: bool = False
 
     @property
-    def types(self) -> dict[str, Any]:
-        return {**self.columns, **self.optional}
+    def types(self) -> pl.Schema:
+        return pl.Schema({**self.columns, **self.optional})
 
 
 ANYTHING = Layout({}, "make it again", empty=True)
@@ -439,15 +435,13 @@ def scan_parquet(path: str | os.PathLike[str], layout: Layout = ANYTHING) -> pl.
     with readable(path, layout):
         frame = pl.scan_parquet(Path(path), glob=False)
         schema = frame.collect_schema()
-        names = ", ".join(schema.names()) or "none"
-        if missing := [name for name in layout.columns if name not in schema]:
-            raise UserError(
-                f"{path}: no column {', '.join(missing)} (it has: {names}); {layout.advice}"
-            )
+        if missing := ", ".join(name for name in layout.columns if name not in schema):
+            names = ", ".join(schema) or "none"
+            raise UserError(f"{path}: no column {missing} (it has: {names}); {layout.advice}")
         for name, kind in layout.types.items():
             if name in schema and not can_be(schema[name], kind):
                 raise UserError(
-                    f"{path}: the column {name} is of type {schema[name]}, not {pl_name(kind)}; "
+                    f"{path}: the column {name} is of type {schema[name]}, not {kind}; "
                     f"{layout.advice}"
                 )
         frame = frame.with_columns(
@@ -457,10 +451,10 @@ def scan_parquet(path: str | os.PathLike[str], layout: Layout = ANYTHING) -> pl.
         )
         if not layout.empty and not parquet_height(path):
             raise UserError(f"{path}: no rows in it; {layout.advice}")
-        for name in dict.fromkeys([*layout.key, *layout.filled]):
-            nulls = frame.select(pl.arg_where(pl.col(name).is_null())).collect().to_series()
-            if len(nulls):
-                raise UserError(f"{path}, row {nulls[0] + 1}: {name!r} is null; {layout.advice}")
+        for name in (*layout.key, *layout.filled):
+            nulls = frame.select(pl.arg_where(pl.col(name).is_null())).head(1).collect()
+            for row in nulls.to_series():
+                raise UserError(f"{path}, row {row + 1}: {name!r} is null; {layout.advice}")
         if layout.key:
             check_key(path, frame.select(layout.key).collect(), layout)
     return frame
@@ -468,14 +462,12 @@ def scan_parquet(path: str | os.PathLike[str], layout: Layout = ANYTHING) -> pl.
 
 def check_key(path: str | os.PathLike[str], keys: pl.DataFrame, layout: Layout) -> None:
     """No two rows alike."""
-    twice = keys.is_duplicated().arg_true()
-    if len(twice):
-        first = keys.row(twice[0])
-        second = next(row for row in twice.to_list()[1:] if keys.row(row) == first)
-        value = ", ".join(f"{n} {v!r}" for n, v in zip(layout.key, first, strict=True))
-        raise UserError(
-            f"{path}, rows {twice[0] + 1} and {second + 1}: the same {value} twice; {layout.advice}"
-        )
+    twice = keys.with_row_index("row", 1).filter(keys.is_duplicated()).rows()
+    if twice:
+        rows = [str(row) for row, *values in twice if values == [*twice[0][1:]]]
+        value = ", ".join(f"{n} {v!r}" for n, v in zip(layout.key, twice[0][1:], strict=True))
+        where = f"{path}, rows {rows[0]} and {rows[1]}"
+        raise UserError(f"{where}: the same {value} twice; {layout.advice}")
 
 
 def can_be(has: Any, needed: Any) -> bool:
@@ -497,21 +489,14 @@ def can_be(has: Any, needed: Any) -> bool:
     return bool(needed == pl.Int64 and has in smaller)
 
 
-def pl_name(kind: Any) -> str:
-    """A type as polars prints it; some are given as classes."""
-    return str(kind() if isinstance(kind, type) else kind)
-
-
 @contextlib.contextmanager
 def readable(path: str | os.PathLike[str], layout: Layout) -> Iterator[None]:
     """Say of a Parquet file that cannot be read which it is."""
     try:
         yield
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: not a readable Parquet file ({reason:.200}); {layout.advice}"
-        ) from error
+        broken = f"{path}: not a readable Parquet file ({' '.join(str(error).split()):.200})"
+        raise UserError(f"{broken}; {layout.advice}") from error
 
 
 def parquet_height(path: str | os.PathLike[str]) -> int:
@@ -544,17 +529,17 @@ def read_parts(
     frame = scan_parquet(path, layout)
     if not others:
         frame = frame.select(list(layout.types))
-    left = expected = parquet_height(path)
+    left = height = parquet_height(path)
     with readable(path, layout):
         for part in frame.collect_batches(chunk_size=rows, lazy=True):
             left -= len(part)
             yield part
-        if not expected:
+        if not height:
             yield frame.collect()
     if left:  # what breaks behind the first rows ends the batches without an error
         raise UserError(
-            f"{path}: not a readable Parquet file ({expected - left} of {expected} rows can be "
-            f"read); {layout.advice}"
+            f"{path}: not a readable Parquet file (only {height - left} of {height} rows); "
+            f"{layout.advice}"
         )
 
 
