@@ -237,7 +237,7 @@ def read_outcomes(folder: Path, kind: str) -> pl.DataFrame:
             else dict.fromkeys(("p_correct", "p_incorrect"), pl.Float64)
         ),
     }
-    layout = Layout(columns, key=("task_id",), advice=AGAIN)
+    layout = Layout(columns, filled=(outcome_of(kind, TESTS[0]),), key=("task_id",), advice=AGAIN)
     return read_parquet(folder / "outcomes.parquet", layout)
 
 
