@@ -181,8 +181,9 @@ def test_mark():
 
 def write_pairs(path, pairs):
     frame = pl.DataFrame(
-        [{"id": str(i), "response": y, "variant": v} for i, (y, v) in enumerate(pairs)],
-        schema={"id": pl.String, "response": pl.String, "variant": pl.String},
+        [(str(i), f"Do {i}.", y, v) for i, (y, v) in enumerate(pairs)],
+        schema=dict.fromkeys(("id", "instruction", "response", "variant"), pl.String),
+        orient="row",
     )
     frame.write_parquet(path)
 
@@ -230,7 +231,7 @@ def test_bins_hold_each_number_once(numbers):
 
 @settings(max_examples=20)
 @given(
-    st.lists(st.tuples(TEXTS, st.none() | TEXTS), max_size=8),
+    st.lists(st.tuples(TEXTS, st.none() | TEXTS), min_size=1, max_size=8),
     st.integers(1, 4),
 )
 def test_parts_of_any_size_give_what_the_pairs_give(tmp_path_factory, pairs, part):
@@ -301,8 +302,52 @@ def test_threads_change_nothing(tmp_path_factory, seed):
     assert frames[0].equals(frames[1])
 
 
+TWO = {"response_lines": [[[0, 2]]], "response_characters": [[[0, 1]]]} | {
+    "variant_lines": [[[0, 2]]],
+    "variant_characters": [[[0, 1]]],
+}
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([[0, 9]], r"row 1 \('s'\): .*\[\[0, 9\]\] are not \[start, end\) within its text"),
+        ([[-1, 1]], "within its text"),
+        ([[1, 1]], "within its text"),
+        ([[1, 0]], "within its text"),
+        ([[0, 1], [0, 2]], "in order"),
+        ([[1, 2], [0, 1]], "in order"),
+        ([[0]], "within its text"),
+        ([[0, 1, 2]], "within its text"),
+        ([[]], "within its text"),
+        ([None], "within its text"),
+        ([[0, None]], "within its text"),
+        ([[None, 1]], "within its text"),
+        (None, "None are not"),
+        ([], None),
+        ([[0, 1], [1, 2]], None),
+    ],
+)
+@pytest.mark.parametrize("name", module.SPAN_COLUMNS)
+def test_spans_that_are_none_of_their_text_are_named(tmp_path, name, spans, message):
+    """Nothing outside a text can be marked: an edited file would be trained on otherwise."""
+    texts = {"id": ["s"], "instruction": ["x"], "response": ["ä\n"], "variant": ["b\n"]}
+    frame = pl.DataFrame(texts | TWO | {name: [spans]}, schema=module.SPANS.columns)
+    path = tmp_path / "spans.parquet"
+    frame.write_parquet(path)
+    if message is None:
+        assert module.read_spans(path).drop("history").equals(frame)
+        return
+    with pytest.raises(UserError, match=message) as error:
+        module.read_spans(path)
+    assert name in str(error.value) and "run the annotate stage again" in str(error.value)
+    nothing = pl.lit(None, pl.String)
+    frame.with_columns(variant=nothing).write_parquet(path)  # of no pair nobody reads the spans
+    module.read_spans(path)
+
+
 def test_not_a_pairs_file(tmp_path):
     pl.DataFrame({"id": ["a"]}).write_parquet(tmp_path / "pairs.parquet")
-    with pytest.raises(UserError, match="no column response, variant"):
+    with pytest.raises(UserError, match="no column instruction, response, variant"):
         annotate(tmp_path / "pairs.parquet", tmp_path / "s.parquet", tmp_path / "r.json")
     assert not (tmp_path / "s.parquet").exists()

@@ -16,6 +16,7 @@ import polars as pl
 import pytest
 
 from fgit import cli, config, verbs
+from fgit.annotate import SPANS
 from fgit.common.errors import OF_DISKS, Stopped, UserError
 from fgit.common.files import sha256, write_jsonl, write_parquet
 from fgit.common.provenance import digest
@@ -262,20 +263,11 @@ def test_a_folder_where_a_file_should_be(refused, tmp_path, verb):
     assert "folder.jsonl" in told
 
 
-EMPTY = {
-    "records": ("id", "instruction", "response", "language"),
-    "pairs": ("id", "instruction", "response", "variant"),
-}
-
-
-@pytest.mark.parametrize("verb", ["decontaminate", "generate", "mutate", "train"])
+@pytest.mark.parametrize("verb", ["decontaminate", "generate", "mutate", "annotate", "train"])
 def test_an_empty_dataset(refused, tmp_path, verb):
     """Nothing to work on ends the road with a message, not with an empty result."""
-    schema = dict.fromkeys(
-        [*EMPTY["pairs"], "language", "response_lines", "response_characters"], pl.String
-    )
     path = tmp_path / "empty.parquet"
-    write_parquet(path, pl.DataFrame(schema=schema))
+    write_parquet(path, pl.DataFrame(schema=SPANS.types))
     told = refused(*filled(verb, path, tmp_path))
     assert str(path) in told and re.search(r"no (problem|sample|usable|row|record)", told)
 

@@ -264,7 +264,7 @@ def test_a_seed_twice(a, b, tmp_path):
 
 def test_a_problem_twice(a, tmp_path):
     other = score(tmp_path / "b", B, B_PLUS, tasks=["HumanEval/0", *problems(9)])
-    assert "more than one row of HumanEval/0;" in refusal(a, other, tmp_path)
+    assert "the same task_id 'HumanEval/0' twice;" in refusal(a, other, tmp_path)
 
 
 def test_an_older_layout_is_scored_again(a, b, tmp_path):
@@ -287,4 +287,4 @@ def test_pairs_scored_before_the_column_prefers_are_refused(tmp_path):
     a = sides(tmp_path / "a", [0.5, 0.75], [0.25, 0.25])
     path = a / "outcomes.parquet"
     write_parquet(path, pl.read_parquet(path).rename({"prefers": "base_pass"}))
-    assert f"{path}: no column prefers; run the score stage again" in refusal(a, a, tmp_path)
+    assert f"{path}: no column prefers (it has: " in refusal(a, a, tmp_path)

@@ -21,6 +21,11 @@ from tests.results_folder import score_summary
 RUN = "tiny/data/fgit/seed-0"
 
 
+def chat(*texts):
+    roles = ("user", "assistant")
+    return [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+
+
 def pairs():
     return [
         {
@@ -53,6 +58,19 @@ def test_pairs_are_what_trl_reads(tmp_path, tokenizer):
     assert rows[0]["rejected"] == [{"role": "assistant", "content": "x - 1"}]
     found = segments("x + 1", "x - 1")
     assert rows[0]["variant_characters"] == [list(span) for span in found.variant_characters]
+
+
+def test_the_turns_before_an_instruction_are_in_the_prompt(tmp_path, tiny_model, tokenizer):
+    """In what is exported as in training; the pairs' file may have none, for some or for all."""
+    history = [{"role": "system", "content": "Be brief."}, *chat("Add 0.", "x + 0")]
+    rows = [row | {"history": history if row["id"] == "s1" else None} for row in pairs()[:3]]
+    spans, out = annotated(tmp_path, rows), tmp_path / "pairs.jsonl"
+    export_pairs(spans, out, str(tiny_model))
+    first, second = map(json.loads, out.read_text().splitlines())
+    assert first["prompt"] == [*history, *chat("Add 1.")] and second["prompt"] == chat("Add 2.")
+    assert first["prompt_ids"] == prompt_ids(tokenizer, prompt_text(tokenizer, "Add 1.", history))
+    trained, _ = examples(pl.read_parquet(spans).iter_rows(named=True), tokenizer)
+    assert [e.prompt.tolist() for e in trained[1:]] == [first["prompt_ids"], second["prompt_ids"]]
 
 
 def test_ids_and_masks_are_those_of_training(tmp_path, tiny_model):

@@ -157,4 +157,52 @@ def test_a_report_that_is_none_is_named(tmp_path, records, shards):
 def test_no_usable_answer_in_any_shard(tmp_path, records, shards):
     for shard in shards:
         edit(shard, usable=0, refused={"no_code": 4})
+        answers = pl.read_parquet(shard)
+        answers.with_columns(code=pl.lit(None, pl.String)).write_parquet(shard)
     refused(shards, records, tmp_path, r"none of the 12 answers .* usable \(\{'no_code': 12\}\)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: f.rename({"code": "a"}), "no column code .*remove the shard"),
+        (lambda f: pl.DataFrame({"a": [1]}), "no column id, k, seed, answer"),
+        (lambda f: f.drop("tokens"), "no column tokens"),
+        (lambda f: f.with_columns(pl.col("k").cast(pl.Float64)), "column k is of type Float64"),
+        (lambda f: f.with_columns(code=pl.lit(b"x")), "column code is of type Binary, not String"),
+        (lambda f: f.with_columns(id=pl.lit(1)), "column id is of type Int32, not String"),
+        (
+            lambda f: f.with_columns(answer=pl.concat_list("answer")),
+            "column answer is of type List",
+        ),
+        (lambda f: f.head(3), "its report says answers 4, but it has 3"),
+        (lambda f: f.head(0), "its report says answers 4, but it has 0"),
+        (lambda f: pl.concat([f, f.tail(1).with_columns(k=pl.lit(7, pl.Int64))]), "has 5"),
+        (lambda f: f.with_columns(k=pl.lit(0, pl.Int64)), "rows 1 and 2: the same id 's2', k 0"),
+        (lambda f: f.with_columns(k=pl.lit(None, pl.Int64)), "row 1: 'k' is null"),
+        (lambda f: f.with_columns(id=pl.lit(None, pl.String)), "row 1: 'id' is null"),
+        (lambda f: f.with_columns(id=pl.col("id").replace("s2", "s0")), "'s0', which is not among"),
+        (lambda f: f.with_columns(code=pl.lit(None, pl.String)), "usable 4, but it has 0"),
+    ],
+)
+def test_a_shard_that_is_no_shard_is_named(tmp_path, records, shards, damage, message):
+    damage(pl.read_parquet(shards[1])).write_parquet(shards[1])
+    refused(shards, records, tmp_path, rf"2-of-3\.parquet.*{message}")
+
+
+@pytest.mark.parametrize("cut", [0, 3, 40, -1])
+def test_a_cut_shard_is_named(tmp_path, records, shards, cut):
+    shards[1].write_bytes(shards[1].read_bytes()[:cut])
+    refused(shards, records, tmp_path, r"2-of-3\.parquet: not a readable Parquet file .*remove the")
+
+
+def test_columns_that_hold_the_same_are_taken(tmp_path, records, shards):
+    """As other libraries write them: smaller integers, dictionaries of texts, nothing but nulls."""
+    expected = tmp_path / "expected.parquet"
+    gather(shards, records, expected, tmp_path / "report.json")
+    frame = pl.read_parquet(shards[1]).with_columns(
+        pl.col("k").cast(pl.UInt8), pl.col("id").cast(pl.Categorical), refused=pl.lit(None)
+    )
+    frame.select(sorted(frame.columns)).with_columns(more=1).write_parquet(shards[1])
+    gather(shards, records, tmp_path / "variants.parquet", tmp_path / "report.json")
+    assert pl.read_parquet(tmp_path / "variants.parquet").equals(pl.read_parquet(expected))

@@ -510,7 +510,11 @@ def test_each_section_of_the_config_is_a_stage():
 )
 def test_no_key_of_an_entry_lacks_its_flag(verb, entry, rename, leave_out, more):
     """Keys that no shipped config sets are not passed there, so all are set here."""
-    texts = dict.fromkeys(entry.model_fields, "1") | {"mode": "chat", "kind": "mbpp"}
+    texts = dict.fromkeys(entry.model_fields, "1") | {
+        "mode": "chat",
+        "kind": "mbpp",
+        "turns": "last",
+    }
     numbers = {n: 1 for n, field in entry.model_fields.items() if "int" in str(field.annotation)}
     values = {name: (texts | numbers)[name] for name in entry.model_fields}
     text = flags(entry.model_construct(**values), rename=rename, leave_out=leave_out)

@@ -9,6 +9,7 @@ from fgit.common.errors import UserError
 from fgit.variants import (
     CODE_AT,
     VARIANT_COLUMNS,
+    conversation,
     read_samples,
     sample_ids,
     sample_parts,
@@ -44,7 +45,7 @@ def test_the_parts_are_the_records(tmp_path, name, size):
     parts = list(sample_parts(path, size))
     assert [len(part) for part in parts[:-1]] == [size] * (len(parts) - 1)
     assert pl.concat(parts).equals(read_samples(path))
-    assert read_samples(path).drop("code_at").to_dicts() == rows(7)
+    assert read_samples(path).drop("code_at", "history").to_dicts() == rows(7)
     assert sample_ids(path) == [f"s{n}" for n in range(7)]
 
 
@@ -67,6 +68,32 @@ def test_a_place_that_is_none_is_named(tmp_path, place):
         read_samples(path)
 
 
+HISTORY = [{"role": "system", "content": "Be brief.\n"}, {"role": "user", "content": "Add."}]
+
+
+def test_the_turns_before_an_instruction_are_read(tmp_path):
+    found = [
+        row | {"history": history}
+        for row, history in zip(rows(3), [HISTORY, [], None], strict=True)
+    ]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    samples = read_samples(tmp_path / "r.jsonl")
+    samples.write_parquet(tmp_path / "r.parquet")
+    for frame in (samples, read_samples(tmp_path / "r.parquet")):
+        assert frame["history"].to_list() == [HISTORY, None, None]
+    assert conversation(samples.row(0, named=True)) == (
+        "System:\nBe brief.\n\nUser:\nAdd.\n\nUser:\nDo 0."
+    )
+    assert conversation(samples.row(1, named=True)) == "Do 1."
+
+
+@pytest.mark.parametrize("history", ["x", ["x"], [["x", "y"]], [{"role": "user"}], [{"a": 1}], 3])
+def test_a_history_that_is_none_is_named(tmp_path, history):
+    path = write(tmp_path / "r.jsonl", [row | {"history": history} for row in rows(1)])
+    with pytest.raises(UserError, match=r"r\.jsonl, row 1: history is .*leave the column out"):
+        read_samples(path)
+
+
 @pytest.mark.parametrize("name", ["r.parquet", "r.jsonl"])
 def test_an_id_that_stands_twice_in_different_parts_is_named(tmp_path, name):
     found = rows(5)
@@ -81,7 +108,7 @@ def test_an_id_that_stands_twice_in_different_parts_is_named(tmp_path, name):
 def test_a_row_without_a_response_is_named(tmp_path):
     found = rows(5)
     found[3]["response"] = None
-    with pytest.raises(UserError, match=r"r\.parquet, row 4: no field 'response'"):
+    with pytest.raises(UserError, match=r"r\.parquet, row 4: 'response' is null"):
         list(sample_parts(write(tmp_path / "r.parquet", found), 2))
 
 

@@ -20,9 +20,10 @@ import polars as pl
 
 from fgit.common import processes
 from fgit.common.errors import UserError
-from fgit.common.files import read_parts, writing_parquet
+from fgit.common.files import Layout, parquet_height, read_parquet, read_parts, writing_parquet
 from fgit.common.progress import bar
 from fgit.stage_reports import AnnotateReport
+from fgit.variants import HISTORY
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,19 @@ class Segments:
 
 
 SPAN_COLUMNS = tuple(field.name for field in dataclasses.fields(Segments))
+
+PAIRS = Layout(
+    dict.fromkeys(("id", "instruction", *SIDES), pl.String),
+    optional={"history": HISTORY},
+    filled=("instruction", "response"),
+    key=("id",),
+    advice="name the pairs that fgit select wrote, or make them again",
+)
+SPANS = dataclasses.replace(
+    PAIRS,
+    columns={**PAIRS.columns, **dict.fromkeys(SPAN_COLUMNS, SPANS_DTYPE)},
+    advice="name what fgit annotate wrote, or run the annotate stage again",
+)
 
 
 def with_spans(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,13 +131,13 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
     variant_characters, each a list of [start, end) in characters; null where there is no variant.
     The report is :class:`fgit.stage_reports.AnnotateReport`. Memory holds a few parts of the
     samples, whatever their number.
+
+    Raises:
+        UserError: if ``pairs`` are none.
     """
-    parts = read_parts(pairs, None, PART)
+    parts = read_parts(pairs, PART, PAIRS)
     first = next(parts)
-    missing = {"id", *SIDES} - set(first.columns)
-    if missing:
-        raise UserError(f"{pairs}: no column {', '.join(sorted(missing))}; is it a pairs file?")
-    samples = pl.scan_parquet(pairs, glob=False).select(pl.len()).collect().item()
+    samples = parquet_height(pairs)
     whole, texts = itertools.tee(itertools.chain([first], parts))
     parts_only = (part.select(SIDES) for part in texts)
     annotated = processes.each(annotate_part, parts_only, threads, samples)
@@ -169,6 +183,46 @@ def annotate_part(texts: pl.DataFrame) -> tuple[pl.DataFrame, Counter[tuple[str,
     # By way of JSON, since polars takes nested lists of Python ten times as slowly.
     texts_of_spans = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
     return texts_of_spans.with_columns(pl.all().str.json_decode(SPANS_DTYPE)), counts
+
+
+def read_spans(path: Path) -> pl.DataFrame:
+    """What :func:`annotate` wrote, all columns.
+
+    Raises:
+        UserError: if it is no such file, or spans are none of their texts.
+    """
+    frame = read_parquet(path, SPANS)
+    check_spans(path, frame)
+    return frame
+
+
+def check_spans(path: Path, frame: pl.DataFrame) -> None:
+    """Each pair's spans are [start, end) within its text, in order, and do not overlap.
+
+    Raises:
+        UserError: naming the row and the column of one that is not so.
+    """
+    pairs = frame.with_row_index("row", 1).filter(pl.col("variant").is_not_null())
+    for name in SPAN_COLUMNS:
+        length = pl.col(name.partition("_")[0]).str.len_chars().cast(pl.Int64)
+        spans = pairs.select("row", pl.col(name).alias("spans"), length=length)
+        filled = spans.filter(pl.col("spans").list.len() > 0).explode("spans")
+        start, end = (pl.col("spans").list.get(at, null_on_oob=True) for at in (0, 1))
+        previous = pl.when(pl.col("row") == pl.col("row").shift()).then(end.shift())
+        within = (pl.col("spans").list.len() == 2) & (start < end) & (end <= pl.col("length"))
+        good = within & (start >= previous.fill_null(0))
+        bad = pl.concat(
+            [
+                spans.filter(pl.col("spans").is_null()).select("row"),
+                filled.filter(~good.fill_null(False)).select("row"),
+            ]
+        )
+        if len(bad):
+            row = frame.row(bad["row"][0] - 1, named=True)
+            raise UserError(
+                f"{path}, row {bad['row'][0]} ({row['id']!r}): {name} {row[name]!r:.80} are not "
+                f"[start, end) within its text, in order; {SPANS.advice}"
+            )
 
 
 def line_count(text: str, spans: Iterable[Span]) -> int:

@@ -81,12 +81,6 @@ def read_side(side: str, folders: Sequence[Path]) -> list[Evaluation]:
         if folder.resolve() in {seed.folder.resolve() for seed in seeds}:
             raise UserError(f"--{side}: {folder} is named twice; each folder is another seed")
         seeds.append(read_evaluation(folder))
-        tasks = seeds[-1].outcomes["task_id"]
-        if twice := tasks.filter(tasks.is_duplicated()).unique(maintain_order=True).to_list():
-            raise UserError(
-                f"{folder / 'outcomes.parquet'}: more than one row of {some(twice)}; run the score "
-                "stage again"
-            )
     return seeds
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import polars as pl
 import yaml
 
-from fgit.annotate import SIDES, SPAN_COLUMNS
+from fgit.annotate import SIDES, SPAN_COLUMNS, read_spans
 from fgit.benchmarks.kinds import kind_of
 from fgit.common.errors import UserError
-from fgit.common.files import existing, read_parquet, replacing, write_jsonl, write_text
+from fgit.common.files import existing, replacing, write_jsonl, write_text
 from fgit.common.progress import bar
 from fgit.common.provenance import content
 from fgit.lineage import Lineage
@@ -45,12 +45,7 @@ def export_pairs(
     Raises:
         UserError: if the file has no spans or no pairs, or ``out`` is not named as JSONL.
     """
-    frame = read_parquet(spans)
-    missing = {"id", "instruction", *SIDES, *SPAN_COLUMNS} - set(frame.columns)
-    if missing:
-        raise UserError(
-            f"{spans}: no column {', '.join(sorted(missing))}; name a file that fgit annotate wrote"
-        )
+    frame = read_spans(spans)
     if not out.name.endswith((".jsonl", ".jsonl.gz")):
         raise UserError(f"{out}: pairs are written as JSONL; name it so (.jsonl, .jsonl.gz)")
     pairs = frame.filter(pl.col("variant").is_not_null())
@@ -74,7 +69,7 @@ def preferences(pairs: pl.DataFrame, tokenizer: Any | None) -> Iterator[dict[str
     ):
         yield {
             "id": row["id"],
-            "prompt": [{"role": "user", "content": row["instruction"]}],
+            "prompt": [*(row["history"] or []), {"role": "user", "content": row["instruction"]}],
             "chosen": [{"role": "assistant", "content": row["response"]}],
             "rejected": [{"role": "assistant", "content": row["variant"]}],
             **{name: row[name] for name in SPAN_COLUMNS},
@@ -90,7 +85,7 @@ def tokens_of(row: Mapping[str, Any], tokenizer: Any) -> dict[str, list[int]]:
     from fgit.train.examples import masks_of
 
     end = end_of_turn(tokenizer)
-    lists = {"prompt_ids": chat_ids(tokenizer, row["instruction"])}
+    lists = {"prompt_ids": chat_ids(tokenizer, row["instruction"], row["history"] or ())}
     for side, masks in zip(SIDES, masks_of(tokenizer, row), strict=True):
         if masks is not None:
             lists[f"{side}_ids"] = [*masks.tokens.tolist(), end]

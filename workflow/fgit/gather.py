@@ -1,6 +1,7 @@
 """Joining the shards of a dataset's variants, after seeing that they belong together."""
 
 import collections
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -14,7 +15,7 @@ from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.config import GenerateSettings
 from fgit.stage_reports import GenerateReport, ShardReport
-from fgit.variants import read_samples
+from fgit.variants import ANSWERS, VARIANT_COLUMNS, read_samples
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ SUMMED = (
     *("load_seconds", "seconds"),
 )
 OWN = ("shard", "records_sha256")
+# A shard may have no sample with code.
+SHARD = dataclasses.replace(ANSWERS, empty=True, advice="remove the shard, and make it again")
 MAY_DIFFER = {
     *(*SUMMED, *OWN, *GenerateSettings.speed_fields()),
     *("refused", "tokens_per_second", "same_text", "dtype"),
@@ -44,8 +47,9 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
             (with ``auto``, machines may differ).
 
     Raises:
-        UserError: naming the file, if a shard is missing, is there twice, or was made by other
-            settings or of other records; or if no record has code, or no answer is usable.
+        UserError: naming the file, if a shard is missing, is there twice, is broken or not what
+            its report says, or was made by other settings or of other records; or if no record has
+            code, or no answer is usable.
     """
     samples = read_samples(records)
     reports = {files.existing(path): ShardReport.read(path.with_suffix(".json")) for path in shards}
@@ -60,6 +64,7 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
                 f"{path}: its shard was made of other records than those of {records}; remove it, "
                 "and make it again"
             )
+        check_answers(path, reports[path], rows["id"])
     summary = summed([reports[path] for path in ordered])
     if not summary.answers:
         raise UserError(f"{records}: none of the {len(samples)} responses has code")
@@ -69,8 +74,10 @@ def gather(shards: Sequence[Path], records: Path, out: Path, report: Path) -> No
             f"{summary.teacher} is usable ({summary.refused}); try a stronger teacher, "
             f"or remove the folder {first.parent} to ask the same one again"
         )
-    with files.replacing(out) as temporary:
-        pl.scan_parquet(ordered, glob=False).sink_parquet(temporary, row_group_size=files.ROW_GROUP)
+    with files.writing_parquet(out, VARIANT_COLUMNS) as write:
+        for path in ordered:
+            for part in files.read_parts(path, files.ROW_GROUP, SHARD, others=False):
+                write(part)
     summary.write(report)
     log.info("%s", counts_in_lines(summary))
 
@@ -83,8 +90,9 @@ def rows_of_shard(count: int, shard: int, shards: int) -> slice:
 def records_digest(samples: pl.DataFrame) -> str:
     """Of all of the records that variants are made of."""
     digest = hashlib.sha256()
-    for row in samples.select("id", "instruction", "response", "language").iter_rows():
-        digest.update(json.dumps(row).encode())
+    columns = samples.select("id", "instruction", "response", "language", "history")
+    for *texts, history in columns.iter_rows():
+        digest.update(json.dumps([*texts, history] if history else texts).encode())
     return digest.hexdigest()
 
 
@@ -119,6 +127,25 @@ def check_numbers(ordered: Sequence[Path], reports: Mapping[Path, ShardReport]) 
             f"{first.parent}: of {shards} shards, {', '.join(missing[:10])}"
             f"{f' and {len(missing) - 10} more' if len(missing) > 10 else ''} "
             "not given; make them with fgit generate --shard, and give all"
+        )
+
+
+def check_answers(path: Path, report: ShardReport, ids: pl.Series) -> None:
+    """As many answers as the report says, to the shard's own records."""
+    answers = files.scan_parquet(path, SHARD).select("id", usable=pl.col("code").is_not_null())
+    with files.readable(path, SHARD):
+        frame = answers.collect()
+    counts = {"answers": len(frame), "usable": frame["usable"].sum()}
+    for name, count in counts.items():
+        if (said := getattr(report, name)) != count:
+            raise UserError(
+                f"{path}: its report says {name} {said}, but it has {count}; {SHARD.advice}"
+            )
+    others = frame.filter(~pl.col("id").is_in(ids.implode()))
+    if len(others):
+        raise UserError(
+            f"{path}: an answer to {others['id'][0]!r}, which is not among the shard's records; "
+            f"{SHARD.advice}"
         )
 
 

@@ -36,7 +36,14 @@ from fgit.inference import engines
 from fgit.inference.answer_journal import AnswerJournal, Share
 from fgit.inference.requests import Answer, Request
 from fgit.stage_reports import ShardReport, counts_in_words
-from fgit.variants import VARIANT_COLUMNS, bytecode, normalised, read_samples, seed_of
+from fgit.variants import (
+    VARIANT_COLUMNS,
+    bytecode,
+    conversation,
+    normalised,
+    read_samples,
+    seed_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +213,7 @@ def questions_of(
             continue
         code = normalised(block.content)
         language = language_of(row["language"], block, code)
-        prompt = teacher_prompt(row["instruction"], code, language)
+        prompt = teacher_prompt(conversation(row), code, language)
         count = settings.variants if texts is None else len(texts.get(row["id"], []))
         for k in range(count):
             request = Request(row["id"], k, seed_of(settings.seed, row["id"], k), prompt)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fgit.benchmarks.kinds import KINDS, kind_of
 from fgit.common.errors import UserError
-from fgit.common.files import existing, read_model, read_parquet, write_json
+from fgit.common.files import Layout, read_model, read_parquet, write_json
 
 TESTS = ("base", "plus")
 STRONG = "bwrap"  # the sandbox that untrusted programs are meant to run in
@@ -225,15 +225,20 @@ def read_outcomes(folder: Path, kind: str) -> pl.DataFrame:
     """The outcomes of a score folder, of a benchmark of this kind.
 
     Raises:
-        UserError: naming the file, if a column is missing.
+        UserError: naming the file, if it is of another layout.
     """
-    path = existing(folder / "outcomes.parquet")
-    outcomes = read_parquet(path)
-    needed = ["task_id", *dict.fromkeys(outcome_of(kind, tests) for tests in TESTS), "solution"]
-    needed += [] if kind_of(kind).programs else ["p_correct", "p_incorrect"]
-    if missing := [column for column in needed if column not in outcomes.columns]:
-        raise UserError(f"{path}: no column {', '.join(missing)}; {AGAIN}")
-    return outcomes
+    columns = {
+        "task_id": pl.String,
+        **{outcome_of(kind, tests): pl.Boolean for tests in TESTS},
+        "solution": pl.String,
+        **(
+            {}
+            if kind_of(kind).programs
+            else dict.fromkeys(("p_correct", "p_incorrect"), pl.Float64)
+        ),
+    }
+    layout = Layout(columns, filled=(outcome_of(kind, TESTS[0]),), key=("task_id",), advice=AGAIN)
+    return read_parquet(folder / "outcomes.parquet", layout)
 
 
 def metric_of(kind: str, tests: str) -> str:

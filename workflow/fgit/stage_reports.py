@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from fgit.common.errors import UserError
 from fgit.common.files import write_text
@@ -62,13 +62,18 @@ class FoundText(BaseModel):
 
 class DecontaminateReport(Report):
     """How many rows came in, were unusable, were removed and kept, by what and why; the first
-    matches in samples that were removed, and in those that were not."""
+    matches in samples that were removed, and in those that were not.
+
+    chats: rows that are chats, their answers, the samples of these (of the last, or of every one),
+        and turns that are in no sample; empty where no row is one.
+    """
 
     stage = "decontaminate"
     rows: Count
     samples: Count
     bad_row_count: Count
     bad_rows_by_reason: Counts
+    chats: Counts = Field(default_factory=dict)
     removed_count: Count
     removed_by_benchmark: Counts
     rules: dict[str, Annotated[Counts, having("matches", "samples", "only")]]

@@ -6,7 +6,7 @@ import itertools
 import operator
 import types
 import warnings
-from collections.abc import Container, Hashable, Iterator
+from collections.abc import Container, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,15 @@ import polars as pl
 from fgit.common import files
 from fgit.common.code_blocks import block_at, main_code, place_of
 from fgit.common.errors import UserError
+from fgit.common.files import Layout
 
+# The turns before an instruction, the system turn first: role and content. Null without any.
+HISTORY = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 # Of a record, which decontaminate and fgit audit write.
-RECORD_COLUMNS = dict.fromkeys(("id", "instruction", "response", "language", "tests"), pl.String)
+RECORD_COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(("id", "instruction", "response", "language", "tests"), pl.String),
+    "history": HISTORY,
+}
 # Where the code of its response is; null where it has none.
 CODE_AT = pl.Struct({"start": pl.Int64, "end": pl.Int64, "indent": pl.Int64, "language": pl.String})
 
@@ -31,6 +37,14 @@ VARIANT_COLUMNS: dict[str, type[pl.DataType]] = {
     "refused": pl.String,
     "tokens": pl.Int64,
 }
+
+# What of them select and verify read; a file of one's own may have no more, and any k.
+VARIANTS = Layout(
+    {name: VARIANT_COLUMNS[name] for name in ("id", "k", "code")},
+    filled=("id",),
+    advice="make the variants again, by fgit generate or fgit mutate",
+)
+ANSWERS = Layout(VARIANT_COLUMNS, key=("id", "k"), advice="make the variants by fgit generate")
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 PARTS_OF_CODE = operator.attrgetter(
@@ -48,8 +62,9 @@ def read_samples(path: Path) -> pl.DataFrame:
 def sample_parts(path: Path, rows: int) -> Iterator[pl.DataFrame]:
     """Yield the records, ``rows`` at a time: :data:`RECORD_COLUMNS`, and ``code_at``.
 
-    ``code_at`` (:data:`CODE_AT`) says where the response's code is
-    (:func:`fgit.common.code_blocks.block_at`); it is looked for where the file does not say it.
+    A file without ``history`` has none. ``code_at`` (:data:`CODE_AT`) says where the response's
+    code is (:func:`fgit.common.code_blocks.block_at`); it is looked for where the file does not
+    say it.
 
     Raises:
         UserError: if a row lacks a field, if an id stands twice, or if there is no row.
@@ -68,7 +83,11 @@ def sample_parts(path: Path, rows: int) -> Iterator[pl.DataFrame]:
                     "give every record an id of its own"
                 )
         places = [place_in(path, number, row) for number, row in part]
-        yield frame.drop("row").with_columns(pl.Series("code_at", places, dtype=CODE_AT))
+        histories = [history_in(path, number, row) for number, row in part]
+        yield frame.drop("row").with_columns(
+            pl.Series("history", histories, dtype=HISTORY),
+            pl.Series("code_at", places, dtype=CODE_AT),
+        )
     if not first_rows:
         raise UserError(f"{path}: no records, so there is nothing to make variants of")
 
@@ -86,6 +105,29 @@ def place_in(path: Path, number: int, row: Any) -> dict[str, Any] | None:
         ) from error
 
 
+def history_in(path: Path, number: int, row: Any) -> list[dict[str, str]] | None:
+    """What stands before a record's instruction."""
+    turns = row.get("history") or None
+    if turns is None or (
+        isinstance(turns, list)
+        and all(isinstance(turn, dict) and turn.keys() == {"role", "content"} for turn in turns)
+        and all(isinstance(text, str) for turn in turns for text in turn.values())
+    ):
+        return turns
+    raise UserError(
+        f"{path}, row {number}: history is {turns!r:.100}, and no list of turns of role and "
+        "content; leave the column out, or make the records by fgit decontaminate"
+    )
+
+
+def conversation(row: Mapping[str, Any]) -> str:
+    """What a record asks, in words: its instruction, behind the turns before it if any."""
+    if not row.get("history"):
+        return row["instruction"]
+    turns = [*row["history"], {"role": "user", "content": row["instruction"]}]
+    return "\n\n".join(f"{t['role'].capitalize()}:\n{t['content'].strip()}" for t in turns)
+
+
 def sample_ids(path: Path) -> list[str]:
     """The ids of all records, in order, when each has been checked (:func:`sample_parts`)."""
     return [sample for part in sample_parts(path, files.PART_ROWS) for sample in part["id"]]
@@ -97,10 +139,10 @@ def variant_parts(path: Path, ids: Container[str], rows: int) -> Iterator[pl.Dat
     The refused ones, whose code is null, are among them.
 
     Raises:
-        UserError: if a column is missing, or a variant belongs to no record.
+        UserError: if it is no such file, or a variant belongs to no record.
     """
     before = 0
-    for part in files.read_parts(path, ["id", "k", "code"], rows):
+    for part in files.read_parts(path, rows, VARIANTS, others=False):
         for number, sample in enumerate(part["id"], start=before + 1):
             if sample not in ids:
                 raise UserError(
@@ -112,10 +154,8 @@ def variant_parts(path: Path, ids: Container[str], rows: int) -> Iterator[pl.Dat
 
 
 def read_variants(path: Path, ids: Container[str]) -> pl.DataFrame:
-    """The variants of these records, all columns, after the checks of :func:`variant_parts`."""
-    for _ in variant_parts(path, ids, files.PART_ROWS):
-        pass
-    return files.read_parquet(path)
+    """The variants of these records, as :func:`variant_parts` yields them, in one table."""
+    return pl.concat(variant_parts(path, ids, files.PART_ROWS))
 
 
 def seed_of(seed: int, sample: str, k: int) -> int:

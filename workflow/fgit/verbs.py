@@ -94,7 +94,7 @@ def decontaminate(
     matches: Path | None = Output("every match, one a row (Parquet)"),
     field: dict[str, str] = Value(
         "column names of the data where they differ, e.g. instruction=problem; a path, "
-        "response=messages.1.content; or a template, 'instruction={instruction} {input}'",
+        "response=answers.0.text; a template, instruction='{instruction} {input}'; chat=messages",
         "OURS=THEIRS",
         default={},
     ),
@@ -102,6 +102,9 @@ def decontaminate(
     split: str = Value("split of the dataset on the hub", default="train"),
     limit: Positive | None = Value("keep at most N clean samples (default: all)"),
     threads: Positive | None = THREADS,
+    turns: config.Turns | None = Value(
+        "of a chat, the answers that become samples (default: last)"
+    ),
 ) -> None:
     """Remove samples that contain a benchmark's text. Input rows have instruction and response, and
     may have id, language and tests. Mode paper follows Magicoder's rule; strict also finds copies
@@ -115,6 +118,7 @@ def decontaminate(
     decontaminate(
         *(data, files, out, report, settings, matches, field, revision, split, limit),
         threads or cores(),
+        turns,
     )
 
 

@@ -39,6 +39,9 @@ VERIFIED_COLUMNS: dict[str, type[pl.DataType]] = {
     "wrong": pl.Boolean,
     "untested": pl.String,
 }
+VERIFIED = files.Layout(
+    VERIFIED_COLUMNS, filled=("id",), advice="make it by fgit verify of the variants"
+)
 
 
 def verify(
@@ -62,7 +65,7 @@ def verify(
     """
     started = time.monotonic()
     samples = {row["id"]: row for row in read_samples(records).iter_rows(named=True)}
-    rows = read_variants(variants, samples).select("id", "k", "code").to_dicts()
+    rows = read_variants(variants, samples).to_dicts()
     problems = {
         name: as_problem(row) for name, row in samples.items() if (row["tests"] or "").strip()
     }
@@ -90,9 +93,15 @@ def verify(
         )
         right = {name for name in tested if correct[f"correct {name}"].passed}
         keys: dict[tuple[str, str], str] = {}  # of each program, which may come more than once
-        for row in rows:
-            if row["code"] is not None and row["id"] in right:
-                keys.setdefault((row["id"], row["code"]), f"{row['k']} {row['id']}")
+        taken: set[str] = set()
+        for number, row in enumerate(rows):
+            program = row["id"], row["code"]
+            if row["code"] is not None and row["id"] in right and program not in keys:
+                key = f"{row['k']} {row['id']}"
+                if key in taken:  # a file of one's own has any k
+                    key = f"{key}, row {number}"
+                taken.add(key)
+                keys[program] = key
         by_key = run(
             {key: Submission(testable[name], code) for (name, code), key in keys.items()},
             description="Testing variants",
@@ -184,12 +193,7 @@ def read_verified(path: Path, variants: pl.DataFrame, source: Path) -> pl.Series
     Raises:
         UserError: if ``path`` is not what ``fgit verify`` made of just these variants.
     """
-    frame = files.read_parquet(path)
-    missing = [column for column in VERIFIED_COLUMNS if column not in frame.columns]
-    if missing:
-        raise UserError(
-            f"{path}: no column {', '.join(missing)}; this file comes from the stage verify"
-        )
+    frame = files.read_parquet(path, VERIFIED)
     keys = ["id", "k", "code"]
     if not frame.select(keys).equals(variants.select(keys)):
         raise UserError(

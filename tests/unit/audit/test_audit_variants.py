@@ -146,7 +146,7 @@ def test_mutants_without_answers_are_refused(tmp_path):
     files.write_jsonl(tmp_path / "p.jsonl", PROBLEMS)
     frame = pl.DataFrame({"id": ["Tiny/size"], "k": [0], "code": ["x"]})
     frame.write_parquet(tmp_path / "v.parquet")
-    with pytest.raises(UserError, match=r"v\.parquet: no column answer, refused"):
+    with pytest.raises(UserError, match=r"v\.parquet: no column seed, answer, refused"):
         variants(
             *("humaneval", tmp_path / "p.jsonl", tmp_path / "v.parquet", tmp_path / "out"),
             *(SCORING, SELECTION),

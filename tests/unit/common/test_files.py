@@ -112,7 +112,8 @@ def test_parquet_in_parts_round_trip(tmp_path, texts, written, read):
         for part in frame.iter_slices(written):
             write(part)
     assert files.read_parquet(tmp_path / "a.parquet").equals(frame)
-    parts = list(files.read_parts(tmp_path / "a.parquet", ["n"], read))
+    layout = files.Layout({"n": schema["n"]}, "make it again", empty=True)
+    parts = list(files.read_parts(tmp_path / "a.parquet", read, layout, others=False))
     assert [part.height for part in parts[:-1]] == [read] * (len(parts) - 1)
     assert pl.concat(parts).equals(frame.select("n"))
     assert names(tmp_path) == {"a.parquet"}
@@ -148,14 +149,6 @@ def test_parts_of_a_killed_writer_are_removed(tmp_path):
     with files.writing_parquet(target, {"a": pl.String}):
         pass
     assert names(tmp_path) == {"a.parquet"}
-
-
-def test_a_column_that_is_not_there(tmp_path):
-    files.write_parquet(tmp_path / "a.parquet", pl.DataFrame({"a": ["x"], "b": ["y"]}))
-    with pytest.raises(UserError, match=r"a\.parquet: no column c, d \(it has a, b\)"):
-        list(files.read_parts(tmp_path / "a.parquet", ["c", "a", "d"], 2))
-    with pytest.raises(UserError, match="no such file"):
-        list(files.read_parts(tmp_path / "b.parquet", None, 2))
 
 
 def test_every_format_gives_the_same_records(tmp_path):
@@ -196,7 +189,7 @@ BAD_ROWS = {
     b"[1]": "not a JSON object",
     b"null": "not a JSON object",
     b'{"b": "x"}': r"no field 'a' \(it has: b\)",
-    b'{"a": null}': "no field 'a'",
+    b'{"a": null}': "'a' is null",
     b'{"a": 3}': "'a' is int, not text: 3",
     b'{"a": ["x"]}': "'a' is list, not text",
     b'{"a": " \\n"}': "'a' is empty",
@@ -315,7 +308,128 @@ def test_broken_parquet(tmp_path):
         with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
             files.read_parquet(path)
         with pytest.raises(UserError, match=r"a\.parquet: not a readable Parquet file"):
-            list(files.read_parts(path, None, 10))
+            list(files.read_parts(path, 10))
+
+
+@many
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_cut_parquet_file_is_refused(tmp_path, share):
+    path = tmp_path / "a.parquet"
+    frame = pl.DataFrame({"id": [f"s{i}" for i in range(300)]})
+    frame.write_parquet(path, row_group_size=100)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    layout = files.Layout(dict(frame.schema), "make it again")
+    for read in (files.read_parquet, lambda *given: list(files.read_parts(given[0], 40, given[1]))):
+        with pytest.raises(UserError, match=r"a\.parquet: not a readable.*; make it again"):
+            read(path, layout)
+
+
+def test_parts_that_end_too_soon_are_an_error(tmp_path, monkeypatch):
+    """As polars ends them, without an exception, where some pages are broken."""
+    path = tmp_path / "a.parquet"
+    files.write_parquet(path, pl.DataFrame({"a": ["x"] * 4}))
+    monkeypatch.setattr(files, "parquet_height", lambda path: 5)
+    with pytest.raises(UserError, match=r"a\.parquet: not a readable .* \(only 4 of 5 rows\)"):
+        list(files.read_parts(path, 2))
+
+
+NESTED = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
+LAYOUT = files.Layout(
+    {"id": pl.String, "k": pl.Int64, "p": pl.Float64, "spans": pl.List(pl.List(pl.Int64))},
+    advice="run fgit it",
+    optional={"history": NESTED},
+    filled=("p",),
+    key=("id", "k"),
+)
+TURN = {"role": "user", "content": "x"}
+
+
+def good():
+    return pl.DataFrame(
+        {"id": ["a", "a", "b"], "k": [0, 1, 0], "p": [0.0] * 3, "spans": [[[0, 1]], [], None]},
+        schema=LAYOUT.columns,
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"more": pl.lit(1)},
+        {"k": pl.col("k").cast(pl.Int8)},
+        {"k": pl.col("k").cast(pl.UInt32)},
+        {"p": pl.col("p").cast(pl.Float32)},
+        {"id": pl.col("id").cast(pl.Categorical)},
+        {"id": pl.col("id").cast(pl.Enum(["a", "b"]))},
+        {"spans": pl.lit(None)},
+        {"spans": pl.col("spans").cast(pl.List(pl.List(pl.Int32)))},
+        {"spans": pl.lit([[3, 4]]).cast(pl.List(pl.Array(pl.Int16, 2)))},
+        {"history": pl.lit(None)},
+        {"history": pl.Series([[TURN]] * 3, dtype=NESTED)},
+        {"history": pl.Series([[dict(reversed(TURN.items()))], [], None])},
+        {
+            "history": pl.Series([[TURN]] * 3).cast(
+                pl.List(pl.Struct(dict.fromkeys(TURN, pl.Categorical)))
+            )
+        },
+    ],
+)
+def test_what_holds_the_same_is_read_as_the_type_that_it_should_have(tmp_path, other):
+    path = tmp_path / "a.parquet"
+    frame = good().with_columns(**other)
+    frame.select(sorted(frame.columns)).write_parquet(path)
+    read = files.read_parquet(path, LAYOUT)
+    assert {name: read.schema[name] for name in LAYOUT.types} == LAYOUT.types
+    same = [name for name in LAYOUT.columns if name not in other]
+    assert read.select(same).equals(good().select(same))
+    (part,) = files.read_parts(path, 10, LAYOUT, others=False)
+    assert part.equals(read.select(list(LAYOUT.types)))
+    assert read["k"].to_list() == [0, 1, 0]
+    assert read["history"].to_list()[0] in (None, [TURN])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: f.drop("k", "p"), r"no column k, p \(it has: id, spans\)"),
+        (lambda f: pl.DataFrame(), r"no column id, k, p, spans \(it has: none\)"),
+        (lambda f: f.rename({"id": "ID"}), "no column id"),
+        (lambda f: f.with_columns(id=pl.col("k")), "column id is of type Int64, not String"),
+        (lambda f: f.with_columns(id=pl.lit(b"x")), "column id is of type Binary, not String"),
+        (lambda f: f.with_columns(pl.col("k").cast(pl.String)), "k is of type String, not Int64"),
+        (lambda f: f.with_columns(k=pl.lit(0.5)), "column k is of type Float64, not Int64"),
+        (lambda f: f.with_columns(k=pl.lit(True)), "column k is of type Boolean, not Int64"),
+        (lambda f: f.with_columns(pl.col("k").cast(pl.UInt64)), "k is of type UInt64, not Int64"),
+        (lambda f: f.with_columns(p=pl.lit("x")), "column p is of type String, not Float64"),
+        (lambda f: f.with_columns(spans=pl.concat_list("k")), "spans is of type List.Int64., not"),
+        (lambda f: f.with_columns(spans=pl.lit("[[0, 1]]")), "spans is of type String, not List"),
+        (lambda f: f.with_columns(spans=pl.concat_list("p").implode()), "spans is of type List"),
+        (lambda f: f.with_columns(history=pl.lit("x")), "column history is of type String"),
+        (
+            lambda f: f.with_columns(history=pl.Series([[{"from": "x", "value": "y"}]] * 3)),
+            r"history is of type List\(Struct\({'from'.*not List\(Struct\({'role'",
+        ),
+        (lambda f: f.head(0), "no rows in it"),
+        (lambda f: f.with_columns(id=pl.lit(None)), "row 1: 'id' is null"),
+        (lambda f: f.with_columns(p=pl.Series([0.0, None, 0.0])), "row 2: 'p' is null"),
+        (lambda f: f.with_columns(k=pl.lit(0)), "column k is of type Int32|rows 1 and 2"),
+        (lambda f: f.with_columns(id=pl.lit("a")), "rows 1 and 3: the same id 'a', k 0 twice"),
+    ],
+)
+def test_what_is_otherwise_is_named(tmp_path, damage, message):
+    path = tmp_path / "a.parquet"
+    damage(good()).write_parquet(path)
+    for read in (files.read_parquet, lambda *given: list(files.read_parts(given[0], 2, given[1]))):
+        with pytest.raises(UserError, match=rf"a\.parquet.*{message}.*; run fgit it"):
+            read(path, LAYOUT)
+
+
+def test_a_folder_is_no_parquet_file(tmp_path):
+    good().write_parquet(tmp_path / "part.parquet")
+    for read in (files.read_parquet, files.scan_parquet):
+        with pytest.raises(UserError, match="a folder, and no Parquet file"):
+            read(tmp_path)
 
 
 def test_missing_and_unknown_files(tmp_path):

@@ -470,10 +470,18 @@ MISTAKES: dict[tuple[tuple[str | int, ...], str], tuple[Any, str]] = {
         "benchmarks.b.kind: must be 'humaneval', 'mbpp', 'bigcodebench', 'tests', 'pairs' or "
         "'texts', not 'apps'",
     ),
+    (("datasets", "d"), "a chat and a field"): (
+        {"path": "d", "fields": {"chat": "messages", "response": "answer"}},
+        "datasets.d: chat takes the place of response; name one or the other",
+    ),
+    (("datasets", "d"), "turns of no chat"): (
+        {"path": "d", "turns": "every"},
+        "datasets.d: turns 'every' is of chats, and there is no field chat; name the chats' column",
+    ),
     (("datasets", "d", "fields"), "unknown"): (
         {"prompt": "x"},
-        "datasets.d.fields.prompt: must be 'id', 'instruction', 'response', 'language' or 'tests', "
-        "not 'prompt'",
+        "datasets.d.fields.prompt: must be 'id', 'instruction', 'response', 'language', 'tests', "
+        "'chat' or 'system', not 'prompt'",
     ),
     (("launch", "processes"), "no launcher"): (
         8,

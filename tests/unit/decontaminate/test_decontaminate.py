@@ -17,6 +17,8 @@ from fgit.common.errors import UserError
 from fgit.config import DecontaminateSettings
 from fgit.decontaminate.stage import CLEAN_COLUMNS, MATCH_COLUMNS, Ids, decontaminate
 from fgit.decontaminate.texts import normalise
+from fgit.report.funnel import dataset_lines
+from fgit.stage_reports import DecontaminateReport
 from tests.problems import DESCRIPTION, PROBLEM, SOLUTION
 
 QUICKSTART = Path(__file__).parents[3] / "workflow" / "quickstart"
@@ -33,9 +35,12 @@ def stage(tmp_path):
     What is in the report of the matches is what the table of matches has too.
     """
 
-    def run(rows, problems=(PROBLEM,), fields=None, threads=1, **settings_):
+    def run(rows, problems=(PROBLEM,), fields=None, threads=1, turns=None, **settings_):
         data = tmp_path / "data.jsonl"
-        if isinstance(rows, bytes):
+        if isinstance(rows, pl.DataFrame):
+            data = tmp_path / "data.parquet"
+            rows.write_parquet(data)
+        elif isinstance(rows, bytes):
             data.write_bytes(rows)
         else:
             files.write_jsonl(data, rows)
@@ -51,6 +56,7 @@ def stage(tmp_path):
             fields=fields,
             matches=tmp_path / "matches.parquet",
             threads=threads,
+            turns=turns,
         )
         found = json.loads(report.read_text())
         table = pl.read_parquet(tmp_path / "matches.parquet", glob=False)
@@ -84,7 +90,7 @@ def test_removes_and_reports(stage):
     assert dict(frame.schema) == CLEAN_COLUMNS
     assert frame["id"].to_list() == ["a", "d"]
     code_at = {"start": 0, "end": 5, "indent": 0, "language": "python"}
-    assert frame.row(0) == ("a", "Say hello.", "x = 1", "python", "assert True", code_at)
+    assert frame.row(0) == ("a", "Say hello.", "x = 1", "python", "assert True", None, code_at)
     assert frame.row(1)[3:5] == (None, None)
     shared = {
         "removed": True,
@@ -252,7 +258,7 @@ def frame_of(*rows):
     schema = {"row": pl.Int64, "id": pl.String, "instruction": pl.String, "response": pl.String}
     return pl.DataFrame(
         [(n, *row) for n, row in enumerate(rows, start=1)], schema=schema, orient="row"
-    )
+    ).with_columns(history_text=pl.lit(""))
 
 
 def test_ids_come_from_the_content():
@@ -375,6 +381,74 @@ def test_fields_are_paths_and_templates(stage):
         stage(rows, fields=fields | {"instruction": "{task!r}"})
 
 
+def chat(*turns, system=None):
+    """An OpenAI chat: the user's turn first."""
+    roles = ["user", "assistant"] * len(turns)
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return first + [{"role": r, "content": t} for r, t in zip(roles, turns, strict=False)]
+
+
+def test_chats_become_samples_with_their_history(stage):
+    first = chat("Add.", "x = 1", "Now multiply.", "x = 2", system="Be brief.")
+    rows = [
+        {"id": "a", "messages": first, "language": "python"},
+        {"id": "b", "messages": chat("Add.", "x = 1")},
+        {"id": 7, "messages": chat("Add.", "x = 1", "More.")},
+        {"id": "d", "messages": None},
+    ]
+    given = {"fields": {"chat": "messages"}, "on_bad_row": "skip"}
+    frame, report = stage(rows, **given)
+    assert dict(frame.schema) == CLEAN_COLUMNS
+    last = ("a", "Now multiply.", "x = 2", "python", None, first[:3])
+    assert [row[:6] for row in frame.iter_rows()] == [last, ("b", "Add.", "x = 1", *[None] * 3)]
+    assert report["bad_rows_by_reason"] == {"no last answer": 1, "null": 1}
+    assert report["chats"] == {"chats": 2, "answers": 3, "samples": 2, "turns_left_out": 0}
+    every, report = stage(rows, turns="every", **given)
+    assert every["id"].to_list() == ["a-turn-1", "a-turn-2", "b-turn-1"]
+    assert every["history"].to_list() == [first[:1], first[:3], None]
+    assert (report["rows"], report["samples"], report["kept"]) == (4, 3, 3)
+    lines = dataset_lines("d", DecontaminateReport(**report))
+    assert [line.left for line in lines] == [4, 3, 2, 3, 3, 3, 3]
+    typed = pl.DataFrame(rows[:2], schema={"messages": CLEAN_COLUMNS["history"], "id": pl.String})
+    assert stage(typed, fields={"chat": "messages"})[0]["response"].to_list() == ["x = 2", "x = 1"]
+
+
+def test_what_stands_before_an_instruction_is_searched(stage):
+    rows = [
+        {"id": "system", "messages": chat("Add.", "x = 1", system=f"Do: {DESCRIPTION}")},
+        {"id": "user", "messages": chat(DESCRIPTION, "Sure.", "Go on.", "x = 1")},
+        {"id": "answer", "messages": chat("Code?", SOLUTION, "Thanks.", "x = 1")},
+        {"id": "clean", "messages": chat("Code?", "y = 1", "Thanks.", "x = 1")},
+    ]
+    for mode in ("strict", "paper"):
+        frame, report = stage(rows, fields={"chat": "messages"}, mode=mode)
+        assert frame["id"].to_list() == ["clean"] or mode == "paper"
+        places = {(e["id"], e["field"]) for e in report["removed"] + report["not_removed"]}
+        assert {field for _, field in places} == {"history"}
+        assert {name for name, _ in places} == {"system", "user", "answer"}
+
+
+def test_ids_and_duplicates_of_chats_count_their_history(stage):
+    rows = [chat(first, "x = 1", "Go on.", "x = 2") for first in ("Add.", "Subtract.", "Add.")]
+    frame, report = stage([{"m": row} for row in rows], fields={"chat": "m"})
+    ids = frame["id"].to_list()
+    assert len({*ids}) == 3 and ids[2] == f"{ids[0]}-2"
+    assert report["duplicates"] == {"exact": 1, "same_text": 1, "same_instruction": 1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "turns", "message"),
+    [
+        ({"chat": "m", "response": "r"}, None, "chat takes the place of response"),
+        ({"instruction": "m"}, "every", "turns 'every' is of chats"),
+        ({}, "last", "turns 'last' is of chats"),
+    ],
+)
+def test_fields_that_do_not_go_together(stage, fields, turns, message):
+    with pytest.raises(UserError, match=message):
+        stage([sample()], fields=fields, turns=turns)
+
+
 def test_nothing_left_is_an_error(stage, tmp_path):
     with pytest.raises(UserError, match="all 2 samples hold a text of humaneval"):
         stage([sample(DESCRIPTION), sample(response=SOLUTION)])
@@ -404,7 +478,7 @@ def test_a_missing_file_is_an_error(name, tmp_path):
 def test_a_file_that_is_no_benchmark_is_refused(stage):
     with pytest.raises(UserError, match=r"benchmark\.jsonl, row 2: not a problem of a known"):
         stage([sample()], [PROBLEM, {"task_id": "a", "answer": "b"}])
-    with pytest.raises(UserError, match="row 1: no field 'canonical_solution'"):
+    with pytest.raises(UserError, match="row 1: 'canonical_solution' is null"):
         stage([sample()], [PROBLEM | {"canonical_solution": None}])
     with pytest.raises(UserError, match="no problem in it"):
         stage([sample()], [])
@@ -439,9 +513,7 @@ def test_a_dataset_of_the_hub(hub, tmp_path):
     run(revision="abc")
     assert len(pl.read_parquet(out)) == 1
     found = json.loads(report.read_text())
-    assert found["bad_rows"][0].startswith(
-        "org/data (hub, split train), row 2: no field 'response'"
-    )
+    assert found["bad_rows"][0].startswith("org/data (hub, split train), row 2: 'response' is null")
     assert found["removed"][0]["row"] == 3
     with pytest.raises(UserError, match=r"org/other: .*revision not pinned, split 'test'.*HF_HOME"):
         run("org/other", split="test")

@@ -99,7 +99,7 @@ def test_matches_equal_the_slow_reference(rows, texts):
     chosen = DecontaminateSettings(ngram_size=2, renamed_size=3, ngram_share=0.6)
     whats = ("solution", "description")
     sources = [BenchmarkText("b", str(i), whats[i % 2], text) for i, text in enumerate(texts)]
-    found = Search(sources, sources, chosen).matches(*map(list, zip(*rows, strict=True)))
+    found = Search(sources, sources, chosen).matches([*map(list, zip(*rows, strict=True))])
     assert [{(m.rule, m.source): (m.field, m.share) for m in row} for row in found] == slow(
         sources, sources, rows, chosen
     )
@@ -125,7 +125,7 @@ def rules_for(text, problem=PROBLEM, **changes):
     chosen = DecontaminateSettings(**changes)
     verbatim = [BenchmarkText("b", "t", w, v) for w, v in verbatim_texts(problem).items()]
     texts = [BenchmarkText("b", "t", w, v) for w, v in problem_texts(problem, 40).items()]
-    (found,) = Search(verbatim, texts, chosen).matches(["Do it."], [text])
+    (found,) = Search(verbatim, texts, chosen).matches([["Do it."], [text]])
     assert all(match.field == "response" for match in found)
     return {match.rule for match in found}
 
@@ -185,7 +185,7 @@ def test_every_problem_that_has_a_text_is_found_in_itself(shared_data):
         search = Search(benchmark.verbatim, benchmark.texts, DecontaminateSettings())
         for rule, texts in {"verbatim": benchmark.verbatim, "text": benchmark.texts}.items():
             plants = [f"Please.\n{text.text}\nThanks." for text in texts]
-            found = search.matches(plants, ["x"] * len(plants))
+            found = search.matches([plants, ["x"] * len(plants)])
             for text, held in zip(texts, found, strict=True):
                 assert text in {match.source for match in held if match.rule == rule}
 

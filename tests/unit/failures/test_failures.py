@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_named(tmp_path, problems, scores):
     refused(scores["fgit"], "'HumanEval/3'", **asked | {"problems": other})
     frame = pl.read_parquet(scores["sft"] / "outcomes.parquet")
     write_parquet(scores["sft"] / "outcomes.parquet", pl.concat([frame, frame[:1]]))
-    refused(scores["sft"], "'HumanEval/0'", "2 times", **asked)
+    refused(scores["sft"], "'HumanEval/0' twice", **asked)
     write_parquet(scores["sft"] / "outcomes.parquet", frame.with_columns(plus_pass=None))
     refused(scores["sft"], "--tests base", **asked | {"tests": "plus"})
     write_parquet(scores["sft"] / "outcomes.parquet", frame.drop("solution"))

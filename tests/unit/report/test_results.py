@@ -271,10 +271,12 @@ def test_results_of_an_older_layout_are_refused(shared_folder, tmp_path):
     frame = frame_of(shared_folder)
     path = tmp_path / "results.parquet"
     write_parquet(path, frame.drop("status", "solved"))
-    with pytest.raises(UserError, match=r"parquet: an older layout.*status, solved; run `fgit res"):
+    with pytest.raises(UserError, match=r"parquet: no column status, solved .*run `fgit res"):
         read_results(path)
     write_parquet(path, frame.with_columns(pl.col("value").cast(pl.String)))
-    with pytest.raises(UserError, match=r"another layout: the column value"):
+    with pytest.raises(
+        UserError, match=r"the column value is of type String, not Float64; run `fgit res"
+    ):
         read_results(path)
 
 

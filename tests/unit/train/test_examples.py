@@ -228,7 +228,7 @@ def test_prompts_of_templates_that_may_write_bos(tokenizer):
         "{% if messages[0].content == 'b' %}{{ bos_token }}{% endif %}{{ messages[0].content }}"
     )
     instructions = ["a", "b", "b", "a"]
-    found = prompts_of(other, instructions)
+    found = prompts_of(other, [{"instruction": text} for text in instructions])
     assert [ids.tolist() for ids in found] == [
         prompt_ids(other, prompt_text(other, instruction)) for instruction in instructions
     ]

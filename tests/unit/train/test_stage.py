@@ -236,7 +236,7 @@ def test_updates_too_small_to_be_seen(tmp_path, tiny_model, spans, dtype, advice
 
 def test_not_annotated(tmp_path, tiny_model):
     pl.DataFrame({"id": ["a"]}).write_parquet(tmp_path / "spans.parquet")
-    with pytest.raises(UserError, match="no spans in it"):
+    with pytest.raises(UserError, match=r"no column instruction, .*name what fgit annotate wrote"):
         train(str(tiny_model), tmp_path / "spans.parquet", tmp_path / "run", SETTINGS)
 
 

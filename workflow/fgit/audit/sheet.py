@@ -13,10 +13,11 @@ from typing import Any
 
 import polars as pl
 
-from fgit.annotate import SIDES, with_spans
+from fgit.annotate import PAIRS, SIDES, with_spans
 from fgit.common import files
 from fgit.common.errors import UserError
 from fgit.stage_reports import KappaReport
+from fgit.variants import conversation
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +40,14 @@ def sheet(pairs: Path, out: Path, count: int, seed: int) -> None:
     Raises:
         UserError: if there is no pair, or a reader's file holds answers to another draw.
     """
-    frame = files.read_parquet(pairs)
-    if missing := [name for name in ("id", "instruction", *SIDES) if name not in frame.columns]:
-        raise UserError(f"{pairs}: no column {', '.join(missing)}; pairs come from fgit select")
+    frame = files.read_parquet(pairs, PAIRS)
     rows = frame.filter(pl.col("variant").is_not_null()).to_dicts()
     if not rows:
         raise UserError(f"{pairs}: no sample has a variant, so there is nothing to read")
     if len(rows) < count:
         log.warning("%s has only %d pairs: all of them are drawn", pairs, len(rows))
     drawn = random.Random(seed).sample(rows, min(count, len(rows)))
-    texts = [[row[name] for name in ("id", "instruction", *SIDES)] for row in drawn]
+    texts = [[row["id"], conversation(row), *(row[side] for side in SIDES)] for row in drawn]
     digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
     mark = f'<meta name="draw" content="{digest}">'
     begun = [name for name in READERS if has_answers(out / name)]
@@ -98,8 +97,8 @@ def sheet_page(drawn: Sequence[Mapping[str, Any]], seed: int, mark: str, folder:
     from fgit.report.segments import lines_of
 
     pairs = [
-        {"number": number, "lines": lines_of(with_spans(row))}
-        | {name: row[name] for name in ("id", "instruction")}
+        {"number": number, "lines": lines_of(with_spans(row)), "id": row["id"]}
+        | {"instruction": conversation(row)}
         for number, row in enumerate(drawn, 1)
     ]
     template = page_templates().get_template("sheet.html.jinja")

@@ -23,7 +23,7 @@ from fgit.common.errors import UserError
 from fgit.config import BenchmarkKind, ScoreSettings, SelectSettings
 from fgit.scores import TESTS
 from fgit.stage_reports import AuditReport, means
-from fgit.variants import read_variants
+from fgit.variants import ANSWERS, read_variants
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +92,8 @@ def variants(
     check_kind(kind)
     problems = files.resolve(os.fspath(problems))
     by_id = read_problems(kind, problems, sha256)
-    frame = read_variants(variants, by_id)
-    if missing := [column for column in ("answer", "refused") if column not in frame.columns]:
-        raise UserError(f"{variants}: no column {', '.join(missing)}; make them by fgit generate")
+    read_variants(variants, by_id)  # of these problems
+    frame = files.read_parquet(variants, ANSWERS)
     rows = frame.sort("k", maintain_order=True).to_dicts()
 
     submissions = {

@@ -18,14 +18,14 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar
 
 import polars as pl
 from pydantic import BaseModel, ValidationError
 
-from fgit.common.dataset_fields import value_of
+from fgit.common.dataset_fields import value_of, why_nothing
 from fgit.common.errors import UserError, full_place, number_of
 from fgit.common.replacing import remove, replacing
 
@@ -198,7 +198,7 @@ def raw_rows(
     existing(path)
     plain = name.removesuffix(".gz")
     if plain.endswith(".parquet"):
-        parts = read_parts(path, None, PART_ROWS)
+        parts = read_parts(path, PART_ROWS)
         rows = itertools.chain.from_iterable(part.iter_rows(named=True) for part in parts)
         yield from enumerate(rows, start=1)
     elif plain.endswith(".json"):
@@ -301,7 +301,7 @@ def text_columns(
             value = str(value)
         if value is None:
             if column in required:
-                return f"no field {name!r} (it has: {', '.join(row)})", "missing field"
+                return why_nothing(row, name)
         elif not isinstance(value, str):
             return f"{name!r} is {type(value).__name__}, not text: {value!r:.60}", "not text"
         elif column in filled and not value.strip():
@@ -333,43 +333,154 @@ def not_an_object(path: str, number: int) -> BadRow:
     return BadRow(path, number, "not a JSON object", "not an object")
 
 
-def read_parquet(path: str | os.PathLike[str]) -> pl.DataFrame:
-    existing(path)
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What a Parquet file must have, so that a stage can read it.
+
+    A column of a type without other values is taken, and read as the type that it should have:
+    smaller integers for Int64, Categorical for String, nothing but nulls for anything.
+
+    Attributes:
+        columns: name -> type. optional: likewise, of columns that are null where they are absent.
+        filled: columns without nulls.
+        key: columns whose values, which are not null, name a row: no two rows have the same.
+        empty: whether there may be no row.
+        advice: what to do about a file that is otherwise.
+    """
+
+    columns: Mapping[str, Any]
+    advice: str
+    optional: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    filled: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    empty: bool = False
+
+    @property
+    def types(self) -> pl.Schema:
+        return pl.Schema({**self.columns, **self.optional})
+
+
+ANYTHING = Layout({}, "make it again", empty=True)
+
+
+def scan_parquet(path: str | os.PathLike[str], layout: Layout = ANYTHING) -> pl.LazyFrame:
+    """A Parquet file of this layout: its columns are of the types that they should have.
+
+    Raises:
+        UserError: naming the file, the column or the rows, what is there, what should be, and what
+            to do, if the file is missing, broken or of another layout.
+    """
+    if not existing(path).is_file():
+        raise UserError(f"{path}: a folder, and no Parquet file; {layout.advice}")
+    with readable(path, layout):
+        frame = pl.scan_parquet(Path(path), glob=False)
+        schema = frame.collect_schema()
+        if missing := ", ".join(name for name in layout.columns if name not in schema):
+            names = ", ".join(schema) or "none"
+            raise UserError(f"{path}: no column {missing} (it has: {names}); {layout.advice}")
+        for name, kind in layout.types.items():
+            if name in schema and not can_be(schema[name], kind):
+                raise UserError(
+                    f"{path}: the column {name} is of type {schema[name]}, not {kind}; "
+                    f"{layout.advice}"
+                )
+        frame = frame.with_columns(
+            pl.col(name).cast(kind) if name in schema else pl.lit(None, kind).alias(name)
+            for name, kind in layout.types.items()
+            if schema.get(name) != kind
+        )
+        if not layout.empty and not parquet_height(path):
+            raise UserError(f"{path}: no rows in it; {layout.advice}")
+        for name in (*layout.key, *layout.filled):
+            nulls = frame.select(pl.arg_where(pl.col(name).is_null())).head(1).collect()
+            for row in nulls.to_series():
+                raise UserError(f"{path}, row {row + 1}: {name!r} is null; {layout.advice}")
+        if layout.key:
+            check_key(path, frame.select(layout.key).collect(), layout)
+    return frame
+
+
+def check_key(path: str | os.PathLike[str], keys: pl.DataFrame, layout: Layout) -> None:
+    """No two rows alike."""
+    twice = keys.with_row_index("row", 1).filter(keys.is_duplicated()).rows()
+    if twice:
+        rows = [str(row) for row, *values in twice if values == [*twice[0][1:]]]
+        value = ", ".join(f"{n} {v!r}" for n, v in zip(layout.key, twice[0][1:], strict=True))
+        where = f"{path}, rows {rows[0]} and {rows[1]}"
+        raise UserError(f"{where}: the same {value} twice; {layout.advice}")
+
+
+def can_be(has: Any, needed: Any) -> bool:
+    """Whether each value of a type is one of the other type too."""
+    if has in (needed, pl.Null):
+        return True
+    if isinstance(needed, pl.Struct) and isinstance(has, pl.Struct):
+        kinds = {field.name: field.dtype for field in has.fields}
+        return kinds.keys() == {field.name for field in needed.fields} and all(
+            can_be(kinds[field.name], field.dtype) for field in needed.fields
+        )
+    if isinstance(needed, pl.List):
+        return isinstance(has, pl.List | pl.Array) and can_be(has.inner, needed.inner)
+    if needed == pl.String:
+        return has in (pl.Categorical, pl.Enum)
+    if needed == pl.Float64:
+        return has == pl.Float32
+    smaller = (pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32)
+    return bool(needed == pl.Int64 and has in smaller)
+
+
+@contextlib.contextmanager
+def readable(path: str | os.PathLike[str], layout: Layout) -> Iterator[None]:
+    """Say of a Parquet file that cannot be read which it is."""
     try:
-        return pl.read_parquet(Path(path))
-    except pl.exceptions.ComputeError as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error}); make it again") from error
+        yield
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        broken = f"{path}: not a readable Parquet file ({' '.join(str(error).split()):.200})"
+        raise UserError(f"{broken}; {layout.advice}") from error
+
+
+def parquet_height(path: str | os.PathLike[str]) -> int:
+    """Rows of a Parquet file, as it says itself."""
+    existing(path)
+    with readable(path, ANYTHING):
+        return int(pl.scan_parquet(Path(path), glob=False).select(pl.len()).collect().item())
+
+
+def read_parquet(path: str | os.PathLike[str], layout: Layout = ANYTHING) -> pl.DataFrame:
+    """A Parquet file of this layout (:func:`scan_parquet`), all columns, in memory."""
+    with readable(path, layout):
+        return scan_parquet(path, layout).collect()
 
 
 def read_parts(
-    path: str | os.PathLike[str], columns: Sequence[str] | None, rows: int
+    path: str | os.PathLike[str], rows: int, layout: Layout = ANYTHING, *, others: bool = True
 ) -> Iterator[pl.DataFrame]:
-    """Yield a Parquet file's rows in order, so many at a time; the last part may have fewer.
+    """Yield the rows of a Parquet file of this layout in order, so many at a time.
 
-    Of a file without rows comes one part without rows, so that there always is a schema. Memory
-    holds a few of the file's row groups, whatever their number.
+    The last part may have fewer. Of a file without rows comes one part without rows, so that there
+    always is a schema. Memory holds a few of the file's row groups, whatever their number.
 
     Args:
-        columns: those to read; None reads all.
+        others: whether the columns that the layout does not name are read too.
 
     Raises:
-        UserError: if the file is missing or broken, or lacks a column.
+        UserError: as :func:`scan_parquet` does.
     """
-    existing(path)
-    try:
-        frame = pl.scan_parquet(Path(path), glob=False)
-        names = frame.collect_schema().names()
-        if missing := [name for name in columns or [] if name not in names]:
-            raise UserError(f"{path}: no column {', '.join(missing)} (it has {', '.join(names)})")
-        frame = frame.select(names if columns is None else columns)
-        empty = True
+    frame = scan_parquet(path, layout)
+    if not others:
+        frame = frame.select(list(layout.types))
+    left = height = parquet_height(path)
+    with readable(path, layout):
         for part in frame.collect_batches(chunk_size=rows, lazy=True):
-            empty = False
+            left -= len(part)
             yield part
-        if empty:
+        if not height:
             yield frame.collect()
-    except pl.exceptions.ComputeError as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error}); make it again") from error
+    if left:  # what breaks behind the first rows ends the batches without an error
+        raise UserError(
+            f"{path}: not a readable Parquet file (only {height - left} of {height} rows); "
+            f"{layout.advice}"
+        )
 
 
 def open_binary(path: str | os.PathLike[str], mode: Literal["rb", "wb"] = "rb") -> IO[bytes]:

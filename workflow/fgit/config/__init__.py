@@ -8,7 +8,7 @@ so that a key of the config, a flag and a field are one word. Unknown keys are r
 
 from fgit.config.base import Location, Settings, locations
 from fgit.config.benchmarks import AUDITED, KEPT_OUT, WITH_PLUS, Benchmark, BenchmarkKind
-from fgit.config.datasets import Dataset
+from fgit.config.datasets import Dataset, Turns, misfit
 from fgit.config.decontaminate import DecontaminateSettings
 from fgit.config.evaluate import EvaluateSettings
 from fgit.config.experiment import Config

@@ -24,7 +24,7 @@ REMOVES: Mapping[str, frozenset[MatchRule]] = {
     "paper": frozenset({"verbatim"}),
     "strict": frozenset({"text", "ngram", "renamed"}),
 }
-TEXT_FIELDS = ("instruction", "response")
+TEXT_FIELDS = ("instruction", "response", "history_text")
 
 # The index of a searched text; the rule by which it holds a text, which, where; and Match.share.
 Hit = tuple[int, MatchRule, BenchmarkText, int, float | None]
@@ -73,24 +73,22 @@ class Search:
         ]
 
     def matches(
-        self,
-        instructions: Sequence[str],
-        responses: Sequence[str],
-        normalised: Sequence[str] | None = None,
+        self, by_field: Sequence[Sequence[str]], normalised: Sequence[Sequence[str]] | None = None
     ) -> list[list[Match]]:
         """For each sample what it holds: each rule's texts once, where they stand first.
 
         Args:
-            normalised: the instructions, then the responses, as ``normalise`` gives them, if they
-                are at hand.
+            by_field: the samples' texts of each of :data:`TEXT_FIELDS`, or of the first of them.
+            normalised: the same as ``normalise`` gives them, if they are at hand.
         """
-        by_sample: list[dict[tuple[MatchRule, BenchmarkText], Match]] = [{} for _ in instructions]
-        texts = [*instructions, *responses]
+        count = len(by_field[0])
+        by_sample: list[dict[tuple[MatchRule, BenchmarkText], Match]] = [{} for _ in range(count)]
+        texts = list(itertools.chain.from_iterable(by_field))
+        whole = itertools.chain.from_iterable(normalised or [map(normalise, texts)])
         for index, rule, source, position, share in itertools.chain(
-            self.held_whole(texts, normalised or list(map(normalise, texts))),
-            self.held_in_pieces(texts),
+            self.held_whole(texts, list(whole)), self.held_in_pieces(texts)
         ):
-            field, sample = divmod(index, len(instructions))
+            field, sample = divmod(index, count)
             match = Match(rule, source, TEXT_FIELDS[field], position, share)
             by_sample[sample].setdefault((rule, source), match)
         return [list(matches.values()) for matches in by_sample]

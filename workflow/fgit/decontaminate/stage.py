@@ -20,11 +20,12 @@ from fgit.common.errors import UserError
 from fgit.common.progress import bar
 from fgit.common.provenance import note_dataset
 from fgit.common.subset import subset
-from fgit.config import DecontaminateSettings
+from fgit.config import DecontaminateSettings, Turns, misfit
+from fgit.decontaminate.chats import BESIDE, samples_of_rows
 from fgit.decontaminate.search import MATCH_RULES, REMOVES, TEXT_FIELDS, Match, Search
 from fgit.decontaminate.texts import normalise, read_benchmark
-from fgit.stage_reports import DecontaminateReport, FoundText
-from fgit.variants import CODE_AT, RECORD_COLUMNS
+from fgit.stage_reports import DecontaminateReport, FoundText, counts_in_words
+from fgit.variants import CODE_AT, HISTORY, RECORD_COLUMNS
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def decontaminate(
     split: str = "train",
     limit: int | None = None,
     threads: int = 1,
+    turns: Turns | None = None,
 ) -> None:
     """Write the samples of ``data`` that hold no text of ``benchmarks``.
 
@@ -66,26 +68,31 @@ def decontaminate(
     Args:
         data: a records file (a path or ``package:NAME/file``), or, where no such file exists,
             a dataset on the Hugging Face hub (``ORG/NAME``). Its rows have text fields
-            ``instruction`` and ``response``, and may have ``id``, ``language`` and ``tests``.
+            ``instruction`` and ``response``, and may have ``id``, ``language`` and ``tests``; or
+            they have a chat (:mod:`fgit.decontaminate.chats`).
         benchmarks: a benchmark's name -> its problem file.
         out: Parquet with String columns id, instruction, response, language and tests, in the
-            order of ``data``; the last two may be null. ``code_at`` says where the response's code
-            is (:data:`fgit.variants.CODE_AT`), so that it is looked for once.
+            order of ``data``; the last two may be null. ``history`` has the turns before the
+            instruction (:data:`fgit.variants.HISTORY`), null where there are none. ``code_at`` says
+            where the response's code is (:data:`fgit.variants.CODE_AT`), so that it is looked for
+            once.
         report: :class:`fgit.stage_reports.DecontaminateReport`, with the settings.
         matches: Parquet (:data:`MATCH_COLUMNS`): every match of every rule.
         fields: our name -> the data's name, a path, or a template
-            (:func:`fgit.common.dataset_fields.value_of`).
+            (:func:`fgit.common.dataset_fields.value_of`); ``chat`` names the column of a chat, and
+            ``system`` that of a system turn.
         revision: the commit of a dataset on the hub.
         split: the split of a dataset on the hub.
         limit: keep at most this many of the clean samples, chosen by a hash of their ids.
         threads: processes that search; the result is the same.
+        turns: which answers of a chat become samples: the last one (None too), or every one.
 
     Raises:
         UserError: if a file or row cannot be used, an id occurs twice, there is no sample, or
             none is left. Nothing is written then.
     """
     fields = fields or {}
-    check_fields(fields)
+    check_fields(fields, turns)
     by_name = {
         name: read_benchmark(name, path, settings.min_characters)
         for name, path in benchmarks.items()
@@ -103,6 +110,7 @@ def decontaminate(
         ),
         source=source,
         fields=fields,
+        turns=turns or "last",
         settings=settings,
     )
     account = Account(tuple(benchmarks), REMOVES[settings.mode])
@@ -145,9 +153,16 @@ def decontaminate(
         },
         **settings.model_dump(mode="json"),
         rule=rule(settings),
+        **({"chats": dict(account.chats)} if account.chats else {}),
     )
     summary.write(report)
     log.info("%s", line_of(data, summary))
+    if left_out := summary.chats.get("turns_left_out"):
+        log.warning(
+            "%s: %d turns of chats are in no sample; fields: {chat: COLUMN} keeps what stands "
+            "before an answer, and turns: every makes a sample of each answer",
+            *(data, left_out),
+        )
 
 
 def rule(settings: DecontaminateSettings) -> str:
@@ -156,12 +171,13 @@ def rule(settings: DecontaminateSettings) -> str:
         return (
             "A sample is removed if a problem's whole docstring (MBPP: its text; DS-1000: its "
             "prompt) or canonical solution occurs, lower-cased, in its lower-cased instruction "
-            "and response; of MBPP itself only the problems 11 to 510 are looked for, and three "
-            "trivial solutions of HumanEval are not."
+            "and response (or in a chat's turns before them); of MBPP itself only the problems 11 "
+            "to 510 are looked for, and three trivial solutions of HumanEval are not."
         )
     share = f"{settings.ngram_share:.0%}"
     return (
-        "A sample is removed if its instruction or its response holds a problem's description (its "
+        "A sample is removed if its instruction or its response (or what a chat has before them) "
+        "holds a problem's description (its "
         "prose up to the first example or section), docstring or canonical solution, lower-cased "
         f"and without whitespace; or {share} of the {settings.ngram_size}-grams of its words; or, "
         f"whatever names stand in the code, {share} of the {settings.renamed_size}-grams of the "
@@ -181,6 +197,7 @@ def line_of(data: str, report: DecontaminateReport) -> str:
         f"({report.duplicates['exact']} duplicates among the clean ones); what the mode "
         f"{report.mode} does not remove but another does: {report.not_removed_count}; "
         f"{report.exempt_texts} trivial texts exempt"
+        + (f"; {counts_in_words(report.chats)}" if report.chats else "")
     )
 
 
@@ -197,7 +214,7 @@ def writing_records(out: Path, limit: int | None) -> Iterator[Callable[[pl.DataF
                 yield keep
             chosen = subset(pl.read_parquet(clean, columns=["id"])["id"], limit, seed=0)
             start = 0
-            for part in files.read_parts(clean, None, SEARCHED_ROWS):
+            for part in files.read_parts(clean, SEARCHED_ROWS):
                 write(part.filter(chosen.slice(start, len(part))))
                 start += len(part)
 
@@ -251,7 +268,9 @@ def load_from_hub(name: str, revision: str | None, split: str) -> Any:
     return dataset
 
 
-def check_fields(fields: Mapping[str, str]) -> None:
+def check_fields(fields: Mapping[str, str], turns: str | None) -> None:
+    if reason := misfit(fields, turns):
+        raise UserError(reason)
     for ours, theirs in fields.items():
         try:
             check_template(theirs)
@@ -291,8 +310,9 @@ def row_size(row: Any) -> int:
 class Searched:
     """A part of the rows: the samples that can be used, and what each holds.
 
-    samples: row (Int64), id, instruction, response, language, tests (String), code_at.
+    samples: row (Int64), id, instruction, response, language, tests (String), code_at, history.
     matches: of each sample. digests: UInt64 columns by which duplicates are counted.
+    chats: counts of chats (:func:`fgit.decontaminate.chats.samples_of_rows`).
     """
 
     rows: int
@@ -300,6 +320,7 @@ class Searched:
     samples: pl.DataFrame
     matches: list[list[Match]]
     digests: pl.DataFrame
+    chats: Counter[str]
 
 
 def search_part(
@@ -308,17 +329,20 @@ def search_part(
     search: Search,
     source: str,
     fields: Mapping[str, str],
+    turns: Turns,
     settings: DecontaminateSettings,
 ) -> Searched:
-    objects = files.parsed(source, rows)
+    chats: Counter[str] = Counter()
+    renamed = "chat" in fields or "system" in fields  # then the rows have our names
     samples, bad = files.read_records(
         source,
-        TEXT_FIELDS,
-        ("id", "language", "tests"),
-        rows=objects,
-        fields=fields,
+        ("instruction", "response"),
+        (*BESIDE, "history") if renamed else BESIDE,
+        rows=samples_of_rows(files.parsed(source, rows), source, fields, turns, chats),
+        fields=None if renamed else fields,
         on_bad_row="skip",
     )
+    samples = with_history(samples)
     length = pl.sum_horizontal(pl.col(name).str.len_chars() for name in TEXT_FIELDS)
     too_long = samples.select("row", length=length).filter(
         pl.col("length") > settings.max_characters
@@ -329,29 +353,42 @@ def search_part(
             files.BadRow(
                 source,
                 row,
-                f"instruction and response have {characters:,} characters, and max_characters is "
-                f"{settings.max_characters:,}",
+                f"instruction and response{' and history' if renamed else ''} have "
+                f"{characters:,} characters, and max_characters is {settings.max_characters:,}",
                 "too long",
             )
             for row, characters in too_long.iter_rows()
         ]
         bad.sort(key=lambda row: row.row)
-    instructions, responses = (samples[name].to_list() for name in TEXT_FIELDS)
-    normalised = [list(map(normalise, texts)) for texts in (instructions, responses)]
-    places = [place_of(main_code(response)) for response in responses]
+    texts = [samples[name].to_list() for name in TEXT_FIELDS]
+    normalised = [list(map(normalise, of_field)) for of_field in texts]
+    places = [place_of(main_code(response)) for response in texts[1]]
     return Searched(
         rows=len(rows),
         bad=bad,
         samples=samples.with_columns(pl.Series("code_at", places, dtype=CODE_AT)),
-        matches=search.matches(instructions, responses, normalised[0] + normalised[1]),
+        matches=search.matches(texts, normalised),
+        chats=chats,
         digests=samples.select(
             exact=pl.concat_str(TEXT_FIELDS, separator="\0").hash(),
             same_text=pl.concat_str(
                 *(pl.Series(column, dtype=pl.String) for column in normalised), separator="\0"
             ).hash(),
-            same_instruction=pl.col("instruction").hash(),
+            same_instruction=pl.concat_str("instruction", "history_text", separator="\0").hash(),
         ),
     )
+
+
+def with_history(samples: pl.DataFrame) -> pl.DataFrame:
+    """Samples with ``history`` (JSON, if there is any) as :data:`HISTORY`, and its text.
+
+    ``history_text`` is all that its turns say, a blank line between two; empty without history.
+    """
+    if "history" not in samples.columns:
+        return samples.with_columns(history=pl.lit(None, HISTORY), history_text=pl.lit(""))
+    history = samples["history"].str.json_decode(HISTORY)
+    contents = pl.col("history").list.eval(pl.element().struct.field("content")).list.join("\n\n")
+    return samples.with_columns(history).with_columns(history_text=contents.fill_null(""))
 
 
 class Ids:
@@ -370,19 +407,20 @@ class Ids:
         """
         ids = []
         columns = samples.select("row", "id", *TEXT_FIELDS)
-        for row, own, instruction, response in columns.iter_rows():
+        for row, own, instruction, response, history in columns.iter_rows():
             if own in self.row_of:
                 raise UserError(
                     f"{self.source}: rows {self.row_of[own]} and {row} have the same id "
                     f"{own!r}; give each row an id of its own, or leave the field out"
                 )
-            identifier = own if own and own.strip() else self.of_content(instruction, response)
+            texts = (instruction, response, history) if history else (instruction, response)
+            identifier = own if own and own.strip() else self.of_content(*texts)
             self.row_of[identifier] = row
             ids.append(identifier)
         return pl.Series("id", ids, dtype=pl.String)
 
-    def of_content(self, instruction: str, response: str) -> str:
-        digest = hashlib.sha256(f"{instruction}\0{response}".encode()).hexdigest()[:16]
+    def of_content(self, *texts: str) -> str:
+        digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
         while True:
             self.copies[digest] += 1
             copy = self.copies[digest]
@@ -410,6 +448,7 @@ class Account:
         self.by_benchmark = dict.fromkeys(benchmarks, 0)
         self.rules = {name: Counter(matches=0, samples=0, only=0) for name in MATCH_RULES}
         self.removed_matches = 0
+        self.chats: Counter[str] = Counter()
         self.first_removed: list[dict[str, Any]] = []
         self.first_not_removed: list[dict[str, Any]] = []
         self.digests: list[pl.DataFrame] = []
@@ -427,6 +466,7 @@ class Account:
         self.samples += len(samples)
         self.bad += [str(row) for row in part.bad[: BAD_ROWS - len(self.bad)]]
         self.bad_by_kind.update(row.kind for row in part.bad)
+        self.chats.update(part.chats)
         removed = [any(match.rule in self.removes for match in held) for held in part.matches]
         rows: list[dict[str, Any]] = []
         for number, (held, is_removed) in enumerate(zip(part.matches, removed, strict=True)):
@@ -512,7 +552,7 @@ def match_row(sample: Mapping[str, Any], match: Match, removed: bool) -> dict[st
         "benchmark": match.source.benchmark,
         "task_id": match.source.task_id,
         "what": match.source.what,
-        "field": match.field,
+        "field": match.field.removesuffix("_text"),
         "position": match.position,
         "share": match.share,
         "text": match.source.text[:EXCERPT],

@@ -22,7 +22,7 @@ from fgit.failures.analysis import (
     solved_only_by,
 )
 from fgit.report.failures import as_markdown, standalone
-from fgit.scores import AGAIN, read_outcomes, read_summary
+from fgit.scores import read_outcomes, read_summary
 
 
 def failures(
@@ -119,13 +119,11 @@ def outcomes_of(folder: Path, kind: BenchmarkKind, tasks: Collection[str]) -> pl
     """A score's outcomes with their programs.
 
     Raises:
-        UserError: if a column is missing, or a problem is unknown or comes twice.
+        UserError: if these are no outcomes, or a problem is unknown.
     """
     frame = read_outcomes(folder, kind)
     path = folder / "outcomes.parquet"
-    for task_id, count in frame["task_id"].value_counts(sort=True).iter_rows():
-        if count > 1:
-            raise UserError(f"{path}: {task_id!r} comes {count} times; {AGAIN}")
+    for task_id in frame["task_id"]:
         if task_id not in tasks:
             raise UserError(
                 f"{path}: there is no problem {task_id!r} in the problem file; "

@@ -10,13 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.problems import problem_rows
 from fgit.cluster import hub
 from fgit.common.errors import UserError
-from fgit.common.files import existing, raw_rows, resolve
+from fgit.common.files import parquet_height, raw_rows, resolve
 from fgit.config import Benchmark, Config, Estimate, PlanSettings
 from fgit.gather import rows_of_shard
 from fgit.runs import Run, all_runs, is_fetched_benchmark, is_file, train_settings
@@ -179,7 +177,7 @@ def problem_count(config: Config, benchmark: str, results: Path) -> int:
 def count_rows(path: Path) -> int:
     """Rows of a records file, not checked any further."""
     if path.suffix == ".parquet":
-        return int(pl.scan_parquet(existing(path)).select(pl.len()).collect().item())
+        return parquet_height(path)
     return sum(1 for _ in raw_rows(path))
 
 

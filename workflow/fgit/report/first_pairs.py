@@ -1,21 +1,27 @@
 """The first pairs of a dataset, side by side, where no training shows what it saw."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from fgit.annotate import SIDES, SPAN_COLUMNS
-from fgit.common.errors import UserError
+from fgit.annotate import SPANS, check_spans
+from fgit.common.files import readable, scan_parquet
 from fgit.config import Config
 from fgit.report.rendering import decimals
 from fgit.report.segments import View, lines_of
 from fgit.runs import Run
 from fgit.stage_reports import AnnotateReport
 from fgit.steps import folder_of, output_of
+from fgit.variants import conversation
 
 PAIRS_SHOWN = 8
+# Without the checks that go through all rows.
+SHOWN = dataclasses.replace(
+    SPANS, columns={**SPANS.columns, "similarity": pl.Float64}, filled=(), key=(), empty=True
+)
 
 
 def first_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None:
@@ -26,21 +32,15 @@ def first_pairs(results: Path, dataset: str, source: str) -> pl.DataFrame | None
     path = results / output_of("annotate", dataset=dataset, source=source)
     if not path.exists():
         return None
-    needed = ["id", "instruction", *SIDES, "similarity", *SPAN_COLUMNS]
-    try:
-        frame = pl.scan_parquet(path, glob=False)
-        names = frame.collect_schema().names()
-        if missing := [column for column in needed if column not in names]:
-            raise UserError(f"{path}: no column {', '.join(missing)}; run the annotate stage again")
+    with readable(path, SHOWN):
+        frame = scan_parquet(path, SHOWN).select(list(SHOWN.types))
         # The similarity is null where the variant is, and a number is read sooner than a text.
         is_pair = pl.col("similarity").is_not_null()
         places = frame.select(pl.arg_where(is_pair)).head(PAIRS_SHOWN).collect().to_series()
         rows = places[-1] + 1 if len(places) else 0
-        return frame.select(needed).head(rows).filter(is_pair).collect()
-    except pl.exceptions.ComputeError as error:
-        raise UserError(
-            f"{path}: not a readable Parquet file ({error}); run the annotate stage again"
-        ) from error
+        first = frame.head(rows).filter(is_pair).collect()
+    check_spans(path, first)
+    return first
 
 
 def untrained_sources(
@@ -68,7 +68,7 @@ def pairs_section(results: Path, dataset: str, source: str, label: str) -> dict[
         "pairs": [
             {
                 "id": row["id"],
-                "instruction": row["instruction"],
+                "instruction": conversation(row),
                 "similarity": decimals(row["similarity"], 3),
                 "lines": lines_of(row),
             }

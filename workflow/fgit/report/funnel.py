@@ -156,8 +156,10 @@ def dataset_lines(dataset: str, clean: DecontaminateReport) -> list[FunnelLine]:
 
     A row is lost once: a sample that holds texts of several benchmarks, to the first of them.
     """
+    more = clean.chats.get("samples", 0) - clean.chats.get("chats", 0)
     losses = [
         *((f"unusable row: {why}", n) for why, n in clean.bad_rows_by_reason.items()),
+        *([("further answers of chats", -more)] if more else []),
         *((f"holds a text of {b}", n) for b, n in clean.removed_by_benchmark.items()),
         ("over the config's limit", clean.over_limit),
     ]

@@ -14,7 +14,7 @@ import polars as pl
 
 from fgit.benchmarks.releases import RELEASE_PREFIX
 from fgit.common.errors import UserError
-from fgit.common.files import read_parquet, write_parquet
+from fgit.common.files import Layout, read_parquet, write_parquet
 from fgit.common.lock import live
 from fgit.config import PUBLISHED, Config, Row
 from fgit.lineage import COMPUTING, Lineage, precisions
@@ -52,6 +52,7 @@ SCHEMA: dict[str, pl.DataType] = {
     "precision": pl.Struct(dict.fromkeys(COMPUTING, pl.String())),
     "provenance": pl.String(),
 }
+LAYOUT = Layout(SCHEMA, empty=True, advice="run `fgit results` and `fgit report` again")
 
 
 def results(config: Config, folder: Path, table: str, path: Path, *, ended: bool = False) -> None:
@@ -245,14 +246,7 @@ def read_results(path: Path) -> pl.DataFrame:
     Raises:
         UserError: naming the file, if it cannot be read or is of another layout.
     """
-    frame = read_parquet(path)
-    if missing := [name for name in SCHEMA if name not in frame.columns]:
-        reason = f"an older layout, without the column {', '.join(missing)}"
-    elif wrong := [name for name, kind in SCHEMA.items() if frame.schema[name] != kind]:
-        reason = f"another layout: the column {', '.join(wrong)} is of another type"
-    else:
-        return frame.select(list(SCHEMA))
-    raise UserError(f"{path}: {reason}; run `fgit results` and `fgit report` again")
+    return read_parquet(path, LAYOUT).select(list(SCHEMA))
 
 
 def joined_results(config: Config, folder: Path, current: pl.DataFrame) -> pl.DataFrame:

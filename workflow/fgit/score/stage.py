@@ -392,9 +392,9 @@ def score_part(
 
     def take_rows(name: str) -> pl.DataFrame:
         """The part's rows of a file of the whole, in the part's order."""
-        rows = order.join(
-            files.read_parquet(whole / name), on="task_id", how="left", maintain_order="left"
-        )
+        layout = files.Layout({"task_id": pl.String}, key=("task_id",), advice=AGAIN)
+        whole_rows = files.read_parquet(whole / name, layout)
+        rows = order.join(whole_rows, on="task_id", how="left", maintain_order="left")
         files.write_parquet(out / name, rows)
         return rows
 

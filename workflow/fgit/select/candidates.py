@@ -13,7 +13,7 @@ import polars as pl
 
 from fgit.common.code_blocks import CodeBlock, block_at, forms_of, replace_code
 from fgit.common.files import PART_ROWS
-from fgit.variants import normalised, variant_parts
+from fgit.variants import normalised, read_variants, variant_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Candidates:
             None without the file.
 
     Raises:
-        UserError: if a column is missing, a variant belongs to no sample, or ``verified`` is of
+        UserError: if it is no such file, a variant belongs to no sample, or ``verified`` is of
             other variants.
     """
 
@@ -103,8 +103,7 @@ class Candidates:
         if verified is not None:
             from fgit.verify import read_verified  # with all that running programs needs
 
-            frame = pl.concat(list(variant_parts(path, self.ids, PART_ROWS)))
-            self.wrong = read_verified(verified, frame, path)
+            self.wrong = read_verified(verified, read_variants(path, self.ids), path)
         self.usable: Counter[str] = Counter()
         self.eligible: Counter[str] = Counter()
         counts: Counter[bool | None] = Counter()

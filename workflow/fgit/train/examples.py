@@ -114,7 +114,7 @@ def examples(
     """Tokenize annotated pairs.
 
     Args:
-        rows: id, instruction, response, variant (or None), and the spans that
+        rows: id, instruction, response, variant (or None), perhaps history, and the spans that
             :func:`fgit.annotate.annotate` adds.
 
     Returns:
@@ -128,7 +128,7 @@ def examples(
     rows = iter(rows)
     while batch := list(itertools.islice(rows, BATCH)):
         counts["samples"] += len(batch)
-        prompts = prompts_of(tokenizer, [row["instruction"] for row in batch])
+        prompts = prompts_of(tokenizer, batch)
         sides = masks_of_rows(tokenizer, batch)
         for row, prompt, (response, variant) in zip(batch, prompts, sides, strict=True):
             example, counted = build_one(row["id"], prompt, response, variant)
@@ -199,9 +199,10 @@ def why_unused(example: Example, end: int) -> str:
     return "no_mark" if different else "no_difference"
 
 
-def prompts_of(tokenizer: Any, instructions: Sequence[str]) -> list[np.ndarray]:
-    """Each instruction's prompt, int64 ids (:func:`fgit.common.tokenizers.ids_of_prompts`)."""
-    texts = [chat_prompt(tokenizer, instruction) for instruction in instructions]
+def prompts_of(tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+    """Each row's prompt, its ``history`` first if it has one, int64 ids
+    (:func:`fgit.common.tokenizers.ids_of_prompts`)."""
+    texts = [chat_prompt(tokenizer, r["instruction"], r.get("history") or ()) for r in rows]
     return [np.asarray(ids, dtype=np.int64) for ids in ids_of_prompts(tokenizer, texts)]
 
 

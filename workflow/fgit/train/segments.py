@@ -14,6 +14,7 @@ from fgit.masks import TokenMasks, whole_offsets
 from fgit.stage_reports import SegmentsReport
 from fgit.train.examples import Example, masks_of
 from fgit.train.rows import needs_of
+from fgit.variants import conversation
 
 SAMPLE_COUNT = 8  # enough to see what the masks do, and small in a report of many trainings
 
@@ -48,7 +49,7 @@ def segments_of(
         samples=[
             {
                 "id": example.id,
-                "instruction": rows[example.id]["instruction"],
+                "instruction": conversation(rows[example.id]),
                 **sides_of(rows[example.id], example, tokenizer, end, settings.objective),
                 "epochs": epochs[example.id],
             }

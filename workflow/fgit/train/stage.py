@@ -9,12 +9,11 @@ import polars as pl
 import torch
 import yaml
 
-from fgit.annotate import SPAN_COLUMNS
+from fgit.annotate import read_spans
 from fgit.common import processes
 from fgit.common.chat_templates import end_of_turn, require_chat_template, write_ends
 from fgit.common.errors import UserError
 from fgit.common.files import (
-    read_parquet,
     replacing,
     sha256,
     write_jsonl,
@@ -60,11 +59,7 @@ def train(
     Returns:
         The settings, with the precision that ``auto`` was.
     """
-    frame = read_parquet(spans)
-    if frame.is_empty():
-        raise UserError(f"{spans}: no samples to train on")
-    if not set(SPAN_COLUMNS) <= set(frame.columns):
-        raise UserError(f"{spans}: no spans in it; it should be what fgit annotate wrote")
+    frame = read_spans(spans)
     check_samples(spans, frame)
     seed_everything(settings.seed)
     tokenizer = load_tokenizer(model, revision, template)

@@ -2,14 +2,16 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 
 from fgit.common.errors import UserError
-from fgit.common.files import read_records, write_parquet
+from fgit.common.files import read_objects, read_records, write_parquet
 from fgit.common.progress import bar
 from fgit.config import TrainSettings
+from fgit.variants import HISTORY, history_in
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +30,15 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     from fgit.train.examples import examples
     from fgit.train.rows import lay_out
 
+    rows = list(read_objects(pairs))
     frame, _ = read_records(
-        pairs, ["id", "instruction", "response", "variant"], empty=["response", "variant"]
+        pairs,
+        ["id", "instruction", "response", "variant"],
+        rows=rows,
+        empty=["response", "variant"],
     )
+    histories = [history_in(pairs, number, row) for number, row in rows]
+    frame = frame.with_columns(pl.Series("history", histories, dtype=HISTORY))
     tokenizer = load_tokenizer(model)
     require_chat_template(tokenizer, model)
     built, _ = examples(
@@ -50,7 +58,7 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
     check_fits(network, tokenizer, built, "--max-length")
     engine = Engine(network, settings.model_copy(update={"precision": "fp32"}))
     check_exact(engine)
-    rows = []
+    measured: list[tuple[Any, ...]] = []
     with torch.no_grad():
         for example in bar(built, description="weights", unit="pair"):
             output = engine(lay_out([example], "fgit").to(device()), objective="fgit")
@@ -58,7 +66,7 @@ def weights(model: str, pairs: Path, out: Path, settings: TrainSettings) -> None
             if example.paired:
                 columns = output.p_response, output.p_variant, output.weight
                 figures = tuple(column.item() for column in columns)
-            rows.append((example.id, *figures, (output.loss / output.tokens).item()))
+            measured.append((example.id, *figures, (output.loss / output.tokens).item()))
     schema = dict.fromkeys(["p_response", "p_variant", "weight", "loss"], pl.Float64)
-    write_parquet(out, pl.DataFrame(rows, schema={"id": pl.String, **schema}, orient="row"))
-    log.info("%d pairs", len(rows))
+    write_parquet(out, pl.DataFrame(measured, schema={"id": pl.String, **schema}, orient="row"))
+    log.info("%d pairs", len(measured))
