@@ -11,6 +11,7 @@ that these loops do not serve is asked by ``model.generate``, one prompt at a ti
 exact, and is refused if not.
 """
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -313,10 +314,12 @@ WAYS: dict[str, Decode] = {
 }
 # By how much logits may differ from those of a plain forward pass, relative to what the context
 # changes in them. Over the architectures tried, a context that is lost or mixed up gave 0.02 to
-# 1.3; rounding gave below 1e-5 in fp32, and up to 0.1 in bf16, where a mixture of experts may
-# choose others.
+# 1.3 and rounding less than 1e-5 in fp32; rounding gave up to 0.1 in bf16, where a mixture of
+# experts may choose others.
 TOLERANCE = {torch.float32: 0.01}
-ROUGH = 0.2  # where weights have fewer bits
+ROUGH = 0.2  # where there was no room for weights in fp32
+SHORT = (torch.bfloat16, torch.float16)
+LARGE = 10**9  # weights
 OTHER = "take another model (docs/evaluation.md lists those tried)"
 # What a config's numbers are called by which a layer treats tokens otherwise that are so far apart.
 DISTANCE = re.compile("window|chunk|block|topk|original_max")
@@ -338,8 +341,36 @@ def exact_way(model: Any, longest: int) -> Decode:
     distance = max((n for n in distances(model.config) if n < longest), default=0)
     exact = EXACT.setdefault(model, {})
     if distance not in exact:
-        exact[distance] = first_exact(model, distance)
+        with in_fp32(model):
+            exact[distance] = first_exact(model, distance)
     return WAYS[exact[distance]]
+
+
+@contextlib.contextmanager
+def in_fp32(model: Any) -> Iterator[None]:
+    """Have a model's weights in fp32, where rounding hides nothing; they are what they were after.
+
+    Those that a GPU has no room for stay as they are, and so do large ones on a CPU: its memory may
+    be a job's, which is killed without a word.
+    """
+    weights = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in SHORT]
+    if model.device.type == "cpu" and sum(weight.numel() for weight in weights) > LARGE:
+        weights = []
+    dtypes = [weight.dtype for weight in weights]
+
+    def back() -> None:
+        for weight, dtype in zip(weights, dtypes, strict=True):
+            weight.data = weight.data.to(dtype)
+
+    try:
+        for weight in weights:
+            weight.data = weight.data.float()
+    except torch.OutOfMemoryError:
+        back()
+    try:
+        yield
+    finally:
+        back()
 
 
 def distances(config: Any) -> list[int]:
@@ -370,9 +401,9 @@ def first_exact(model: Any, distance: int) -> str:
     name = f"{model.name_or_path}: {type(model).__name__} ({model.config.model_type})"
     size = model.get_input_embeddings().weight.shape[0]
     # The first of a vocabulary are often special: padding, images.
-    ids = np.random.default_rng(0).integers(size // 8, size, distance + 26).tolist()
+    ids = np.random.default_rng(0).integers(size // 8, size, distance + 25).tolist()
     new = [ids[:3], ids[3:5], ids[5:7], ids[7:8]]
-    start, rests = ids[8:12], [ids[12:14], ids[14:18], ids[18:]]
+    start, rests = ids[8:12], [ids[12:13], ids[13:17], ids[17:]]
     room = max(1, context_length(model) - max(map(len, new)))
     prompts = [(start + rests[place])[:room] for place in (2, 0, 0, 1)]
     before = prompts[0][:-5] or prompts[0]
