@@ -131,7 +131,9 @@ def test_chat_mode_needs_a_template(untemplated, pairs, tmp_path):
 def test_a_model_that_the_engine_cannot_run(tiny_model):
     network = load_model(str(tiny_model), dtype="float32")
     network.config.final_logit_softcapping = 30.0
-    with pytest.raises(UserError, match=r"softcapping are not supported.*kind pairs out of this"):
+    with pytest.raises(
+        UserError, match=r"softcapping, which is not supported.*kind pairs out of this"
+    ):
         preferences.mean_probabilities(network, [])
 
 

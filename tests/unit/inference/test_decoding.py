@@ -1,17 +1,29 @@
+import logging
+
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fgit.common.errors import UserError
 from fgit.common.models import load_model
+from fgit.inference import decoding
 from fgit.inference.decoding import (
+    ONE_BY_ONE,
+    by_library,
     common_start,
     decode,
     decode_texts,
     end_tokens,
+    exact_way,
+    first_exact,
     greedy,
+    in_batches,
     reserved_cache,
 )
+from fgit.inference.transformers_engine import GumbelSampling
+from tests.architectures import documented, small_windows, tiny, tiny_config, trains, writes
 
 PROMPTS = [[5, 6, 7], [8], [5, 6, 7], [9, 10, 11, 12]]
 
@@ -26,7 +38,7 @@ def alone(model, prompt, length, choose=None):
     ids = list(prompt)
     with torch.inference_mode():
         for _ in range(length):
-            logits = model(input_ids=torch.tensor([ids])).logits[:, -1]
+            logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1]
             ids.append(int((choose or greedy)(logits, [0])))
     return ids[len(prompt) :]
 
@@ -185,3 +197,137 @@ def test_the_token_that_ends_an_answer_is_not_its_text(model, tokenizer, monkeyp
         choose=choose,
     )
     assert sorted(found) == [(0, "aa", 3, True), (1, "aaaa", 4, False)]
+
+
+# ------------------------------------------------------------------ models of other kinds
+
+OTHER_START, NO_WAY = "in batches, a common start read for each row", "refused"
+# Each differs from the others in what it carries from token to token, or in what it makes of
+# padding, positions and distances. Windows are of 6 tokens.
+KINDS = {
+    "gpt2": "in batches",  # learned positions
+    "deepseek_v3": "in batches",  # latent attention, experts
+    "mistral": OTHER_START,  # sliding windows in all layers
+    "gpt_oss": OTHER_START,  # ... in some, and sinks
+    "gpt_neo": OTHER_START,  # windows that its cache does not know of
+    "llama4_text": OTHER_START,  # chunks
+    "mpt": OTHER_START,  # ALiBi
+    "qwen3_5_text": OTHER_START,  # linear attention in some layers
+    "jamba": OTHER_START,  # a state space in some layers
+    "lfm2": OTHER_START,  # convolutions in some layers
+    "mamba": ONE_BY_ONE,  # a state space alone
+    "rwkv": ONE_BY_ONE,  # a state of its own
+    "recurrent_gemma": ONE_BY_ONE,  # a state inside of its modules
+    "bart": ONE_BY_ONE,  # positions counted by the cache
+    "ernie": NO_WAY,  # an encoder, which looks ahead
+    "roberta": NO_WAY,  # positions that begin behind the padding token's id
+}
+RAGGED = [[5, 6, 7, *range(20, 38)], [5, 6, 7, 9], [5, 6, 7, 9], [5, 6, 7, *range(60, 67)]]
+LENGTHS = [7, 9, 2, 4]
+
+
+def assert_exact(kind, way):
+    """Answers are those of full forward passes, or the model is refused by name."""
+    other = tiny(tiny_config(kind, **small_windows(kind)))
+
+    def answers():
+        rows = decode(
+            *(other, RAGGED),
+            max_new_tokens=max(LENGTHS),
+            choose=greedy,
+            ended=lambda row, tokens: len(tokens) == LENGTHS[row],
+        )
+        return {row: (tokens, complete) for row, tokens, complete in rows}
+
+    if way == NO_WAY:
+        with pytest.raises(UserError, match=rf"{type(other).__name__} \({kind}\) .*another model"):
+            answers()
+        return
+    found = answers()
+    expected = [alone(other, *row) for row in zip(RAGGED, LENGTHS, strict=True)]
+    assert found == {row: (tokens, True) for row, tokens in enumerate(expected)}
+    assert list(decoding.EXACT[other].values()) == [way]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_those_of_full_forward_passes(kind):
+    assert_exact(kind, KINDS[kind])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", documented())
+def test_what_is_documented_of_architectures(kind):
+    """As in docs/evaluation.md; and beyond small windows answers are exact, or refused."""
+    model = tiny(tiny_config(kind))
+    assert (writes(model), trains(model)) == documented()[kind]
+    shorter = tiny(tiny_config(kind, **small_windows(kind)))
+    try:
+        rows = list(decode(shorter, RAGGED, max_new_tokens=9, choose=greedy, ended=never))
+    except UserError:
+        rows = []
+    for row, tokens, _ in rows:
+        assert tokens == alone(shorter, RAGGED[row], 9)
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_the_library_answers_as_the_loop_does(model, monkeypatch, temperature):
+    """Choice, ends, limits and progress; and nothing that a generation_config holds."""
+    own = transformers.GenerationConfig(
+        repetition_penalty=5.0, max_length=3, eos_token_id=5, do_sample=True, forced_eos_token_id=9
+    )
+    monkeypatch.setattr(model, "generation_config", own)
+    monkeypatch.setattr(model.config, "max_position_embeddings", 12)
+
+    def rows(way):
+        written = []
+        choose = GumbelSampling([3, 1, 4, 1], temperature, model.device) if temperature else greedy
+        found = way(
+            *(model, [*PROMPTS[:3], list(range(5, 15))]),
+            max_new_tokens=6,
+            choose=choose,
+            ended=lambda row, tokens: len(tokens) == 2 + 2 * row,
+            wrote=written.append,
+        )
+        return sorted(found), sum(written)
+
+    assert rows(by_library) == rows(in_batches)
+    assert [len(tokens) for _, tokens, _ in rows(by_library)[0]] == [2, 4, 6, 2]
+    assert model.generation_config is own
+
+
+def test_a_model_is_compared_once_and_nothing_is_drawn(tiny_model, caplog, monkeypatch):
+    model = load_model(str(tiny_model), dtype="bfloat16")
+    calls = []
+    monkeypatch.setattr(
+        decoding, "first_exact", lambda *seen: calls.append(1) or first_exact(*seen)
+    )
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    before = torch.get_rng_state()
+    for _ in range(2):
+        list(decode(model, PROMPTS, max_new_tokens=2, choose=greedy, ended=never))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert (calls, caplog.messages) == ([1], [])
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+    assert {weight.dtype for weight in model.state_dict().values()} == {torch.bfloat16}
+
+
+def test_bf16_hides_no_fault():
+    """Convolutions over padding change these logits by less than bf16 may round them."""
+    way = exact_way(tiny(tiny_config("lfm2")).bfloat16(), 20)
+    assert way is decoding.WAYS[OTHER_START]
+
+
+def test_what_serves_a_model_is_said(caplog):
+    caplog.set_level(logging.INFO, "fgit")
+    for kind, level in {"mamba": "WARNING", "lfm2": "INFO"}.items():
+        exact_way(tiny(tiny_config(kind)), 20)
+        assert caplog.records[-1].levelname == level
+        assert f"({kind}) writes its answers {KINDS[kind]}" in caplog.records[-1].message
+
+
+def test_nan_is_not_blamed_on_the_architecture(tiny_model):
+    model = load_model(str(tiny_model), dtype="float32")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(torch.nan)
+    with pytest.raises(UserError, match="NaN as logits"):
+        exact_way(model, 20)

@@ -20,6 +20,7 @@ from fgit.train.examples import Example, examples
 from fgit.train.rows import lay_out, pack
 from fgit.train.weights_and_losses import preference_loss
 from fgit.train.weights_of_pairs import weights
+from tests.architectures import tiny, tiny_config, trains
 from tests.reference import two_pass
 from tests.speed.pairs import humanevalpack
 
@@ -361,6 +362,11 @@ def test_layers_that_carry_more_than_attention_are_refused():
     model = transformers.Lfm2ForCausalLM(config)
     with pytest.raises(UserError, match="Lfm2ForCausalLM gives log probabilities that differ by"):
         check_exact(Engine(model, TrainSettings()))
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v32", "llama4_text", "qwen3_5_text", "gemma4_text"])
+def test_layers_that_fail_on_a_packed_row_are_refused_by_name(kind):
+    assert trains(tiny(tiny_config(kind))) == "refused"
 
 
 def test_a_model_without_attention_is_refused():

@@ -18,6 +18,12 @@ class UserError(Exception):
     """
 
 
+def described(error: BaseException) -> str:
+    """A library's exception within a message: its class, and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 class Stopped(SystemExit):
     """A stage was told to end (SIGTERM); what it saved, if anything, is gone on from later.
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLOSING_FENCE = "\n```"
-# By how much log P may differ between a packed row and a plain call; bfloat16 rounds log P to
-# sixteenths and eighths, while layers that mix samples change it by several.
+# By how much log P may differ between a packed row and a plain call. bfloat16, where there is no
+# room for fp32, rounds log P to sixteenths and eighths.
 EXACT = {"fp32": 0.01, "bf16": 1.0}
 
 
@@ -176,6 +176,7 @@ def mean_probabilities(network: Any, examples: Sequence[Example]) -> dict[str, t
     import torch
 
     from fgit.common.models import device
+    from fgit.inference.decoding import in_fp32
     from fgit.train.engine import Engine, check_exact
     from fgit.train.rows import lay_out, pack
 
@@ -183,7 +184,8 @@ def mean_probabilities(network: Any, examples: Sequence[Example]) -> dict[str, t
     settings = TrainSettings(precision=precision)
     try:
         engine = Engine(network, settings).eval()
-        check_exact(engine, EXACT[precision])
+        with in_fp32(network):
+            check_exact(engine, EXACT["fp32" if network.dtype is torch.float32 else "bf16"])
     except UserError as error:
         raise UserError(
             f"{error}. Pairs are measured as training measures them: leave benchmarks of kind "

@@ -3,23 +3,39 @@
 Not ``model.generate``: that goes on computing rows that have ended until the last one has, reads
 what prompts have in common once for each of them, copies all keys and values at each step, and
 applies whatever a model's generation_config holds (repetition penalties, top-k).
+
+What a model carries from token to token need not be keys and values, and need not stand padding,
+a common start or rows that leave: each would be a wrong answer without an error. So the first
+answers of a model wait for a comparison with plain forward passes (:func:`exact_way`). A model
+that these loops do not serve is asked by ``model.generate``, one prompt at a time, if that is
+exact, and is refused if not.
 """
 
+import contextlib
+import functools
 import inspect
+import logging
+import re
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from fgit.common.chat_templates import ends_of_turn
+from fgit.common.errors import UserError, described
 from fgit.common.models import position_limit
 from fgit.common.tokenizers import answer_text
 
+log = logging.getLogger(__name__)
+
 Choose = Callable[[Tensor, list[int]], Tensor]
 Ended = Callable[[int, list[int]], bool]
+Decode = Callable[..., Iterator[tuple[int, list[int], bool]]]
 
 # Rows that have ended are taken out of the batch once they are one of so many.
 ENDED_SHARE = 8
@@ -58,7 +74,6 @@ def decode_texts(
         yield row, text, len(tokens), by_itself
 
 
-@torch.inference_mode()
 def decode(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -77,14 +92,45 @@ def decode(
         choose: next tokens int64 [n], from logits [n, vocabulary] and the n rows they belong to.
         ended: whether a row is complete, asked after each of its tokens.
         wrote: told after each step how many tokens it gave.
+
+    Raises:
+        UserError: for a model that nothing here decodes exactly.
+    """
+    way = exact_way(model, max(map(len, prompts)) + max_new_tokens)
+    yield from way(
+        *(model, prompts),
+        max_new_tokens=max_new_tokens,
+        choose=choose,
+        ended=ended,
+        wrote=wrote,
+    )
+
+
+@torch.inference_mode()
+def in_batches(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    choose: Choose,
+    ended: Ended,
+    wrote: Callable[[int], Any] = lambda tokens: None,
+    share_start: bool = True,
+) -> Iterator[tuple[int, list[int], bool]]:
+    """All rows together.
+
+    Args:
+        share_start: whether what the prompts begin with alike is read once. The padding then lies
+            behind it, where layers that look back over a window or carry a state meet it.
+        model, prompts, max_new_tokens, choose, ended, wrote: as for :func:`decode`.
     """
     device = model.device
     distinct = list(dict.fromkeys(map(tuple, prompts)))
     place_of = {ids: place for place, ids in enumerate(distinct)}
-    shared = common_start(distinct)
+    shared = common_start(distinct) if share_start else 0
     longest = max(map(len, distinct))
     limits = [min(max_new_tokens, context_length(model) - len(ids)) for ids in prompts]
-    cache = reserved_cache(model, longest + max(limits))
+    cache: Any = reserved_cache(model, longest + max(limits))
     last = last_logits_only(model)
 
     def step(inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -100,7 +146,7 @@ def decode(
     if shared:
         start = torch.tensor([distinct[0][:shared]], device=device)
         step(start, torch.ones_like(start), torch.arange(shared, device=device)[None])
-        cache.batch_select_indices(torch.zeros(len(distinct), dtype=torch.long, device=device))
+        cache.reorder_cache(torch.zeros(len(distinct), dtype=torch.long, device=device))
     # Behind the common start, so that all prompts end together.
     padding = [longest - len(ids) for ids in distinct]
     rest = [[0] * pad + list(ids[shared:]) for pad, ids in zip(padding, distinct, strict=True)]
@@ -111,7 +157,7 @@ def decode(
     logits = step(torch.tensor(rest, device=device), mask, positions[:, shared:])
     if len(distinct) < len(prompts):  # each row gets a copy of its prompt's keys and values
         own = torch.tensor([place_of[tuple(ids)] for ids in prompts], device=device)
-        cache.batch_select_indices(own)
+        cache.reorder_cache(own)
         logits, mask, positions = logits[own], mask[own], positions[own]
     rows = list(range(len(prompts)))  # of the batch, in its order
     going = list(rows)  # the places in the batch of those that go on
@@ -136,7 +182,7 @@ def decode(
         going = stay
         if len(rows) - len(going) > len(rows) // ENDED_SHARE:
             on = torch.tensor(going, device=device)
-            cache.batch_select_indices(on)
+            cache.reorder_cache(on)
             inputs, mask, positions = inputs[on], mask[on], positions[on]
             rows = [rows[place] for place in going]
             going = list(range(len(rows)))
@@ -188,11 +234,280 @@ class ReservedLayer(DynamicLayer):
         self.keys, self.values = keys, values
         return keys, values
 
-    def batch_select_indices(self, indices: Tensor) -> None:
+    def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep these rows, in this order; a row may come several times."""
         tokens = self.get_seq_length()
-        self.buffers = [self.reserved(buffer[indices, :, :tokens]) for buffer in self.buffers]
+        self.buffers = [self.reserved(buffer[beam_idx, :, :tokens]) for buffer in self.buffers]
         self.keys, self.values = (buffer[:, :, :tokens] for buffer in self.buffers)
+
+
+@torch.inference_mode()
+def by_library(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    choose: Choose,
+    ended: Ended,
+    wrote: Callable[[int], Any] = lambda tokens: None,
+) -> Iterator[tuple[int, list[int], bool]]:
+    """One row after the other, by the model's own generation.
+
+    Args:
+        model, prompts, max_new_tokens, choose, ended, wrote: as for :func:`decode`.
+    """
+    # Nothing that a model's generation_config holds may reach its answers, but generate takes from
+    # there whatever it is not told.
+    own, bare = model.generation_config, transformers.GenerationConfig(pad_token_id=0)
+    for row, prompt in enumerate(prompts):
+        ids = torch.tensor([list(prompt)], device=model.device)
+        most = max(1, min(max_new_tokens, context_length(model) - len(prompt)))
+        step = LibraryStep(row, len(prompt), choose, ended, wrote)
+        model.generation_config = bare
+        try:
+            model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=transformers.GenerationConfig(
+                    max_new_tokens=most, do_sample=False, pad_token_id=0
+                ),
+                logits_processor=[step],
+                stopping_criteria=[step.stop],
+            )
+        finally:
+            model.generation_config = own
+        yield row, step.new, step.complete
+
+
+class LibraryStep(transformers.LogitsProcessor):
+    """Has ``model.generate`` take for a row what ``choose`` takes, and stop where it has ended."""
+
+    def __init__(
+        self, row: int, start: int, choose: Choose, ended: Ended, wrote: Callable[[int], Any]
+    ) -> None:
+        self.row, self.start = row, start
+        self.choose, self.ended, self.wrote = choose, ended, wrote
+        self.new: list[int] = []
+        self.complete = False
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores that leave one token to choose."""
+        chosen = self.choose(scores, [self.row])
+        self.wrote(1)
+        self.new.append(int(chosen))
+        self.complete = self.ended(self.row, self.new)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen[:, None], 0.0)
+
+    def stop(self, input_ids: Tensor, scores: Tensor, **options: Any) -> Tensor:
+        """Whether the row has ended, bool [1]."""
+        return torch.tensor([self.complete], device=input_ids.device)
+
+
+# ------------------------------------------------------------------ which of them is exact
+
+ONE_BY_ONE = "one row at a time by transformers' own generation"
+WAYS: dict[str, Decode] = {
+    "in batches": in_batches,
+    "in batches, a common start read for each row": functools.partial(
+        in_batches, share_start=False
+    ),
+    ONE_BY_ONE: by_library,
+}
+# By how much logits may differ from those of a plain forward pass, relative to what the context
+# changes in them. Over the architectures tried, a context that is lost or mixed up gave 0.02 to
+# 1.3 and rounding less than 1e-5 in fp32; rounding gave up to 0.1 in bf16, where a mixture of
+# experts may choose others.
+TOLERANCE = {torch.float32: 0.01}
+ROUGH = 0.2  # where there was no room for weights in fp32
+SHORT = (torch.bfloat16, torch.float16)
+LARGE = 10**9  # weights
+OTHER = "take another model (docs/evaluation.md lists those tried)"
+# What a config's numbers are called by which a layer treats tokens otherwise that are so far apart.
+DISTANCE = re.compile("window|chunk|block|topk|original_max")
+
+# The exact way of each model, by the distance over which it was compared.
+EXACT: weakref.WeakKeyDictionary[Any, dict[int, str]] = weakref.WeakKeyDictionary()
+
+
+def exact_way(model: Any, longest: int) -> Decode:
+    """The first of :data:`WAYS` whose logits are those of plain forward passes; once for a model.
+
+    Args:
+        longest: tokens that a row may have, prompt included. The comparison goes beyond those
+            windows of the model that are shorter.
+
+    Raises:
+        UserError: if none is exact.
+    """
+    distance = max((n for n in distances(model.config) if n < longest), default=0)
+    exact = EXACT.setdefault(model, {})
+    if distance not in exact:
+        with in_fp32(model):
+            exact[distance] = first_exact(model, distance)
+    return WAYS[exact[distance]]
+
+
+@contextlib.contextmanager
+def in_fp32(model: Any) -> Iterator[None]:
+    """Have a model's weights in fp32, where rounding hides nothing; they are what they were after.
+
+    Those that a GPU has no room for stay as they are, and so do large ones on a CPU: its memory may
+    be a job's, which is killed without a word.
+    """
+    weights = [t for t in (*model.parameters(), *model.buffers()) if t.dtype in SHORT]
+    if model.device.type == "cpu" and sum(weight.numel() for weight in weights) > LARGE:
+        weights = []
+    dtypes = [weight.dtype for weight in weights]
+
+    def back() -> None:
+        for weight, dtype in zip(weights, dtypes, strict=True):
+            weight.data = weight.data.to(dtype)
+
+    try:
+        for weight in weights:
+            weight.data = weight.data.float()
+    except torch.OutOfMemoryError:
+        back()
+    try:
+        yield
+    finally:
+        back()
+
+
+def distances(config: Any) -> list[int]:
+    """The windows, chunks and the like of a config, in tokens."""
+    sections, numbers = [config.get_text_config(decoder=True).to_dict()], []
+    while sections:
+        for key, value in sections.pop().items():
+            if isinstance(value, dict):
+                sections.append(value)
+            elif DISTANCE.search(str(key)):
+                several = value if isinstance(value, list) else [value]
+                numbers += [n for n in several if type(n) is int]
+    return numbers
+
+
+@torch.inference_mode()
+def first_exact(model: Any, distance: int) -> str:
+    """The name of the first exact way.
+
+    Four rows of fixed tokens are decoded. They have a common start and three lengths, two are
+    equal, one is longer than ``distance``, and they end one after the other: so a start that is
+    read once, padding, copies and rows that leave have their part in the logits compared.
+
+    The measure is the root mean square of a row's differences, relative to what its logits change
+    by where the model sees the last token alone. Nothing is drawn, and no argmax is taken: ties
+    do no harm.
+    """
+    name = f"{model.name_or_path}: {type(model).__name__} ({model.config.model_type})"
+    size = model.get_input_embeddings().weight.shape[0]
+    # The first of a vocabulary are often special: padding, images.
+    ids = np.random.default_rng(0).integers(size // 8, size, distance + 25).tolist()
+    new = [ids[:3], ids[3:5], ids[5:7], ids[7:8]]
+    start, rests = ids[8:12], [ids[12:13], ids[13:17], ids[17:]]
+    room = max(1, context_length(model) - max(map(len, new)))
+    prompts = [(start + rests[place])[:room] for place in (2, 0, 0, 1)]
+    before = prompts[0][:-5] or prompts[0]
+    try:
+        expected = [plain(model, *row) for row in zip(prompts, new, strict=True)]
+        not_ahead = plain(model, before, new[0][:1])
+        ahead = plain(model, before, prompts[0][len(before) :] + new[0])[:1]
+        pairs = zip(prompts, new, strict=True)
+        last = [token for prompt, row in pairs for token in (prompt[-1], *row[:-1])]
+        tokens = torch.tensor(last, device=model.device)[:, None]
+        alone = model(input_ids=tokens, use_cache=False).logits[:, -1].float()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{name} fails in a forward pass over a few tokens, without a cache "
+            f"({described(error)}), so it cannot write answers; {OTHER}"
+        ) from error
+    logits = torch.cat(expected)
+    context = difference(alone, logits)
+    rounding = torch.finfo(model.dtype).eps * difference(logits.mean(-1, keepdim=True), logits)
+    if not context + rounding < torch.inf:
+        raise UserError(
+            f"{name} gives NaN as logits in {model.dtype}; look at its weights, or take dtype "
+            "float32"
+        )
+    most = TOLERANCE.get(model.dtype, ROUGH) * context + 4 * rounding
+    if difference(ahead, not_ahead) > most:
+        raise UserError(
+            f"{name} looks ahead: its logits change with the tokens behind them, so it cannot "
+            f"write answers token by token; {OTHER}"
+        )
+    reasons: list[str] = []
+    for way, decode in WAYS.items():
+        try:
+            rows = forced(model, decode, prompts, new)
+            largest = max(map(difference, rows, expected))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model raises that does not take what is given
+            reasons.append(f"{way}: {described(error)}")
+            continue
+        if largest <= most:
+            report(name, way, reasons)
+            return way
+        reasons.append(
+            f"{way}: logits differ by {largest / context:.2g} of what the context changes"
+        )
+    raise UserError(
+        f"{name} cannot write answers here: what it carries from token to token does not give the "
+        f"logits of a forward pass without a cache ({'; '.join(reasons)}); {OTHER}"
+    )
+
+
+def report(name: str, way: str, reasons: Sequence[str]) -> None:
+    """Log what serves a model in place of the fastest way."""
+    if way == ONE_BY_ONE:
+        log.warning(
+            "%s writes its answers %s, slower by about the size of a batch (%s)",
+            *(name, way, "; ".join(reasons)),
+        )
+    elif reasons:
+        log.info("%s writes its answers %s (%s)", name, way, "; ".join(reasons))
+
+
+def plain(model: Any, prompt: Sequence[int], new: Sequence[int]) -> Tensor:
+    """The logits that each new token is chosen from, float32 [new, vocabulary], by one pass."""
+    ids = torch.tensor([[*prompt, *new[:-1]]], device=model.device)
+    last = last_logits_only(model, len(new))
+    return model(input_ids=ids, use_cache=False, **last).logits[0, -len(new) :].float()
+
+
+def forced(
+    model: Any, decode: Decode, prompts: Sequence[list[int]], new: Sequence[list[int]]
+) -> list[Tensor]:
+    """The logits of each row where these tokens are chosen, float32 [its new, vocabulary]."""
+    logits: list[list[Tensor]] = [[] for _ in prompts]
+
+    def choose(scores: Tensor, rows: list[int]) -> Tensor:
+        tokens = [new[row][len(logits[row])] for row in rows]
+        for row, own in zip(rows, scores.float(), strict=True):
+            logits[row].append(own)
+        return torch.tensor(tokens, device=scores.device)
+
+    most = max(map(len, new))
+    for _ in decode(
+        *(model, prompts),
+        max_new_tokens=most,
+        choose=choose,
+        ended=lambda row, tokens: len(tokens) == len(new[row]),
+        wrote=lambda tokens: None,
+    ):
+        pass
+    return [torch.stack(row) for row in logits]
+
+
+def difference(some: Tensor, others: Tensor) -> float:
+    """The root mean square; some models give tokens that they rule out -inf."""
+    bounded = (logits.clamp(-1e4, 1e4) for logits in (some, others))
+    return float(torch.sub(*bounded).square().mean().sqrt())
+
+
+# ------------------------------------------------------------------ caches, lengths, ends
 
 
 def reserved_cache(model: Any, room: int) -> transformers.DynamicCache:
@@ -204,10 +519,10 @@ def reserved_cache(model: Any, room: int) -> transformers.DynamicCache:
     return cache
 
 
-def last_logits_only(model: Any) -> dict[str, int]:
-    """The argument that spares the logits of the prompt, where the model's class has it."""
+def last_logits_only(model: Any, count: int = 1) -> dict[str, int]:
+    """The argument that spares all but the last logits, where the model's class has it."""
     has = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if has else {}
+    return {"logits_to_keep": count} if has else {}
 
 
 def context_length(model: Any) -> int:

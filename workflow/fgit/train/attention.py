@@ -23,7 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from fgit.common import processes
-from fgit.common.errors import UserError
+from fgit.common.errors import UserError, described
 from fgit.train.rows import Segment
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ def attend(
         )
     else:
         output = by_groups(query, key, value, visible, scaling)
-    return output.transpose(1, 2), None
+    return output.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION, attend)
@@ -204,7 +204,7 @@ def backend(setting: str, heads: int, key_heads: int, head_size: int, dtype: tor
             output.sum().backward()
             return "flex"
         except Exception as error:  # whatever a compiler may raise
-            lacking = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            lacking = described(error)
     if processes.is_first() and (setting == "flex" or torch.cuda.is_available()):
         log.warning("FlexAttention cannot be used here (%s); taking sdpa instead", lacking)
     return "sdpa"

@@ -4,9 +4,10 @@ A row (:mod:`fgit.train.rows`) costs what its tokens cost, so FGit costs what st
 The whole computation is the forward pass of one module, as DDP and FSDP2 need it.
 """
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fgit.common.errors import UserError
+from fgit.common.errors import UserError, described
 from fgit.common.models import embedding_rows, position_limit, require_rows, torch_dtype
 from fgit.config import TrainSettings
 from fgit.train.attention import ATTENTION, FLEX_BLOCK, Visible, backend, block_mask, head_size
@@ -74,10 +75,11 @@ class Engine(torch.nn.Module):
         without_dropout(model)
         self.model = model
         self.settings = settings
-        heads = config.num_attention_heads
-        key_heads = getattr(config, "num_key_value_heads", None) or heads
         dtype = torch_dtype(settings.precision)
-        self.attention = backend(settings.attention, heads, key_heads, head_size(config), dtype)
+        with refusing(model):
+            heads = config.num_attention_heads
+            key_heads = getattr(config, "num_key_value_heads", None) or heads
+            self.attention = backend(settings.attention, heads, key_heads, head_size(config), dtype)
         self._no_split_modules = model._no_split_modules  # what FSDP2 wraps
 
     def tie_weights(self) -> None:
@@ -172,8 +174,8 @@ def check_supported(model: Any) -> None:
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(model.config, key, None) not in (None, 1.0):
             raise UserError(
-                f"{model.name_or_path}: models with {key} are not supported (their logits are "
-                "rescaled behind the output embedding)"
+                f"{model.name_or_path}: {type(model).__name__} has {key}, which is not supported "
+                "(logits are rescaled behind the output embedding)"
             )
 
 
@@ -208,6 +210,20 @@ def check_fits(
         )
 
 
+@contextlib.contextmanager
+def refusing(model: Any) -> Iterator[None]:
+    """Refuse a model by name for whatever it raises, instead of a traceback."""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # layers raise what they like where they get no mask, or no cache
+        raise UserError(
+            f"{model.name_or_path}: {type(model).__name__} does not run on a packed row "
+            f"({described(error)}), so it cannot be trained here"
+        ) from error
+
+
 def check_exact(engine: Engine, tolerance: float = 0.01) -> None:
     """Compare a small row with plain calls of the model, and refuse a model that gives another P.
 
@@ -227,7 +243,7 @@ def check_exact(engine: Engine, tolerance: float = 0.01) -> None:
         samples.append(Example("", prompt, y, marks, np.append(y[:3], part[18:23]), marks))
     row = lay_out(samples, "fgit").to(device)
     expected = []
-    with torch.no_grad():
+    with torch.no_grad(), refusing(model):
         engine.attention = "sdpa"  # which kernel computes it is checked elsewhere
         logprobs = engine.eval().logprobs(row)
         packed = torch.cat([logprobs[: len(row.response_sample)], logprobs[row.variant_at]])
