@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import yaml
+from safetensors.torch import load_file, save_file
 
 from fgit import cli, doctor
 from fgit.common.lock import Lock
@@ -32,11 +34,9 @@ esac
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, tiny_model, monkeypatch):
     """A copy of the workflow whose model is a folder, and in which nothing is run."""
-    (tmp_path / "model").mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
-        (tmp_path / "model" / name).touch()
+    shutil.copytree(tiny_model, tmp_path / "model")
     found = Project(tmp_path, tmp_path / "model", "http://127.0.0.1:9/v1")
     monkeypatch.chdir(tmp_path)
     # Both are changed by what is tested.
@@ -161,6 +161,23 @@ def test_what_is_there_or_on_the_hub(project, monkeypatch, changes):
         (project.folder / name).parent.mkdir(exist_ok=True)
         (project.folder / name).touch()
     assert [finding.state for finding in paths_of(project, **changes)] == ["ok"]
+
+
+def test_a_model_here_that_is_not_what_the_stages_take(project):
+    weights = load_file(project.folder / "model" / "model.safetensors")
+    renamed = {f"_orig_mod.{key}": value for key, value in weights.items()}
+    for name in ("fine", "broken", "adapter"):
+        shutil.copytree(project.folder / "model", project.folder / name)
+    save_file(renamed, project.folder / "broken" / "model.safetensors", metadata={"format": "pt"})
+    (project.folder / "adapter" / "adapter_config.json").write_text("{}")
+    (project.folder / "adapter" / "adapter_model.safetensors").touch()
+    config = project.config | model(path="broken")
+    config |= {"generate": TEACHER | {"teacher": "adapter"}, "select": {"embedder": "fine"}}
+    config = parse_config(config)
+    teacher, base = doctor.models_here(config, steps_of(config))
+    assert teacher.state == base.state == "wrong"
+    assert teacher.says.startswith("generate.teacher: adapter") and "adapter" in teacher.says[20:]
+    assert base.says.startswith("models.tiny.path: broken") and "_orig_mod." in base.says
 
 
 def test_environment_variables_are_not_read(project, monkeypatch):

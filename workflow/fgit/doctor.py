@@ -183,6 +183,7 @@ def examine(
             yield ok("environments", "Snakemake makes them with conda; not looked at")
         yield from environments.result()
         yield from named_on_disk(config, steps, steps)
+        yield from models_here(config, steps)
         yield from at_hub(looks.result())
         yield from space(config, results)
         yield folder(results)
@@ -448,6 +449,27 @@ def named_on_disk(
         yield Finding("wrong", "paths", says, fix)
     if not wrong:
         yield ok("paths", "the files and folders that the config names are there")
+
+
+def models_here(config: Config, steps: Iterable[Step]) -> Iterator[Finding]:
+    """Whether the models that lie here, or in the hub's cache, are what the stages take.
+
+    No weights are read, but torch is imported.
+    """
+    from fgit.fetch import check_model
+
+    read = {key for step in steps for key in step.hub}
+    places = {
+        place.key.rpartition(".")[0]: place
+        for place in every_location(config)
+        if place.kind == "model" and what_is_wrong(place) is None
+    }
+    for key in sorted(read & places.keys()):
+        try:
+            revision = hub.entry_of(config, key).revision
+            check_model(places[key].path, revision, embedder=key == "select")
+        except UserError as error:
+            yield Finding("wrong", "models", f"{places[key].key}: {error}")
 
 
 def at_hub(looks: Sequence[hub.Look]) -> Iterator[Finding]:

@@ -80,8 +80,7 @@ def needed(config: Config, steps: Iterable[Step]) -> list[Repository]:
 
 def place_on_hub(config: Config, key: str) -> tuple[RepositoryKind, str, str | None] | None:
     """Kind, name and revision of what a key of the config names; None if it is not on the hub."""
-    section, _, name = key.partition(".")
-    entry = getattr(config, section)[name] if name else getattr(config, section)
+    section, entry = key.partition(".")[0], entry_of(config, key)
     if section == "benchmarks":
         release = kind_of(entry.kind).release
         place = release and release(entry.problems.removeprefix(RELEASE_PREFIX))
@@ -89,6 +88,12 @@ def place_on_hub(config: Config, key: str) -> tuple[RepositoryKind, str, str | N
     path = getattr(entry, {"generate": "teacher", "select": "embedder"}.get(section, "path"))
     kind: RepositoryKind = "dataset" if section == "datasets" else "model"
     return (kind, path, entry.revision) if is_on_hub(path) else None
+
+
+def entry_of(config: Config, key: str) -> Any:
+    """What stands under ``SECTION`` or ``SECTION.NAME`` of the config."""
+    section, _, name = key.partition(".")
+    return getattr(config, section)[name] if name else getattr(config, section)
 
 
 # ------------------------------------------------------------------ what is there
