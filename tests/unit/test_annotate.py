@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fgit import annotate as module
 from fgit.annotate import annotate, mark, segments
 from fgit.common.errors import UserError
+from fgit.variants import HISTORY
 from tests.reference import plain_segments
 
 # Few letters, so that lines repeat; line ends and wide characters as they come in real code.
@@ -344,6 +345,21 @@ def test_spans_that_are_none_of_their_text_are_named(tmp_path, name, spans, mess
     nothing = pl.lit(None, pl.String)
     frame.with_columns(variant=nothing).write_parquet(path)  # of no pair nobody reads the spans
     module.read_spans(path)
+
+
+@pytest.mark.parametrize("turn", [None, {"role": "user", "content": None}, {"role": "human"}])
+def test_a_history_that_is_none_is_named(tmp_path, monkeypatch, turn):
+    monkeypatch.setattr(module, "PART", 2)
+    pairs, spans = tmp_path / "p.parquet", tmp_path / "s.parquet"
+    write_pairs(pairs, [("a", "b")] * 5)
+    annotate(pairs, spans, tmp_path / "r.json")
+    histories = pl.Series("history", [None] * 3 + [[turn]] + [None], dtype=HISTORY)
+    for path in (pairs, spans):
+        pl.read_parquet(path).with_columns(histories).write_parquet(path)
+    with pytest.raises(UserError, match=r"p\.parquet, row 4: history is"):
+        annotate(pairs, tmp_path / "other.parquet", tmp_path / "r.json")
+    with pytest.raises(UserError, match=r"s\.parquet, row 4: history is"):
+        module.read_spans(spans)
 
 
 def test_not_a_pairs_file(tmp_path):

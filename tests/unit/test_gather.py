@@ -170,7 +170,7 @@ def test_no_usable_answer_in_any_shard(tmp_path, records, shards):
         (lambda f: f.drop("tokens"), "no column tokens"),
         (lambda f: f.with_columns(pl.col("k").cast(pl.Float64)), "column k is of type Float64"),
         (lambda f: f.with_columns(code=pl.lit(b"x")), "column code is of type Binary, not String"),
-        (lambda f: f.with_columns(id=pl.lit(1)), "column id is of type Int32, not String"),
+        (lambda f: f.with_columns(id=pl.lit(0.5)), "column id is of type Float64, not String"),
         (
             lambda f: f.with_columns(answer=pl.concat_list("answer")),
             "column answer is of type List",

@@ -13,7 +13,7 @@ from fgit.common.code_blocks import code_blocks, parses
 from fgit.common.errors import Stopped, UserError
 from fgit.config import GenerateSettings
 from fgit.gather import gather
-from fgit.generate import generate, read_answer, teacher_prompt
+from fgit.generate import generate, language_of, read_answer, teacher_prompt
 from fgit.inference import engines
 from fgit.inference.requests import PROMPT_TOO_LONG, Answer
 
@@ -139,6 +139,21 @@ def test_the_prompt_holds_the_task_the_problem_and_the_solution():
     assert "incorrect" in prompt and "Markdown" in prompt
     assert prompt.index("incorrect") < prompt.index("Use {code} and {instruction}.")
     assert prompt.index("{instruction}.") < prompt.index("```python\nd = {}")
+
+
+@pytest.mark.parametrize(
+    ("said", "fence", "expected"),
+    [
+        ("English", "python", "python"),  # some data name the language of the text
+        ("English", "Java", "java"),
+        ("python", "text", "python"),
+        ("Java", "", "java"),
+        (None, "", "python"),
+    ],
+)
+def test_the_language_of_the_code_is_the_fences_or_the_records(said, fence, expected):
+    (block,) = code_blocks(f"```{fence}\nx = 1\n```")
+    assert language_of(said, block, "x = 1") == expected
 
 
 def test_the_fence_of_the_prompt_is_longer_than_any_in_the_code():

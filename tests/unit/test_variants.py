@@ -9,6 +9,7 @@ from fgit.common.errors import UserError
 from fgit.variants import (
     CODE_AT,
     VARIANT_COLUMNS,
+    check_histories,
     conversation,
     read_samples,
     sample_ids,
@@ -68,7 +69,11 @@ def test_a_place_that_is_none_is_named(tmp_path, place):
         read_samples(path)
 
 
-HISTORY = [{"role": "system", "content": "Be brief.\n"}, {"role": "user", "content": "Add."}]
+HISTORY = [
+    {"role": "system", "content": "Be brief.\n"},
+    {"role": "user", "content": "Add."},
+    {"role": "assistant", "content": "x"},
+]
 
 
 def test_the_turns_before_an_instruction_are_read(tmp_path):
@@ -82,7 +87,7 @@ def test_the_turns_before_an_instruction_are_read(tmp_path):
     for frame in (samples, read_samples(tmp_path / "r.parquet")):
         assert frame["history"].to_list() == [HISTORY, None, None]
     assert conversation(samples.row(0, named=True)) == (
-        "System:\nBe brief.\n\nUser:\nAdd.\n\nUser:\nDo 0."
+        "System:\nBe brief.\n\nUser:\nAdd.\n\nAssistant:\nx\n\nUser:\nDo 0."
     )
     assert conversation(samples.row(1, named=True)) == "Do 1."
 
@@ -92,6 +97,18 @@ def test_a_history_that_is_none_is_named(tmp_path, history):
     path = write(tmp_path / "r.jsonl", [row | {"history": history} for row in rows(1)])
     with pytest.raises(UserError, match=r"r\.jsonl, row 1: history is .*leave the column out"):
         read_samples(path)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [HISTORY[1:2], HISTORY[2:], HISTORY[::-1], HISTORY * 2, [{"role": "human", "content": "x"}]],
+)
+def test_a_history_out_of_order_is_named(tmp_path, history):
+    frame = pl.DataFrame({"history": [HISTORY, HISTORY[:1], HISTORY[1:], [], None, history]})
+    check_histories(tmp_path, frame[:-1])
+    check_histories(tmp_path, frame.drop("history"))
+    with pytest.raises(UserError, match=r"row 16: history is .* then turns of user and assistant"):
+        check_histories(tmp_path, frame, 10)
 
 
 @pytest.mark.parametrize("name", ["r.parquet", "r.jsonl"])

@@ -23,7 +23,7 @@ from fgit.common.errors import UserError
 from fgit.common.files import Layout, parquet_height, read_parquet, read_parts, writing_parquet
 from fgit.common.progress import bar
 from fgit.stage_reports import AnnotateReport
-from fgit.variants import HISTORY
+from fgit.variants import HISTORY, check_histories
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +146,8 @@ def annotate(pairs: Path, out: Path, report: Path, threads: int = 1) -> None:
     with writing_parquet(
         out, {**first.schema, **dict.fromkeys(SPAN_COLUMNS, SPANS_DTYPE)}
     ) as write:
-        for part, (spans, part_counts) in zip(whole, progress, strict=True):
+        for number, (part, (spans, part_counts)) in enumerate(zip(whole, progress, strict=True)):
+            check_histories(pairs, part, number * PART)
             write(part.with_columns(spans))
             counts.update(part_counts)
     summary = summary_of(samples, counts)
@@ -193,6 +194,7 @@ def read_spans(path: Path) -> pl.DataFrame:
     """
     frame = read_parquet(path, SPANS)
     check_spans(path, frame)
+    check_histories(path, frame)
     return frame
 
 

@@ -315,11 +315,12 @@ def answer_keys(requests: Sequence[Request], settings: GenerateSettings) -> list
 
 
 def language_of(language: str | None, block: CodeBlock, code: str) -> str:
-    """The language of a record's code: the record's, its fence's, or Python where it parses."""
-    named = (language or block.language).strip().lower()
-    if named in PYTHON:
-        return "python" if named or parses(code) else ""
-    return named
+    """The language of a record's code: Python if the record or its fence says so, else the fence's,
+    the record's (which some data have for that of the text, English), or Python where it parses."""
+    named = [name for name in (block.language, (language or "").strip().lower()) if name]
+    if PYTHON.intersection(named) or (not named and parses(code)):
+        return "python"
+    return named[0] if named else ""
 
 
 def teacher_prompt(instruction: str, code: str, language: str) -> str:

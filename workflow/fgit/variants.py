@@ -6,7 +6,7 @@ import itertools
 import operator
 import types
 import warnings
-from collections.abc import Container, Hashable, Iterator, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +106,42 @@ def place_in(path: Path, number: int, row: Any) -> dict[str, Any] | None:
 
 
 def history_in(path: Path, number: int, row: Any) -> list[dict[str, str]] | None:
-    """What stands before a record's instruction."""
+    """What stands before the instruction of a record or pair: perhaps a system turn, then turns of
+    user and assistant.
+
+    Raises:
+        UserError: if it is something else.
+    """
     turns = row.get("history") or None
-    if turns is None or (
+    if turns is None:
+        return None
+    if not (
         isinstance(turns, list)
         and all(isinstance(turn, dict) and turn.keys() == {"role", "content"} for turn in turns)
         and all(isinstance(text, str) for turn in turns for text in turn.values())
     ):
+        reason = "no list of turns of role and content"
+    elif not in_order([turn["role"] for turn in turns]):
+        reason = "not perhaps a system turn, then turns of user and assistant in turn"
+    else:
         return turns
     raise UserError(
-        f"{path}, row {number}: history is {turns!r:.100}, and no list of turns of role and "
-        "content; leave the column out, or make the records by fgit decontaminate"
+        f"{path}, row {number}: history is {turns!r:.100}, and {reason}; leave the column out, or "
+        "make the records by fgit decontaminate"
     )
+
+
+def in_order(roles: Sequence[str]) -> bool:
+    """Whether turns of these roles may stand before one of the user."""
+    rest = roles[1:] if roles[:1] == ["system"] else roles
+    return rest == ["user", "assistant"] * (len(rest) // 2)
+
+
+def check_histories(path: Path, frame: pl.DataFrame, before: int = 0) -> None:
+    """:func:`history_in` of a table's rows; ``before`` of the file are not in it."""
+    if "history" in frame.columns:
+        for number, turns in enumerate(frame["history"].to_list(), start=before + 1):
+            history_in(path, number, {"history": turns})
 
 
 def conversation(row: Mapping[str, Any]) -> str:

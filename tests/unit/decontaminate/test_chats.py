@@ -154,7 +154,9 @@ def test_a_system_column_is_kept():
     (row,), _ = read(plain, {"system": "system_prompt", "instruction": "question"})
     texts = {"instruction": USER, "response": ANSWER, "history": expected}
     assert row == texts | {"id": 3, "language": None, "tests": None}
-    for chat, system in ((openai(s, u, a), SYSTEM), (openai(u, a), 3)):
+    (row,), _ = read({"c": openai(s, u, a), "system": SYSTEM}, {"chat": "c"})  # said twice
+    assert row["history"] == expected
+    for chat, system in ((openai(s, u, a), "Be long."), (openai(u, a), 3)):
         (row,), _ = read({"c": chat, "system": system}, {"chat": "c"})
         assert row.kind in ("two system turns", "not text")
 

@@ -449,6 +449,18 @@ def test_fields_that_do_not_go_together(stage, fields, turns, message):
         stage([sample()], fields=fields, turns=turns)
 
 
+def test_a_named_field_that_no_row_has_is_an_error(stage, tmp_path):
+    row = sample(messages=[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}])
+    row |= {"by": {"lang": "go"}}
+    fields = {"chat": "messages", "system": "You are kind.", "id": "key", "language": "by.lang"}
+    message = r"no row has the field 'key' \(our id\), 'You are kind\.' \(our system\); correct"
+    with pytest.raises(UserError, match=message):
+        stage([row, row], fields=fields)
+    assert not (tmp_path / "out.parquet").exists()
+    for some in ({"key": "k", "You are kind.": None}, {"key": None, "You are kind.": "Yes."}):
+        stage([row, row | some], fields=fields)  # one row is enough, and null is there
+
+
 def test_nothing_left_is_an_error(stage, tmp_path):
     with pytest.raises(UserError, match="all 2 samples hold a text of humaneval"):
         stage([sample(DESCRIPTION), sample(response=SOLUTION)])

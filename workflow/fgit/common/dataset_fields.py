@@ -26,6 +26,11 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
     return None if value is ABSENT else value
 
 
+def has_field(row: Mapping[str, Any], name: str) -> bool:
+    """Whether a row has what a name asks for, if as null."""
+    return value_of(row, name) is not None or why_nothing(row, name)[1] == "null"
+
+
 def why_nothing(row: Mapping[str, Any], name: str) -> tuple[str, str]:
     """Why :func:`value_of` gives None: in a sentence, and in a word or two."""
     for path in [name] if name in row else paths_in(name):

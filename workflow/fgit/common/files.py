@@ -338,7 +338,8 @@ class Layout:
     """What a Parquet file must have, so that a stage can read it.
 
     A column of a type without other values is taken, and read as the type that it should have:
-    smaller integers for Int64, Categorical for String, nothing but nulls for anything.
+    smaller integers for Int64, Categorical for String, nothing but nulls for anything, and for
+    ``id`` integers.
 
     Attributes:
         columns: name -> type. optional: likewise, of columns that are null where they are absent.
@@ -379,7 +380,8 @@ def scan_parquet(path: str | os.PathLike[str], layout: Layout = ANYTHING) -> pl.
             names = ", ".join(schema) or "none"
             raise UserError(f"{path}: no column {missing} (it has: {names}); {layout.advice}")
         for name, kind in layout.types.items():
-            if name in schema and not can_be(schema[name], kind):
+            number = name == "id" and name in schema and schema[name].is_integer()
+            if name in schema and not (number or can_be(schema[name], kind)):
                 raise UserError(
                     f"{path}: the column {name} is of type {schema[name]}, not {kind}; "
                     f"{layout.advice}"

@@ -88,7 +88,10 @@ def samples_of(
     """
     name = fields["chat"]
     chat = read_turns(value_of(row, name), row, name)
-    chat = [*system_turn(row, fields.get("system", "system")), *chat]
+    begins = [(turn["role"], turn["content"]) for turn in chat[:1]]
+    beside_it = system_turn(row, fields.get("system", "system"))
+    # Some data say it in both places.
+    chat = [*(t for t in beside_it if (t["role"], t["content"]) not in begins), *chat]
     check_order(chat, name)
     beside = {ours: value_of(row, fields.get(ours, ours)) for ours in BESIDE}
     answers = [place for place, turn in enumerate(chat) if turn["role"] == "assistant"]
@@ -108,8 +111,10 @@ def samples_of(
             "response": chat[place]["content"],
             "history": history_text(history),
         }
-        if turns == "every" and isinstance(beside["id"], str | int) and str(beside["id"]).strip():
-            sample["id"] = f"{beside['id']}-turn-{n}"
+        of_row = beside["id"]
+        is_id = isinstance(of_row, str | int) and not isinstance(of_row, bool)
+        if turns == "every" and is_id and str(of_row).strip():
+            sample["id"] = f"{of_row}-turn-{n}"
         samples.append(sample)
     return samples
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from fgit.common import files, processes
 from fgit.common.code_blocks import main_code, place_of
-from fgit.common.dataset_fields import check_template
+from fgit.common.dataset_fields import check_template, has_field
 from fgit.common.errors import UserError
 from fgit.common.progress import bar
 from fgit.common.provenance import note_dataset
@@ -134,7 +134,7 @@ def decontaminate(
             write(samples.filter(~is_removed).select(list(CLEAN_COLUMNS)))
             write_matches(matches_of_part)
             progress.update(part.rows)
-        account.check(data)
+        account.check(data, fields)
     summary = account.summary(
         limit,
         exempt_texts=sum(benchmark.exempt for benchmark in by_name.values()),
@@ -313,6 +313,7 @@ class Searched:
     samples: row (Int64), id, instruction, response, language, tests (String), code_at, history.
     matches: of each sample. digests: UInt64 columns by which duplicates are counted.
     chats: counts of chats (:func:`fgit.decontaminate.chats.samples_of_rows`).
+    absent: fields that are named, and that no row has.
     """
 
     rows: int
@@ -321,6 +322,7 @@ class Searched:
     matches: list[list[Match]]
     digests: pl.DataFrame
     chats: Counter[str]
+    absent: set[str]
 
 
 def search_part(
@@ -333,12 +335,14 @@ def search_part(
     settings: DecontaminateSettings,
 ) -> Searched:
     chats: Counter[str] = Counter()
+    absent = set(fields)
+    parsed = noting(files.parsed(source, rows), fields, absent)
     renamed = "chat" in fields or "system" in fields  # then the rows have our names
     samples, bad = files.read_records(
         source,
         ("instruction", "response"),
         (*BESIDE, "history") if renamed else BESIDE,
-        rows=samples_of_rows(files.parsed(source, rows), source, fields, turns, chats),
+        rows=samples_of_rows(parsed, source, fields, turns, chats),
         fields=None if renamed else fields,
         on_bad_row="skip",
     )
@@ -369,6 +373,7 @@ def search_part(
         samples=samples.with_columns(pl.Series("code_at", places, dtype=CODE_AT)),
         matches=search.matches(texts, normalised),
         chats=chats,
+        absent=absent,
         digests=samples.select(
             exact=pl.concat_str(TEXT_FIELDS, separator="\0").hash(),
             same_text=pl.concat_str(
@@ -377,6 +382,17 @@ def search_part(
             same_instruction=pl.concat_str("instruction", "history_text", separator="\0").hash(),
         ),
     )
+
+
+def noting(
+    rows: Iterable[tuple[int, Any]], fields: Mapping[str, str], absent: set[str]
+) -> Iterator[tuple[int, Any]]:
+    """The rows as they are; those of our names of which one has the field, if as null, are removed
+    from ``absent``."""
+    for number, row in rows:
+        if absent and not isinstance(row, files.BadRow):
+            absent -= {ours for ours in absent if has_field(row, fields[ours])}
+        yield number, row
 
 
 def with_history(samples: pl.DataFrame) -> pl.DataFrame:
@@ -449,6 +465,7 @@ class Account:
         self.rules = {name: Counter(matches=0, samples=0, only=0) for name in MATCH_RULES}
         self.removed_matches = 0
         self.chats: Counter[str] = Counter()
+        self.absent: set[str] | None = None
         self.first_removed: list[dict[str, Any]] = []
         self.first_not_removed: list[dict[str, Any]] = []
         self.digests: list[pl.DataFrame] = []
@@ -467,6 +484,7 @@ class Account:
         self.bad += [str(row) for row in part.bad[: BAD_ROWS - len(self.bad)]]
         self.bad_by_kind.update(row.kind for row in part.bad)
         self.chats.update(part.chats)
+        self.absent = part.absent if self.absent is None else self.absent & part.absent
         removed = [any(match.rule in self.removes for match in held) for held in part.matches]
         rows: list[dict[str, Any]] = []
         for number, (held, is_removed) in enumerate(zip(part.matches, removed, strict=True)):
@@ -497,8 +515,9 @@ class Account:
         names = {match.source.benchmark for match in held if match.rule in self.removes}
         self.by_benchmark[next(name for name in self.by_benchmark if name in names)] += 1
 
-    def check(self, data: str) -> None:
-        """Refuse data of which nothing can be used, or of which nothing is left.
+    def check(self, data: str, fields: Mapping[str, str]) -> None:
+        """Refuse data of which nothing can be used, of which nothing is left, or that have nothing
+        in a field that is named.
 
         Raises:
             UserError: saying why.
@@ -508,6 +527,11 @@ class Account:
             raise UserError(
                 f"{data}: no usable sample ({self.bad_by_kind.total()} bad rows{first}); "
                 "name a file or dataset that has some"
+            )
+        if self.absent:
+            names = ", ".join(f"{fields[ours]!r} (our {ours})" for ours in sorted(self.absent))
+            raise UserError(
+                f"{data}: no row has the field {names}; correct fields, or leave it out"
             )
         if self.removed == self.samples:
             raise UserError(
