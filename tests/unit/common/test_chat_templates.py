@@ -1,6 +1,7 @@
 """Chat templates: word for word, each message in the text once, and what ends a turn."""
 
 import importlib.resources
+import json
 import logging
 import types
 
@@ -76,13 +77,20 @@ def test_the_template_is_saved_with_the_tokenizer(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "template", ["magicoda", "teacher", "./none.jinja", "../templates/magicoder", ""]
+    "template",
+    ["magicoda", "teacher", "./none.jinja", "../templates/magicoder", "", CHATML[:90], "x\0"],
 )
 def test_an_unknown_template(folder, template):
     with pytest.raises(UserError) as caught:
         load_tokenizer(str(folder), template=template)
     message = str(caught.value)
     assert repr(template) in message and "shipped: own, magicoder, semcoder" in message
+
+
+def test_the_text_of_a_template_in_place_of_its_file(folder):
+    with pytest.raises(UserError, match="no such Jinja file") as caught:
+        load_tokenizer(str(folder), template=CHATML * 30)  # too long for a file's name
+    assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize(
@@ -175,11 +183,11 @@ def test_named_templates_without_a_default_are_listed(with_bos, tmp_path, names)
 
 def test_of_named_templates_the_default_is_used(with_bos, tmp_path):
     tokenizer = load_tokenizer(str(with_bos))
-    tokenizer.chat_template = {"default": CHATML, "rag": "{{ 1 / 0 }}"}
+    tokenizer.chat_template = {"default": "\ufeff" + CHATML, "rag": "{{ 1 / 0 }}"}
     tokenizer.save_pretrained(tmp_path / "m")
     tokenizer = load_tokenizer(str(tmp_path / "m"))
     require_chat_template(tokenizer, "m")
-    assert "Q<|im_end|>" in prompt_text(tokenizer, "Q")
+    assert prompt_text(tokenizer, "Q").startswith("<|im_start|>user\nQ<|im_end|>")
 
 
 def test_a_date_in_the_prompt_is_told(caplog):
@@ -187,6 +195,31 @@ def test_a_date_in_the_prompt_is_told(caplog):
     with caplog.at_level(logging.WARNING):
         require_chat_template(tokenizer, "m")
     assert "today's date" in caplog.text
+
+
+OPENED = {
+    "a thought": ("<|im_start|>assistant\n", "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+    "a thought begun": ("<bot><think>\n", "<bot>"),
+    "a channel": ("<bot>", "<bot><|channel|>final<|message|>"),
+    "nothing asks": ("", "<bot>"),
+    "blanks alone": ("Assistant:", " Assistant:\n"),
+    "the same": ("<bot>", "<bot>"),
+}
+
+
+@pytest.mark.parametrize(("asked", "opened"), OPENED.values(), ids=OPENED)
+def test_an_answer_that_is_asked_for_at_another_place_than_it_is_given_is_told(
+    asked, opened, caplog
+):
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}Q: {{ m.content }}\n{% else %}OPENED"
+        "{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}ASKED{% endif %}"
+    )
+    template = template.replace("ASKED", asked + "{{ '' }}").replace("OPENED", opened)
+    with caplog.at_level(logging.WARNING):
+        require_chat_template(made_tokenizer(template=template), "m")
+    assert ("asks for an answer" in caplog.text) == (asked.split() != opened.split())
 
 
 # ------------------------------------------------------------------ messages
@@ -308,6 +341,8 @@ RAISING = {
     "unsafe": "{{ messages.__class__.__mro__ }}",
     "no such template": "{% include 'x' %}",
     "a number": 5,
+    "a number by name": {"default": 5},
+    "templates within one": {"default": {"default": CHATML}},
 }
 
 
@@ -392,7 +427,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("template", "token"), ENDS.values(), ids=ENDS)
-def test_what_ends_a_turn(template, token):
+def test_what_ends_a_turn(template, token, tmp_path):
     more = ["<stop>", "<return>", "<user>", "<bot>", "<think>", "</think>", "    ", "\n\n"]
     tokenizer = made_tokenizer(template=template, more=more)
     end = end_of_turn(tokenizer)
@@ -401,15 +436,18 @@ def test_what_ends_a_turn(template, token):
         other = made_tokenizer(kind, template=template, more=more)
         assert other.convert_ids_to_tokens(end_of_turn(other)) == token
     eos = tokenizer.eos_token_id
-    for configured in (None, eos, 7, [7], [7, 8, end]):
-        config = types.SimpleNamespace(eos_token_id=configured, pad_token_id=None)
+    for configured in (None, eos, 7, [7], [7, 8, end], -1, "7", [[7]], []):
+        config = types.SimpleNamespace(eos_token_id=configured)
         several = configured if isinstance(configured, list) else [configured]
-        wanted = {end, eos, *several} - {None}
+        wanted = {end, eos, *(token for token in several if token in (eos, 7, 8, end))}
         assert sorted(ends_of_turn(tokenizer, config)) == sorted(wanted)
-        write_ends(tokenizer, config)
+        file = tmp_path / "generation_config.json"
+        file.write_text(json.dumps({"eos_token_id": configured, "pad_token_id": -1, "top_k": 3}))
+        write_ends(tokenizer, file)
+        config = types.SimpleNamespace(**json.loads(file.read_text()))
         assert isinstance(config.eos_token_id, list) == (len(wanted) > 1)
         assert set(ends_of_turn(tokenizer, config)) == wanted
-        assert config.pad_token_id == tokenizer.pad_token_id
+        assert config.pad_token_id == tokenizer.pad_token_id and config.top_k == 3
 
 
 @pytest.mark.parametrize("template", [None, "", "{{ 1 / 0 }}", LEFT_OUT["no answer"]])

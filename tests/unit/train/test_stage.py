@@ -261,7 +261,8 @@ def test_the_saved_model_knows_every_token_that_ends_a_turn(tmp_path, tiny_model
         "{% for m in messages %}<|im_start|>{{ m.content }}<file_sep>\n{% endfor %}"
     )
     for configured, chosen in ((None, "own"), ([7, 9], str(template))):
-        config = {"eos_token_id": configured, "top_p": 0.9, "do_sample": True}
+        # Without do_sample, which transformers would not save once it was changed.
+        config = {"eos_token_id": configured, "top_p": 0.9, "temperature": 0.9}
         (base / "generation_config.json").write_text(json.dumps(config))
         train(str(base), spans, tmp_path / chosen[-8:], SETTINGS, template=chosen)
     tokenizer = load_tokenizer(str(base))

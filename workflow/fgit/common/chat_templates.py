@@ -11,6 +11,7 @@ from typing import Any
 
 import fgit
 from fgit.common.errors import UserError
+from fgit.common.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +26,13 @@ def read_template(template: str) -> str:
     folder = Path(fgit.__file__).parent / "prompts"
     shipped = {path.stem: path for path in folder.glob("*.jinja") if path.stem != TEACHER_PROMPT}
     path = shipped.get(template, Path(template))
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError:  # a template's text is too long for a file's name
+        is_there = False
+    if not is_there:
         raise UserError(
-            f"template {template!r}: no such Jinja file, and no shipped template; "
+            f"template {template!r:.100}: no such Jinja file, and no shipped template; "
             f"shipped: own, {', '.join(sorted(shipped))}"
         )
     return template_text(path).strip("\n")  # blank lines around it are the editor's
@@ -56,8 +61,19 @@ def require_chat_template(tokenizer: Any, path: str) -> None:
             f"{path}: the tokenizer has no chat template; name one with template "
             "(magicoder, or a Jinja file)"
         )
-    render(tokenizer, [{"role": "user", "content": "x"}], generation_prompt=True)
+    question = {"role": "user", "content": "x"}
+    asked = render(tokenizer, [question], generation_prompt=True)
     end_of_turn(tokenizer)
+    answer = PROBE.format("answer", "answer")
+    answered = render(tokenizer, [question, {"role": "assistant", "content": answer}])
+    opened = answered.partition(answer)[0]
+    if asked.split() != opened.split():
+        log.warning(
+            "%s: where the chat template asks for an answer, it ends in %r (responses are trained "
+            "there), and in %r in front of one that is given (benchmarks ask there); for the same "
+            "in both places, save it as a Jinja file, change it, and name that as template",
+            *(template_name(tokenizer), asked[-60:], opened[-60:]),
+        )
     if "strftime_now" in chat_template(tokenizer):
         log.warning(
             "%s: the chat template writes today's date, so prompts change from day to day; to keep "
@@ -78,7 +94,7 @@ def chat_template(tokenizer: Any) -> str:
             f"{', '.join(sorted(template))}, and none named default; save the one to use as a "
             "Jinja file, and name that with template"
         )
-    return template["default"] if isinstance(template, dict) else template or ""
+    return str(template["default"] if isinstance(template, dict) else template or "")
 
 
 def template_name(tokenizer: Any) -> str:
@@ -237,12 +253,18 @@ def ends_of_turn(tokenizer: Any, generation_config: Any = None) -> list[int]:
         with contextlib.suppress(UserError):
             ends.append(end_of_turn(tokenizer))
     ends.append(tokenizer.eos_token_id)
-    return list(dict.fromkeys(end for end in ends if end is not None))
+    return list(dict.fromkeys(end for end in ends if isinstance(end, int) and end >= 0))
 
 
-def write_ends(tokenizer: Any, generation_config: Any) -> None:
-    """Let a model's generation config have all its ends of turn, and a padding token."""
-    ends = ends_of_turn(tokenizer, generation_config)
-    generation_config.eos_token_id = ends[0] if len(ends) == 1 else ends
-    if generation_config.pad_token_id is None:
-        generation_config.pad_token_id = tokenizer.pad_token_id
+def write_ends(tokenizer: Any, generation_config: Path) -> None:
+    """Let a saved model's generation config have all its ends of turn, and a padding token.
+
+    In its file: transformers saves a published config whatever it says, but none that was changed
+    and has, say, a temperature without ``do_sample`` (Vicuna's).
+    """
+    settings = read_json(generation_config)
+    ends = ends_of_turn(tokenizer, types.SimpleNamespace(**settings))
+    settings["eos_token_id"] = ends[0] if len(ends) == 1 else ends
+    if settings.get("pad_token_id") in (None, -1):
+        settings["pad_token_id"] = tokenizer.pad_token_id
+    write_json(generation_config, settings)

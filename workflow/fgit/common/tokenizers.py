@@ -63,9 +63,16 @@ def load_tokenizer(path: str, revision: str | None = None, template: str = "own"
     if template != "own":
         tokenizer.chat_template = read_template(template)
         tokenizer.template_source = template
-    elif isinstance(tokenizer.chat_template, str):
-        tokenizer.chat_template = tokenizer.chat_template.removeprefix("\ufeff")
+    elif isinstance(own := tokenizer.chat_template, dict):
+        tokenizer.chat_template = {name: without_mark(text) for name, text in own.items()}
+    else:
+        tokenizer.chat_template = without_mark(own)
     return tokenizer
+
+
+def without_mark(template: Any) -> Any:
+    """A chat template without the byte order mark that some editors write."""
+    return template.removeprefix("\ufeff") if isinstance(template, str) else template
 
 
 # ------------------------------------------------------------------ special tokens and their text

@@ -144,9 +144,9 @@ def save(
             f"{dtype} can show; {other}raise the learning rate (now {settings.learning_rate:g}) "
             f"and delete {out / 'state'}, if there is one"
         )
-    write_ends(tokenizer, trained.model.generation_config)
     with replacing(out / "model") as folder:
         trained.model.save_pretrained(folder)
+        write_ends(tokenizer, folder / "generation_config.json")
         tokenizer.save_pretrained(folder)
         report = TrainReport(
             **counted,
