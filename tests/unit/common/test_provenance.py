@@ -22,6 +22,7 @@ import fgit
 from fgit.common import provenance
 from fgit.common.errors import UserError
 from fgit.common.files import write_json, write_text
+from fgit.common.replacing import replacing
 from fgit.config import GenerateSettings, SelectSettings
 
 
@@ -454,6 +455,38 @@ def test_a_folder_reached_by_a_link_is_where_it_was_written(tmp_path):
     made.damage()
     with pytest.raises(UserError, match=r"pairs\.parquet\.damaged now"):
         read({"it": tmp_path / "link/pairs.parquet"})
+
+
+def test_a_model_is_not_damaged_because_a_disk_is_not_mounted(tmp_path):
+    made = Made(tmp_path, "model")
+    there = tmp_path / "disk"
+    made.file.rename(there)
+    made.file.symlink_to(there)
+    made.check()
+    there.rename(tmp_path / "away")
+    with pytest.raises(UserError, match=r"weights\.safetensors: a link to .*disk, which is not"):
+        made.check()
+    (tmp_path / "away").rename(there)
+    made.check()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_killed_stage_wrote_is_not_damaged(tmp_path, kind):
+    """The provenance file of what stood there before goes with it."""
+    made = Made(tmp_path, kind)
+    outputs = [tmp_path] if kind == "model" else [tmp_path / "pairs.parquet", made.path]
+    with provenance.reading({}, outputs):
+        write_text(tmp_path / "state/1", "of a training, which leaves it as it is")
+        with pytest.raises(UserError, match="damaged"):  # though it would be seen still
+            made.damage()
+            made.check()
+        if kind == "model":
+            with replacing(made.path) as temporary:
+                temporary.mkdir()
+                (temporary / "config.json").write_text("new")
+        else:
+            write_text(made.path, "new")
+    made.check()
 
 
 def test_files_of_ones_own_are_taken_as_they_are(tmp_path):

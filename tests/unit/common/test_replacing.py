@@ -123,7 +123,8 @@ def test_the_old_folder_is_there_until_the_new_one_is(tmp_path, monkeypatch):
 def test_what_may_refuse_is_asked_before_the_renaming(tmp_path, monkeypatch):
     files.write_text(tmp_path / "a", "old")
 
-    def refuse():
+    def refuse(path):
+        assert path == tmp_path / "a"
         raise UserError("no")
 
     monkeypatch.setattr(replacing, "CHECKS", [*replacing.CHECKS, refuse])

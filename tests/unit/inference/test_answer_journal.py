@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from fgit.common.errors import UserError
 from fgit.common.journal import checked
 from fgit.inference.answer_journal import AnswerJournal, Share
 from fgit.inference.requests import Answer, Attempt
@@ -36,6 +37,15 @@ def test_answers_come_back_as_they_were(tmp_path):
     assert again.answers == {answer.index: answer for answer in ANSWERS}
     assert again.seconds == pytest.approx(written.seconds)
     assert (again.spent, again.dtype, again.promises) == (0.5, "float32", ["none"])
+
+
+def test_answers_of_an_earlier_version_are_not_paid_for_again(tmp_path):
+    path = tmp_path / "1/answers.jsonl"
+    path.parent.mkdir()
+    path.write_text(text := '{"digest": "ef2b", "same_text": "none", "dtype": "auto"}\n')
+    with pytest.raises(UserError, match=r"answers\.jsonl: answers in the form of an earlier"):
+        read(tmp_path / "1")
+    assert path.read_text() == text
 
 
 def test_a_lone_surrogate_is_replaced_before_it_is_kept(tmp_path):

@@ -58,7 +58,10 @@ class Journal(Generic[AnyEntry]):
             os.close(self.descriptor)
             raise
         if broken:
-            log.warning("%s: lines that are torn or broken, and not used: %d", self.path, broken)
+            log.warning(
+                "%s: lines that are torn, broken or of another version, and not used: %d",
+                *(self.path, broken),
+            )
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -201,18 +201,21 @@ def reading(
     changed since: nobody could say which content the result is of.
 
     Args:
-        outputs: what is read and written over is not looked at again.
+        outputs: what is read and written over is not looked at again. When the first of them takes
+            its name, the provenance file of earlier ones goes: after a kill it would call the new
+            ones damaged.
 
     Raises:
         UserError: if an input is no longer what the stage that made it wrote (:func:`check_input`).
     """
+    outputs = [path.absolute() for path in outputs]
     snapshots = {name: snapshot_of(path) for name, path in inputs.items()}
     for snapshot in snapshots.values():
         check_input(snapshot)
-    written = {os.path.realpath(path) for path in outputs}
-    watched = [s for s in snapshots.values() if os.path.realpath(s.path) not in written]
+    over = {os.path.realpath(path) for path in outputs}
+    watched = [s for s in snapshots.values() if os.path.realpath(s.path) not in over]
 
-    def unchanged() -> None:
+    def unchanged(written: Path) -> None:
         for snapshot in watched:
             if change := snapshot.changed():
                 file, before, now = change
@@ -221,6 +224,8 @@ def reading(
                     f"{now[:12]} now), so that a result could be of either. This one is not "
                     "written; start again"
                 )
+        if {written.absolute(), written.absolute().parent} & {*outputs}:
+            remove(provenance_path(outputs[0]))
 
     CHECKS.append(unchanged)
     try:
@@ -276,6 +281,12 @@ def check_input(snapshot: Snapshot) -> None:
         added = ", ".join(sorted(snapshot.digests.keys() - maker.files.keys()))
         log.warning("%s: fgit %s did not write all that is in it: %s", path, maker.stage, added)
         return
+    for file in path.rglob("*"):
+        if file.is_symlink() and not file.exists():  # on a disk that is not mounted, in an annex
+            raise UserError(
+                f"{file}: a link to {file.readlink()}, which is not there; bring that back, and "
+                f"start again. {path} is left as it is"
+            )
     wrong = (
         f"it is not as fgit {maker.stage} wrote it (SHA-256 {sha256:.12}, not {maker.sha256:.12})"
     )

@@ -14,8 +14,8 @@ from pathlib import Path
 from fgit.common.errors import OF_DISKS, UserError, full_place, number_of
 from fgit.common.lock import check_held
 
-# What may refuse that a file takes its name, asked before each renaming.
-CHECKS: list[Callable[[], None]] = [check_held]
+# What may refuse that a file takes its name, asked with that name before each renaming.
+CHECKS: list[Callable[[Path], None]] = [lambda path: check_held()]
 WRITTEN: set[Path] = set()  # what this process has put in place
 
 
@@ -45,7 +45,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             if written.is_file():
                 settle(written)
         for check in CHECKS:
-            check()
+            check(Path(path))
         check_free(path, folder=temporary.is_dir())
         if target.is_dir():
             # The old one goes when the new one is there: a kill in between must not cost both.

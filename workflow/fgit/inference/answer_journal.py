@@ -10,12 +10,14 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
+from fgit.common.errors import UserError
 from fgit.common.journal import Entry, Journal, entries
 from fgit.inference.requests import Answer, Attempt
 
 log = logging.getLogger(__name__)
 
 NAME = "answers.jsonl"
+OLDER = b'{"digest":'  # how earlier versions began the file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +73,9 @@ class AnswerJournal(Journal[AnswerEntry]):
         keys: of the requests.
         share: who pays.
         dtype: of the answers that count; None takes whichever has the most.
+
+    Raises:
+        UserError: on entering, for a journal of a version before this one's form.
     """
 
     def __init__(
@@ -90,6 +95,14 @@ class AnswerJournal(Journal[AnswerEntry]):
         self.spent = 0.0
 
     def __enter__(self) -> Self:
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                if file.read(len(OLDER)) == OLDER:
+                    raise UserError(
+                        f"{self.path}: answers in the form of an earlier version of FGit, which "
+                        "this one cannot tell apart. Let that version finish, or rename the file "
+                        "to have all of them asked, and paid for, again"
+                    )
         for path in sorted(self.path.parent.parent.glob(f"*/{NAME}")):
             if path != self.path:
                 for entry in entries(path, AnswerEntry):  # what is torn, their own process says
