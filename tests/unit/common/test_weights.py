@@ -232,6 +232,11 @@ def an_older_one(folder, index, files):
     write(folder, {"model.norm.weight": torch.ones(16)})
 
 
+def a_dead_link(folder, index, files):
+    files[0].unlink()
+    files[0].symlink_to("../blobs/gone")
+
+
 def in_two(folder, index, files):
     save_file(load_file(files[0]) | load_file(files[1]), files[1], metadata={"format": "pt"})
 
@@ -244,6 +249,7 @@ SHARDS = [
     (lambda folder, index, files: index.write_text("{"), "says of no weight where it is"),
     (lambda folder, index, files: index.write_text("[]"), "says of no weight where it is"),
     (lambda folder, index, files: index.write_text('{"weight_map": {}}'), "says of no weight"),
+    (a_dead_link, r"00001.* is a link to ../blobs/gone, which is not there"),
     (an_older_one, "they are two checkpoints. Remove the one"),
     (in_two, "is in model-00001-of-.* and in model-00002-of-"),
     (lambda folder, index, files: files[1].write_bytes(b""), "00002.*cut short or broken"),
