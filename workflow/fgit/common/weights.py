@@ -89,20 +89,24 @@ SAVE_AGAIN = "download or save the checkpoint again, with the config.json that b
 def load_report() -> Iterator[list[str]]:
     """Catch transformers' table of missing and unexpected weights; what is wrong we say."""
     lines: list[str] = []
+    logger = logging.getLogger("transformers.modeling_utils")
+    level, asked_for = logger.level, logger.getEffectiveLevel()
 
     def is_other(record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if "LOAD REPORT" in text:
             lines.extend(re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())
             return False
-        return True
+        return record.levelno >= asked_for
 
-    logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(is_other)
+    if asked_for > logging.WARNING:  # TRANSFORMERS_VERBOSITY
+        logger.setLevel(logging.WARNING)
     try:
         yield lines
     finally:
         logger.removeFilter(is_other)
+        logger.setLevel(level)
 
 
 def listed(names: Collection[str]) -> str:
