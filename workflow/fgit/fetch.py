@@ -53,8 +53,15 @@ def fetch_model(path: str, out: Path, revision: str | None = None) -> None:
     else:
         log.info("%s is an adapter of %s (revision %s)", path, *base)
         own = adapters.has_file(name, "tokenizer_config.json", revision)
-        tokenizer = load_tokenizer(path, revision) if own else load_tokenizer(*base)
-        model = adapters.merged(path, name, revision, load_model(*base, dtype="float32"))
+        try:
+            tokenizer = load_tokenizer(path, revision) if own else load_tokenizer(*base)
+            base_model = load_model(*base, dtype="float32")
+        except UserError as error:
+            raise UserError(
+                f"{path}: its base model cannot be used; {adapters.CONFIG} names it "
+                f"(base_model_name_or_path), where another can be named. {error}"
+            ) from error
+        model = adapters.merged(path, name, revision, base_model)
         check_finite(path, model)
         note_commit(path, name, revision)
         if Path(base[0]).is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import peft
 import pytest
@@ -23,15 +24,17 @@ IDS = torch.arange(20)[None]
 def adapter(tiny_model, tmp_path):
     """Save an adapter of the tiny model, with weights that matter; the model that has it."""
 
-    def save(folder=tmp_path / "adapter", **changes):
+    def save(folder=tmp_path / "adapter", rows=None, **changes):
         base = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+        if rows:
+            base.resize_token_embeddings(rows)
         settings = {"r": 2, "target_modules": ["q_proj", "down_proj"], "task_type": "CAUSAL_LM"}
         model = peft.get_peft_model(base, peft.LoraConfig(**settings | changes))
         torch.manual_seed(1)
         with torch.no_grad():
             for name, weight in model.named_parameters():
-                if "lora_" in name:
-                    weight.normal_()
+                if "lora_" in name or "modules_to_save" in name:
+                    weight.normal_(std=0.5)
         model.save_pretrained(folder)
         return model.eval(), folder
 
@@ -43,7 +46,15 @@ def rewrite(folder, change):
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("changes", [{}, {"use_dora": True}, {"use_rslora": True, "r": 4}])
+KINDS = [
+    *({}, {"use_dora": True}, {"use_rslora": True, "r": 4}),
+    # Of a model whose two embeddings are one weight.
+    *({"target_modules": [name]} for name in ("lm_head", "embed_tokens")),
+    *({"modules_to_save": [name]} for name in ("lm_head", "embed_tokens")),
+]
+
+
+@pytest.mark.parametrize("changes", KINDS)
 def test_fetch_merges_an_adapter_and_records_both(adapter, tiny_model, tmp_path, changes):
     model, folder = adapter(**changes)
     out = tmp_path / "merged"
@@ -58,6 +69,34 @@ def test_fetch_merges_an_adapter_and_records_both(adapter, tiny_model, tmp_path,
     record = json.loads((out / "provenance.json").read_text())
     assert record["inputs"]["model"]["path"] == str(folder)
     assert len(record["models"][str(tiny_model)]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("saved", [None, ["lm_head", "embed_tokens"]])
+def test_an_adapter_may_bring_embeddings_of_other_rows(adapter, tiny_model, tmp_path, saved):
+    model, folder = adapter(rows=1003, modules_to_save=saved)
+    fetch_model(str(folder), tmp_path / "merged")
+    with torch.no_grad():
+        given = load_model(str(tmp_path / "merged"), dtype="float32")(IDS).logits
+        assert given.shape[-1] == 1003
+        assert torch.allclose(given, model(IDS).logits, atol=1e-5)
+
+
+def test_a_config_beside_an_adapter_is_no_whole_model(adapter, tiny_model, tmp_path):
+    model, folder = adapter()
+    shutil.copy(tiny_model / "config.json", folder)
+    with pytest.raises(UserError, match="this is an adapter, no whole model"):
+        load_model(str(folder))
+    fetch_model(str(folder), tmp_path / "merged")
+    with torch.no_grad():
+        given = load_model(str(tmp_path / "merged"), dtype="float32")(IDS).logits
+        assert torch.allclose(given, model(IDS).logits, atol=1e-5)
+
+
+def test_a_merge_that_computes_something_else_is_refused(adapter, tmp_path, monkeypatch):
+    _, folder = adapter()
+    monkeypatch.setattr(peft.PeftModel, "merge_and_unload", lambda self: self.unload(), False)
+    with pytest.raises(UserError, match="merged, it gives other logits than applied beside"):
+        fetch_model(str(folder), tmp_path / "merged")
 
 
 def test_an_adapter_is_no_model_and_the_message_says_how_it_becomes_one(adapter):
@@ -97,7 +136,7 @@ BROKEN = [
     ),
     (
         lambda f: (f / "adapter_config.json").write_text('{"base_model_name_or_path": "/gone"}'),
-        "/gone: no such model folder",
+        r"its base model cannot be used; adapter_config.json .*/gone: no such model folder",
     ),
 ]
 

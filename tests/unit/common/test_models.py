@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from fgit.common import models
 from fgit.common.errors import UserError
@@ -36,6 +37,21 @@ def test_pickled_weights_are_refused(copy, name):
     torch.save(weights, copy / name)
     with pytest.raises(UserError, match=r"model: no weights in safetensors.*pickled.*not read"):
         load_model(str(copy))
+
+
+def test_an_output_embedding_of_its_own_is_never_tied(copy, tmp_path, caplog):
+    """As of a merge of an adapter, beneath a config that says that the two are one."""
+    file = copy / "model.safetensors"
+    weights = load_file(file)
+    weights["lm_head.weight"] = torch.randn_like(weights["model.embed_tokens.weight"])
+    save_file(weights, file, metadata={"format": "pt"})
+    model = load_model(str(copy), dtype="float32")
+    assert "is another than its input embedding" in caplog.text
+    model.tie_weights()  # as accelerate does
+    model.save_pretrained(tmp_path / "saved")
+    for saved in (model, load_model(str(tmp_path / "saved"), dtype="float32")):
+        assert torch.equal(saved.lm_head.weight.cpu(), weights["lm_head.weight"])
+    assert json.loads((tmp_path / "saved/config.json").read_text())["tie_word_embeddings"] is False
 
 
 def test_safetensors_are_read_where_pickled_weights_lie_beside_them(copy):
@@ -295,6 +311,10 @@ LIMITS = [
     (transformers.ModernBertConfig(**TINY), (40, False)),
     (transformers.T5Config(vocab_size=48, d_model=16, d_ff=24, num_heads=2, d_kv=8), (None, True)),
     (transformers.MambaConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1), (None, True)),
+    (
+        transformers.MptConfig(vocab_size=48, d_model=16, n_heads=2, n_layers=1, max_seq_len=40),
+        (40, True),
+    ),
 ]
 
 

@@ -290,6 +290,24 @@ def test_an_embedder_that_cannot_embed_is_refused_at_once(embedder, config, mess
         embedder(config)
 
 
+@pytest.mark.parametrize("kind", ["t5", "mt5"])
+def test_an_encoder_saved_without_its_decoder(embedder, tmp_path, kind):
+    whole = embedder(EMBEDDERS[kind]).embed([CODE])[1]
+    encoder = getattr(transformers, f"{kind.upper()}EncoderModel").from_pretrained(tmp_path)
+    encoder.save_pretrained(tmp_path)
+    alone = Embedder(settings(embedder=str(tmp_path), max_length=40)).embed([CODE])[1]
+    assert np.array_equal(alone, whole)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_pickled_file_that_holds_no_weights(embedder, tmp_path, content):
+    embedder(EMBEDDERS["bert"])
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(UserError, match=r"holds more than weights, is cut short, or is a pointer"):
+        Embedder(settings(embedder=str(tmp_path)))
+
+
 def test_an_embedding_that_is_no_number_is_refused_with_the_text(embedder):
     def overflow(model):  # on 'Z'
         model.embeddings.word_embeddings.weight[2 + ord("Z") - 32] = 3e38

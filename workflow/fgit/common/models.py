@@ -10,6 +10,7 @@ import functools
 import importlib
 import logging
 import os
+import pickle
 import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,6 +155,15 @@ def load_model(
     encoders = transformers.MODEL_FOR_MASKED_LM_MAPPING
     if type(model.config) in encoders and not getattr(model.config, "is_decoder", True):
         raise UserError(f"{path}: {type(model.config).__name__} is an encoder's; use a decoder")
+    head = model.get_output_embeddings()
+    tied = head is not None and getattr(model.config, "tie_word_embeddings", False)
+    if tied and head.weight is not model.get_input_embeddings().weight:
+        log.warning(
+            "%s: its output embedding is another than its input embedding, though config.json says "
+            "tie_word_embeddings; both are used",
+            path,
+        )
+        model.config.tie_word_embeddings = False  # so that nothing ties them later
     note_commit(path, name, revision)
     return torch.nn.Module.to(model, on or device()).eval()
 
@@ -187,7 +197,8 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # tokenizers and safetensors have exceptions of their own
-        first = (str(error).strip().splitlines() or [""])[0]
+        lines = str(error).strip().splitlines() or [""]
+        first = " ".join(map(str.strip, lines[: 1 + lines[0].endswith(":")]))
         hint = SOURCE_HINT
         if what == "model" and first.startswith("Unrecognized configuration class"):
             kind = re.search(r"(\w+)'>", first)
@@ -195,6 +206,11 @@ def loading_errors(path: str, what: str) -> Iterator[None]:
                 f"{path}: a model of {kind[1] if kind else 'another kind'} is no causal language "
                 "model of text alone (it is multimodal, an encoder, or reads and writes in two "
                 "parts); use a language model, or save its language model by itself"
+            ) from error
+        if isinstance(error, (pickle.UnpicklingError, EOFError)):
+            raise UserError(
+                f"{path}: its file of weights (pytorch_model.bin) holds more than weights, is cut "
+                "short, or is a pointer of Git LFS; download it again, or save it as safetensors"
             ) from error
         if is_offline() and path.count("/") == 1 and not Path(path).exists():
             hint = (
@@ -216,7 +232,8 @@ def position_limit(model: Any) -> tuple[int | None, bool]:
     was never trained on them.
     """
     config = model.config.get_text_config()
-    limits = [getattr(config, "max_position_embeddings", None)]
+    names = ("max_position_embeddings", "max_seq_len")
+    limits = [getattr(config, name, None) for name in names]
     tables = [
         # RoBERTa's kind counts from behind its padding id, OPT's from a fixed offset.
         module.num_embeddings

@@ -89,20 +89,24 @@ SAVE_AGAIN = "download or save the checkpoint again, with the config.json that b
 def load_report() -> Iterator[list[str]]:
     """Catch transformers' table of missing and unexpected weights; what is wrong we say."""
     lines: list[str] = []
+    logger = logging.getLogger("transformers.modeling_utils")
+    level, asked_for = logger.level, logger.getEffectiveLevel()
 
     def is_other(record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if "LOAD REPORT" in text:
             lines.extend(re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())
             return False
-        return True
+        return record.levelno >= asked_for
 
-    logger = logging.getLogger("transformers.modeling_utils")
     logger.addFilter(is_other)
+    if asked_for > logging.WARNING:  # TRANSFORMERS_VERBOSITY
+        logger.setLevel(logging.WARNING)
     try:
         yield lines
     finally:
         logger.removeFilter(is_other)
+        logger.setLevel(level)
 
 
 def listed(names: Collection[str]) -> str:
@@ -177,7 +181,7 @@ def what_is_there(model: Any, missing: Sequence[str], extra: Sequence[str]) -> s
                     "(torch.compile, DDP, peft). Save the model inside the wrapper"
                 )
     if extra:
-        return f"The files hold others that it has no place for: {listed(extra)}. {SAVE_AGAIN}"
+        return f"The files hold others that it has no place for: {listed(extra)}; {SAVE_AGAIN}"
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     names = [name for name, module in model.named_modules() if module is head and head is not None]
     if missing == [f"{name}.weight" for name in names]:
@@ -253,9 +257,15 @@ def check_files(path: str, folder: Path) -> None:
 def files_of(path: str, folder: Path) -> list[Path]:
     """The files of safetensors in which transformers looks for a model's weights."""
     index, single = folder / INDEX, folder / SINGLE
+    for file in folder.glob("*.safetensors"):
+        if file.is_symlink() and not file.exists():
+            raise UserError(
+                f"{path}: {file.name} is a link to {file.readlink()}, which is not there; of the "
+                "hub's cache, take the folder blobs too, or download the model again"
+            )
     if not index.is_file():
         others = sorted(folder.glob("*.safetensors"))
-        if others and not single.is_file():
+        if others and not single.is_file() and not any(folder.glob("pytorch_model*.bin")):
             raise UserError(
                 f"{path}: {others[0].name} is there, but neither {SINGLE} nor {INDEX}; {SAVE_AGAIN}"
             )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+import transformers
 
 from fgit.common import files, models, processes
 from fgit.common.code_blocks import CODE_FORMS, NOTES
@@ -228,25 +229,26 @@ class Embedder:
     """
 
     def __init__(self, settings: SelectSettings) -> None:
-        from transformers import AutoModel, AutoTokenizer
-
         self.settings = settings
         path, revision = settings.embedder, settings.revision
         name, arguments = models.source(path)
         with models.loading_errors(path, "embedder"):
             model = load_checked(
-                *(AutoModel, name, path),
+                *(transformers.AutoModel, name, path),
                 **arguments,
                 unused=UNUSED_BY_EMBEDDERS,
                 revision=revision,
                 dtype=torch.float32,
             )
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
                 name, **arguments, revision=revision, trust_remote_code=False
             )
         models.note_commit(path, name, revision)
-        # Of a model in two parts, as T5, the first reads the code.
-        self.model: Any = model.get_encoder() if model.config.is_encoder_decoder else model
+        # Of a model in two parts, as T5, the first reads the code. Saved alone, it has the class
+        # and the name of the whole, but not its flag.
+        kinds = transformers.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+        in_parts = model.config.is_encoder_decoder or type(model.config) in kinds
+        self.model: Any = model.get_encoder() if in_parts else model
         self.model.eval().to(models.device())
         limit, _ = models.position_limit(self.model)
         if limit is not None and settings.max_length > limit:
