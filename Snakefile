@@ -18,14 +18,14 @@ from snakemake.utils import min_version
 from fgit.config import Model, check_yaml, parse_config
 from fgit.benchmarks.kinds import kind_of
 from fgit.cluster.partitions import Ask
-from fgit.cluster.profiles import check_profiles
+from fgit.cluster.profiles import check_arguments
 from fgit.common.errors import UserError
 from fgit.common.files import resolve
 from fgit.doctor import before_start
 from fgit.published import read_published
 from fgit.runs import (
     all_runs,
-    check_packages,
+    check_sources,
     flags,
     is_file,
     keeps_model,
@@ -70,9 +70,9 @@ try:
     use_this_checkout()
     for file in workflow.configfiles:
         check_yaml(file)
-    check_profiles(sys.argv[1:], workflow.basedir)
+    check_arguments(sys.argv[1:], workflow.basedir)
     CONFIG = parse_config(config, "config")
-    check_packages(CONFIG)
+    check_sources(CONFIG)
     LAUNCHER = launcher(CONFIG.launch)
     read_published(CONFIG)  # now, and not when the tables are drawn
 except UserError as error:

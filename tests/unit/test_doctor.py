@@ -33,6 +33,16 @@ esac
 """
 
 
+NO_WEIGHTS = (2).to_bytes(8, "little") + b"{}"  # as safetensors
+
+
+def make(folder, name, files=()):
+    """A folder with these files, and a config.json."""
+    (folder / name).mkdir()
+    for file, content in ({"config.json": b"{}"} | dict(files)).items():
+        (folder / name / file).write_bytes(content)
+
+
 @pytest.fixture
 def project(tmp_path, tiny_model, monkeypatch):
     """A copy of the workflow whose model is a folder, and in which nothing is run."""
@@ -100,6 +110,10 @@ FOLDER, FILE = "no such folder", "no such file"
         (model(path="workflow"), "models.tiny.path", "no config.json in this folder"),
         (model(path="bare"), "models.tiny.path", "no weights in safetensors in this folder"),
         (model(path="mute"), "models.tiny.path", "no tokenizer in this folder"),
+        (model(path="garbled"), "models.tiny.path", "config.json is no JSON object"),
+        (model(path="cut"), "models.tiny.path", "model.safetensors is not there, or cut short"),
+        (model(path="pointer"), "models.tiny.path", "model.safetensors is not there, or cut"),
+        (model(path="part"), "models.tiny.path", "2.safetensors is not there, or cut short"),
         (model(path="~/no/such/model"), "models.tiny.path", FOLDER),
         (model(template="my.jinja"), "models.tiny.template", FILE),
         (model(template="magicodr"), "models.tiny.template", FILE),
@@ -121,10 +135,20 @@ FOLDER, FILE = "no such folder", "no such file"
 )
 def test_what_the_config_names_and_is_not_there(project, monkeypatch, changes, key, what):
     monkeypatch.setenv("HOME", str(project.folder))
-    for name in ("bare", "mute"):
-        (project.folder / name).mkdir()
-        (project.folder / name / "config.json").touch()
-    (project.folder / "mute" / "model.safetensors").touch()
+    weights = {"model.safetensors": NO_WEIGHTS}
+    index = b'{"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}'
+    make(project.folder, "bare")
+    make(project.folder, "mute", weights)
+    make(project.folder, "garbled", weights | {"config.json": b'{"model_type": '})
+    make(project.folder, "cut", {"model.safetensors": NO_WEIGHTS[:-1]})
+    make(
+        project.folder,
+        "pointer",
+        {"model.safetensors": b"version https://git-lfs.github.com/spec/v1\n"},
+    )
+    make(
+        project.folder, "part", {"1.safetensors": NO_WEIGHTS, "model.safetensors.index.json": index}
+    )
     (finding,) = paths_of(project, **changes)
     assert (finding.state, finding.check) == ("wrong", "paths")
     path = finding.says.split("'")[1]
@@ -154,12 +178,10 @@ def test_what_the_config_names_and_is_not_there(project, monkeypatch, changes, k
 )
 def test_what_is_there_or_on_the_hub(project, monkeypatch, changes):
     monkeypatch.setenv("HOME", str(project.folder))
-    for name in (
-        *("pickled/config.json", "pickled/pytorch_model.bin", "pickled/tokenizer.json"),
-        *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "my own.jinja"),
-    ):
-        (project.folder / name).parent.mkdir(exist_ok=True)
-        (project.folder / name).touch()
+    make(project.folder, "pickled", {"pytorch_model.bin": b"", "tokenizer.json": b"{}"})
+    of_adapter = {"adapter_config.json": b"{}", "adapter_model.safetensors": NO_WEIGHTS}
+    make(project.folder, "adapter", of_adapter)
+    (project.folder / "my own.jinja").touch()
     assert [finding.state for finding in paths_of(project, **changes)] == ["ok"]
 
 
@@ -170,7 +192,7 @@ def test_a_model_here_that_is_not_what_the_stages_take(project):
         shutil.copytree(project.folder / "model", project.folder / name)
     save_file(renamed, project.folder / "broken" / "model.safetensors", metadata={"format": "pt"})
     (project.folder / "adapter" / "adapter_config.json").write_text("{}")
-    (project.folder / "adapter" / "adapter_model.safetensors").touch()
+    (project.folder / "adapter" / "adapter_model.safetensors").write_bytes(NO_WEIGHTS)
     config = project.config | model(path="broken")
     config |= {"generate": TEACHER | {"teacher": "adapter"}, "select": {"embedder": "fine"}}
     config = parse_config(config)

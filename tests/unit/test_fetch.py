@@ -101,6 +101,11 @@ def test_a_model_is_checked_without_its_weights(tmp_path, tiny_model, tokenizer)
     fetch.check_model("no/such-model-in-the-cache")
     copy = tmp_path / "model"
     shutil.copytree(tiny_model, copy)
+    bare = deepcopy(tokenizer)
+    bare.chat_template = None
+    bare.save_pretrained(copy)
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
+    fetch.check_model(str(copy))  # its template is the config's
     wider = deepcopy(tokenizer)
     wider.add_special_tokens({"eos_token": "<|end|>"})
     wider.chat_template = wider.chat_template.replace("<|im_end|>", "<|end|>")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fgit.common.errors import UserError
 from fgit.config import MutateSettings
-from fgit.flags import Input, NamedValues, Output, Positive, Value, add_flags, verb_of
+from fgit.flags import Input, NamedValues, Output, Positive, Value, add_flags, read_values, verb_of
 
 
 def stage(
@@ -57,6 +58,23 @@ def test_values_come_as_their_types():
     got = parser_of(stage).parse_args([*more, "--out", "o"])
     assert (got.left, got.frame, got.count, got.mode, got.one_bos) == (None, "z", 3, "two", True)
     assert got.out == Path("o")
+
+
+def test_a_home_folder_is_written_out(monkeypatch):
+    """A shell does so in some places only: not in --records=~/x."""
+    monkeypatch.setenv("HOME", "/home/me")
+
+    def read(*words):
+        return read_values(parser_of(stage).parse_args([*words]), verb_of(stage))
+
+    words = ["~", "--records=~/x", "--shards", "~/a", "x/~", "--from=~", "--out=~"]
+    assert read(*words) == {
+        "run": "~", "records": Path("/home/me/x"), "shards": [Path("/home/me/a"), Path("x/~")],
+        "out": Path("/home/me"), "left": None, "frame": "~", "count": 50, "mode": None,
+        "one_bos": False,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="--records: '~nobody-such/x': there is no such user"):
+        read(*words[:1], "--records=~nobody-such/x", *words[2:])
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ from fgit.flags import read_settings
 from fgit.runs import (
     Run,
     all_runs,
+    check_sources,
     evaluations,
     flags,
     is_fetched_benchmark,
@@ -241,6 +242,27 @@ def test_what_has_to_be_fetched():
     assert is_fetched_model("package:a/b.gguf") and is_fetched_model("b.gguf")
     assert not is_fetched_model("org/model")
     assert is_fetched_benchmark("release:v1") and not is_fetched_benchmark("releases/a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("kind", "problems", "message"),
+    [
+        ("pairs", "release:v1", "benchmarks.tiny.problems: pairs release:v1: only release:"),
+        ("texts", "release:", "benchmarks.tiny.problems: texts release:: only release:"),
+        ("tests", "release:v1", "benchmarks.tiny.problems: 'release:v1': kind tests has no releas"),
+        ("humaneval", "package:fgit/no.jsonl", "package:fgit/no.jsonl: the installed package has"),
+    ],
+)
+def test_releases_and_packages_that_there_are_not(small, kind, problems, message):
+    benchmark = small.benchmarks["b"].model_copy(update={"kind": kind, "problems": problems})
+    with pytest.raises(UserError) as caught:
+        check_sources(small.model_copy(update={"benchmarks": {"tiny": benchmark}}))
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "workflow/quickstart/config.yaml"])
+def test_releases_and_packages_that_there_are(file):
+    check_sources(read_config(REPOSITORY / file))
 
 
 def test_the_rules_shells_find_this_interpreter_and_package(monkeypatch):

@@ -22,7 +22,7 @@ from fgit.common import processes
 from fgit.common.errors import Stopped, UserError, full_place, number_of
 from fgit.common.lock import Lock
 from fgit.common.signals import ending_on_sigterm
-from fgit.flags import Verb, add_flags, add_settings, read_settings, verb_of
+from fgit.flags import Verb, add_flags, add_settings, read_settings, read_values, verb_of
 
 VERBS = {
     name.replace("_", " "): verb_of(function)
@@ -182,11 +182,11 @@ def run(argv: list[str] | None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     arguments = make_parser().parse_args(argv)
     verb = VERBS[arguments.verb]
-    values = {name: getattr(arguments, name, None) for name in verb.flags}
     started = datetime.datetime.now(datetime.UTC)
     outputs: list[Path] = []
     try:
         check_names([*(sys.argv[1:] if argv is None else argv), working_folder()])
+        values = read_values(arguments, verb)
         settings = read_settings(arguments, verb)
         for name, flag in verb.flags.items():
             if flag.follows:

@@ -8,6 +8,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import importlib.util
 import itertools
 import json
 import os
@@ -31,7 +32,7 @@ from fgit.config import locations as every_location
 from fgit.plan.costs import Plan, plan_of
 from fgit.published import read_published
 from fgit.runs import (
-    check_packages,
+    check_sources,
     launcher,
     pilot_of,
     use_hub,
@@ -152,7 +153,7 @@ def examine(
     try:
         config = read_config(file)
         use_this_checkout()
-        check_packages(config)
+        check_sources(config)
         launcher(config.launch)
         read_published(config)
         yield ok("config", f"{file}: results go to results/{config.name}")
@@ -454,10 +455,13 @@ def named_on_disk(
 def models_here(config: Config, steps: Iterable[Step]) -> Iterator[Finding]:
     """Whether the models that lie here, or in the hub's cache, are what the stages take.
 
-    No weights are read, but torch is imported.
+    No weights are read, but torch is imported; where this interpreter has none, they are not looked
+    at.
     """
     from fgit.fetch import check_model
 
+    if importlib.util.find_spec("torch") is None:
+        return
     read = {key for step in steps for key in step.hub}
     places = {
         place.key.rpartition(".")[0]: place

@@ -94,7 +94,9 @@ def check_model(path: str, revision: str | None = None, *, embedder: bool = Fals
         config = weights.check_headers(path, folder, embedder=embedder)
     if not embedder:
         tokenizer = load_tokenizer(path, revision)
-        models.require_rows(config.vocab_size, tokenizer, [[end_of_turn(tokenizer)]], path)
+        # One without a template has that of the config, or none.
+        ends = [[end_of_turn(tokenizer)]] if tokenizer.chat_template else []
+        models.require_rows(config.vocab_size, tokenizer, ends, path)
 
 
 def fetch_benchmark(kind: str, problems: str, out: Path) -> None:

@@ -141,6 +141,22 @@ def add_settings(parser: argparse.ArgumentParser, verb: Verb) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
+def read_values(arguments: argparse.Namespace, verb: Verb) -> dict[str, Any]:
+    """The flags that are no settings, by name; paths with ``~`` written out.
+
+    Raises:
+        UserError: for the home folder of nobody.
+    """
+    values = {name: getattr(arguments, name, None) for name in verb.flags}
+    for name, flag in verb.flags.items():
+        if flag.role in ("input", "output") or bare_type(verb.types[name]) is Path:
+            try:
+                values[name] = config.at_home(values[name])
+            except ValueError as error:
+                raise UserError(f"--{(flag.word or name).replace('_', '-')}: {error}") from error
+    return values
+
+
 def read_settings(arguments: argparse.Namespace, verb: Verb) -> Any:
     """The settings that the flags say, or None for a verb without."""
     if verb.settings is None:

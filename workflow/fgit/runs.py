@@ -1,17 +1,20 @@
 """The runs that a config's tables ask for, and how the rules start what they need."""
 
 import dataclasses
+import json
 import os
 import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
 import fgit
+from fgit.benchmarks.kinds import kind_of
 from fgit.benchmarks.releases import RELEASE_PREFIX
 from fgit.common.errors import UserError
 from fgit.common.files import PACKAGE_PREFIX, resolve
@@ -187,8 +190,8 @@ def is_file(path: str) -> bool:
     )
 
 
-def check_packages(config: Config) -> None:
-    """Refuse a config that names a file of a Python package that is not there.
+def check_sources(config: Config) -> None:
+    """Refuse a config that names a file of a Python package, or a release, that there is not.
 
     Raises:
         UserError: naming the location.
@@ -196,6 +199,19 @@ def check_packages(config: Config) -> None:
     for location in locations(config):
         if location.path.startswith(PACKAGE_PREFIX):
             resolve(location.path)
+    for name, benchmark in config.benchmarks.items():
+        if is_fetched_benchmark(benchmark.problems):
+            where = f"benchmarks.{name}.problems"
+            release = kind_of(benchmark.kind).release
+            if release is None:
+                raise UserError(
+                    f"{where}: {benchmark.problems!r}: kind {benchmark.kind} has no releases; name "
+                    "a file"
+                )
+            try:
+                release(benchmark.problems.removeprefix(RELEASE_PREFIX))
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
 
 
 def is_on_hub(path: str) -> bool:
@@ -231,12 +247,49 @@ def what_lacks(folder: Path, key: str) -> str | None:
     adapter = (folder / "adapter_config.json").is_file()
     if not adapter and not (folder / "config.json").is_file():
         return "no config.json in this folder, so it is no model's"
+    if not adapter and read_object((folder / "config.json").read_bytes()) is None:
+        return "config.json is no JSON object, so it is no model's"
     patterns = ["*.safetensors", *(["*.bin"] if key == "select.embedder" else [])]
     if not any(any(folder.glob(pattern)) for pattern in patterns):
         return "no weights in safetensors in this folder"
+    if file := cut_weights(folder):
+        return f"{file} is not there, or cut short; download or save the model again"
     if not adapter and not any(folder.glob("*token*")):
         return "no tokenizer in this folder"
     return None
+
+
+def cut_weights(folder: Path) -> str | None:
+    """The first file of a model's weights that its index names and is not there, or is cut."""
+    names = {file.name for file in folder.glob("*.safetensors")}
+    for index in folder.glob("*.safetensors.index.json"):
+        places = (read_object(index.read_bytes()) or {}).get("weight_map")
+        names |= set(map(str, places.values())) if isinstance(places, dict) else {index.name}
+    return next((name for name in sorted(names) if is_cut(folder / name)), None)
+
+
+def is_cut(file: Path) -> bool:
+    """Whether a file of safetensors is shorter than its header says."""
+    try:
+        with open(file, "rb") as opened:
+            size = int.from_bytes(opened.read(8), "little")
+            tensors = read_object(opened.read(size)) if size < file.stat().st_size else None
+    except OSError:
+        return True
+    if tensors is None:
+        return True
+    tensors.pop("__metadata__", None)
+    ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
+    return file.stat().st_size < 8 + size + max(ends, default=0)
+
+
+def read_object(text: bytes) -> dict[str, Any] | None:
+    """A JSON object; None where it is none."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def is_shipped_template(name: str) -> bool:

@@ -136,6 +136,10 @@ rule report:
 
 # `snakemake table_2`: what one table needs, and no more.
 for name in CONFIG.tables:
+    if name in (rule.name for rule in workflow.rules):
+        raise WorkflowError(
+            f"config: tables.{name}: `snakemake {name}` is a step of every table; choose another name"
+        )
 
     rule:
         name:

@@ -1,12 +1,13 @@
 """Snakemake's profiles, found and read as Snakemake does."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from fgit.cluster.profiles import check_profiles, profile_file, read_profile
+from fgit.cluster.profiles import check_arguments, profile_file, read_profile
 from fgit.common.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -50,19 +51,45 @@ def test_a_key_that_stands_twice(tmp_path, monkeypatch, place, arguments, variab
     monkeypatch.delenv("SNAKEMAKE_PROFILE", raising=False)
     if variable:
         monkeypatch.setenv("SNAKEMAKE_PROFILE", variable)
-    check_profiles(arguments, str(tmp_path / "flow"))
+    check_arguments(arguments, str(tmp_path / "flow"))
     file = tmp_path / place
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(TWICE)
     with pytest.raises(
         UserError, match=r"line 6: the key 'set-resources\.train\.gpu' .* in line 4"
     ):
-        check_profiles(arguments, str(tmp_path / "flow"))
+        check_arguments(arguments, str(tmp_path / "flow"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "name=x", "seeds=[1]", "name=y"], "'name' stands twice (x, y)"),
+        (["-C", "train={epochs: 1, epochs: 2}", "-n"], "--config train, line 1: the key 'epochs'"),
+        (["--config", "name=x", "-n", "-C", "seeds=[1]"], "once, with all that follows: --config"),
+        (["--configfile", "a", "--configfiles", "b"], "--configfile stands 2 times"),
+    ],
+)
+def test_an_argument_that_stands_twice(arguments, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_arguments(["-c2", *arguments], ".")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--config", "name=x", "note=a: b: c", "train={epochs: 2}", "seeds=[1]", "published="],
+        ["-C", "train={epochs: 2}", "train={max_length: 256}"],  # Snakemake joins them
+        ["--configfile", "a", "b", "--cores", "2", "-C", "name=x", "--config-help"],
+    ],
+)
+def test_arguments_of_which_all_count(arguments):
+    check_arguments(arguments, ".")
 
 
 def test_the_profiles_that_are_shipped():
     for name in ("local", "slurm"):
-        check_profiles(["--profile", str(REPOSITORY / name)], str(REPOSITORY))
+        check_arguments(["--profile", str(REPOSITORY / name)], str(REPOSITORY))
         assert profile_file(str(REPOSITORY / name)) == REPOSITORY / name / "config.yaml"
 
 

@@ -82,7 +82,6 @@ def test_reading_leaves_the_file_alone(tmp_path):
         ("t:\n- x: 1\n- {x: 1, y: 2,\n   x: 3}\n", "t, entry 2, x", (4, 3)),
         ("? a\n: 1\n? a\n: 2\n", "a", (3, 1)),
         ("a: &a {x: 1, x: 2}\nb: *a\n", "a.x", (1, 1)),
-        ("a: &a {x: 1}\nb:\n  <<: *a\n  y: 1\n  <<: *a\n", "b.<<", (5, 3)),
         ("a: &a {x: 1}\nb: {<<: *a, x: 2, x: 3}\n", "b.x", (2, 2)),
         ("\ufeffa: 1\na: 2\n", "a", (2, 1)),
         ("a: |\n  a: 1\n  a: 2\na: 3\n", "a", (4, 1)),
@@ -108,6 +107,7 @@ def test_a_key_that_stands_twice(tmp_path, text, key, lines):
     [
         "a: &a {x: 1}\nb: {<<: *a, x: 2}\n",  # an override
         "a: &a {x: 1}\nb: &b {x: 2}\nc: {<<: [*a, *b], y: 3}\n",
+        "a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n",  # both count
         "a: {x: 1}\nb: {x: 1}\n",
         "- {x: 1}\n- {x: 1}\n",
         "a: |\n  x: 1\n  x: 2\n",

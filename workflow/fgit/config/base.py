@@ -43,19 +43,21 @@ class Place:
 
 
 def at_home(value: Any) -> Any:
-    """A path, or each of a mapping's, with ``~`` written out.
+    """A path, or each of a mapping's or list's, with ``~`` written out.
 
     Raises:
         ValueError: if it names the home folder of nobody.
     """
     if isinstance(value, dict):
         return {name: at_home(path) for name, path in value.items()}
-    if value is None or not value.startswith("~"):
+    if isinstance(value, list):
+        return [at_home(path) for path in value]
+    if value is None or not str(value).startswith("~"):
         return value
     try:
-        return str(Path(value).expanduser())
+        return type(value)(Path(value).expanduser())
     except RuntimeError as error:
-        raise ValueError(f"{value!r}: there is no such user; write ./{value} for a name") from error
+        raise ValueError(f"'{value}': there is no such user; write ./{value} for a name") from error
 
 
 class Settings(BaseModel):

@@ -15,6 +15,7 @@ from fgit.config.experiment import Config
 from fgit.config.messages import key_text, validation_message
 
 KeyPath = tuple[int | str, ...]
+MERGE = "tag:yaml.org,2002:merge"  # <<: of which all count
 NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 # What YAML 1.1 takes for a number though nobody means one: 010 is 8, and 1:30 is 90.
 SURPRISING = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_.]*:.*)")
@@ -93,11 +94,21 @@ def check_yaml(path: str | Path, *, numbers: bool = True) -> str:
         text = Path(path).read_text(encoding="utf-8-sig")
         if "\t" in text and is_json(text):
             text = text.replace("\t", " ")  # JSON may be indented by tabs, YAML may not
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        wrong = [] if root is None else sorted(surprises(root, numbers))
-    if wrong:
-        raise UserError("\n  ".join(f"{path}, line {line}: {what}" for line, what in wrong))
+        check_text(text, str(path), numbers=numbers)
     return text
+
+
+def check_text(text: str, source: str, *, numbers: bool = True) -> None:
+    """Refuse YAML as :func:`check_yaml` does a file.
+
+    Raises:
+        UserError: as there.
+        yaml.YAMLError: if it is none.
+    """
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    wrong = [] if root is None else sorted(surprises(root, numbers))
+    if wrong:
+        raise UserError("\n  ".join(f"{source}, line {line}: {what}" for line, what in wrong))
 
 
 @contextlib.contextmanager
@@ -147,7 +158,7 @@ def surprises(root: yaml.Node, numbers: bool) -> Iterator[tuple[int, str]]:
                 text = key.value if isinstance(key, yaml.ScalarNode) else str(key.value)
                 line, name, here = key.start_mark.line + 1, (key.tag, text), (*at, text[:80])
                 inner.append((value, here))
-                if name in lines:
+                if name in lines and key.tag != MERGE:
                     yield (
                         line,
                         f"the key {key_text(here)!r} stands twice, first in line {lines[name]}, "

@@ -19,7 +19,10 @@ LAST_WORDS = re.compile(
 )
 # What Python, the shell or SLURM write of a process that died.
 DIED = re.compile(
-    r"Traceback \(most recent call last\):$|[\w.]+(Error|Exception)(: .*)?$"
+    r"(\[rank\d+\]: )?(Traceback \(most recent call last\):$|[\w.]+(Error|Exception)(: .*)?$)"
+    r"|\S+: line \d+: .*: (command not found|No such file or directory|Permission denied)$"
+    r"|\S+: No module named \S+$|\S+: error while loading shared libraries: "
+    r"|Fatal Python error: |terminate called after throwing "
     r"|(\S+: line \d+: +\d+ )?(Killed|Segmentation fault|Bus error|Aborted)"
     r"( \(core dumped\))?( {2,}.*)?$|(slurmstepd|srun): error: "
 )
