@@ -194,12 +194,24 @@ def test_a_model_here_that_is_not_what_the_stages_take(project):
     (project.folder / "adapter" / "adapter_config.json").write_text("{}")
     (project.folder / "adapter" / "adapter_model.safetensors").write_bytes(NO_WEIGHTS)
     config = project.config | model(path="broken")
-    config |= {"generate": TEACHER | {"teacher": "adapter"}, "select": {"embedder": "fine"}}
+    config |= {
+        "generate": TEACHER | {"teacher": "adapter"},
+        "select": {"embedder": "fine", "max_length": 64},
+    }
     config = parse_config(config)
     teacher, base = doctor.models_here(config, steps_of(config))
     assert teacher.state == base.state == "wrong"
     assert teacher.says.startswith("generate.teacher: adapter") and "adapter" in teacher.says[20:]
     assert base.says.startswith("models.tiny.path: broken") and "_orig_mod." in base.says
+
+
+def test_an_embedder_that_cannot_take_as_much_is_told_before_the_teacher_works(project):
+    changes = {"generate": TEACHER, "select": {"embedder": "model", "max_length": 100_000}}
+    config = parse_config(project.config | changes)
+    (finding,) = doctor.models_here(config, steps_of(config))
+    assert finding.state == "wrong" and finding.says.startswith(
+        "select.embedder: max_length 100000"
+    )
 
 
 def test_environment_variables_are_not_read(project, monkeypatch):

@@ -455,13 +455,15 @@ def named_on_disk(
 def models_here(config: Config, steps: Iterable[Step]) -> Iterator[Finding]:
     """Whether the models that lie here, or in the hub's cache, are what the stages take.
 
-    No weights are read, but torch is imported; where this interpreter has none, they are not looked
-    at.
+    Weights are read of the embedder alone, which else shows at its turn what it is not fit for,
+    after the teacher's days of work. Where this interpreter has no torch, nothing is looked at.
     """
-    from fgit.fetch import check_model
-
     if importlib.util.find_spec("torch") is None:
         return
+    from fgit.common import models, weights
+    from fgit.fetch import check_model
+    from fgit.select.stage import Embedder
+
     read = {key for step in steps for key in step.hub}
     places = {
         place.key.rpartition(".")[0]: place
@@ -471,9 +473,15 @@ def models_here(config: Config, steps: Iterable[Step]) -> Iterator[Finding]:
     for key in sorted(read & places.keys()):
         try:
             revision = hub.entry_of(config, key).revision
-            check_model(places[key].path, revision, embedder=key == "select")
+            path = places[key].path
+            check_model(path, revision, embedder=key == "select")
+            if key == "select" and weights.folder_of(models.source(path)[0], revision):
+                Embedder(config.select)
         except UserError as error:
-            yield Finding("wrong", "models", f"{places[key].key}: {error}")
+            # vLLM has versions and architectures of its own.
+            elsewhere = key == "generate" and config.generate.backend == "vllm"
+            state: Level = "warning" if elsewhere else "wrong"
+            yield Finding(state, "models", f"{places[key].key}: {error}")
 
 
 def at_hub(looks: Sequence[hub.Look]) -> Iterator[Finding]:
