@@ -196,10 +196,11 @@ def test_a_model_here_that_is_not_what_the_stages_take(project):
     config = project.config | model(path="broken")
     config |= {
         "generate": TEACHER | {"teacher": "adapter"},
-        "select": {"embedder": "fine", "max_length": 64},
+        "select": {"embedder": "fine", "prefix": "", "max_length": 64},
     }
     config = parse_config(config)
-    teacher, base = doctor.models_here(config, steps_of(config))
+    teacher, base, *others = doctor.models_here(config, steps_of(config))
+    assert not others
     assert teacher.state == base.state == "wrong"
     assert teacher.says.startswith("generate.teacher: adapter") and "adapter" in teacher.says[20:]
     assert base.says.startswith("models.tiny.path: broken") and "_orig_mod." in base.says
