@@ -23,7 +23,15 @@ from fgit.inference.decoding import (
     reserved_cache,
 )
 from fgit.inference.transformers_engine import GumbelSampling
-from tests.architectures import documented, small_windows, tiny, tiny_config, trains, writes
+from tests.architectures import (
+    documented,
+    from_config,
+    small_windows,
+    tiny,
+    tiny_config,
+    trains,
+    writes,
+)
 
 PROMPTS = [[5, 6, 7], [8], [5, 6, 7], [9, 10, 11, 12]]
 
@@ -331,3 +339,55 @@ def test_nan_is_not_blamed_on_the_architecture(tiny_model):
         model.model.norm.weight.fill_(torch.nan)
     with pytest.raises(UserError, match="NaN as logits"):
         exact_way(model, 20)
+
+
+@pytest.mark.parametrize(("noise", "message"), [(1e-4, None), (0.01, "context changes them by 0")])
+def test_a_model_that_does_not_use_its_context(tiny_model, monkeypatch, noise, message):
+    """Training may leave one behind: rounding is no fault of it, and a fault is still one."""
+    model = load_model(str(tiny_model), dtype="float32")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(*arguments, choose, **options):
+        def noisy(logits, rows):
+            errors = torch.randn(logits.shape, generator=generator)
+            return choose(logits + noise * logits.std() * errors, rows)
+
+        return in_batches(*arguments, choose=noisy, **options)
+
+    monkeypatch.setattr(decoding, "WAYS", {"rounded": rounded})
+    if message:
+        with pytest.raises(UserError, match=message):
+            exact_way(model, 20)
+    else:
+        assert exact_way(model, 20) is rounded
+
+
+def test_constant_logits_are_served(tiny_model):
+    model = load_model(str(tiny_model), dtype="float32")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    assert exact_way(model, 20) is in_batches
+
+
+@pytest.mark.parametrize("kind", ["ernie", "bert-generation"])
+def test_small_weights_hide_no_look_ahead(kind):
+    """Of an untrained encoder a token's position changes the logits more than the context does."""
+    with pytest.raises(UserError, match="looks ahead"):
+        exact_way(from_config(tiny_config(kind)), 20)
+
+
+def test_without_room_for_fp32_the_comparison_is_in_bf16(tiny_model, monkeypatch):
+    """Weights may have had room, and what they compute had not."""
+    model = load_model(str(tiny_model), dtype="bfloat16")
+
+    def on_a_small_gpu(*arguments):
+        if model.dtype is torch.float32:
+            raise torch.OutOfMemoryError
+        return first_exact(*arguments)
+
+    monkeypatch.setattr(decoding, "first_exact", on_a_small_gpu)
+    assert exact_way(model, 20) is in_batches
