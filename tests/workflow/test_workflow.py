@@ -183,6 +183,7 @@ SPEED = {
         "attention": "sdpa",
         "gradient_checkpointing": True,
         "checkpoint_minutes": 1.0,
+        "min_share": 0.05,
     },
     "evaluate": {"batch_size": 3},
     "score": {"memory_mb": 7000},

@@ -181,7 +181,7 @@ def test_nothing_to_learn_from_is_said_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id": "s0"}, r"2 samples share their id with another, such as 's0'"),
+        ({"id": "s0"}, r"rows 1 and 2: the same id 's0' twice"),
         ({"response": " \n"}, r"the response of 1 samples is empty, such as that of 's1'"),
     ],
 )

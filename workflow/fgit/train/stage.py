@@ -60,7 +60,7 @@ def train(
         The settings, with the precision that ``auto`` was.
     """
     frame = read_spans(spans)
-    check_samples(spans, frame)
+    check_responses(spans, frame)
     seed_everything(settings.seed)
     tokenizer = load_tokenizer(model, revision, template)
     require_chat_template(tokenizer, model)
@@ -107,14 +107,8 @@ def train(
     return settings
 
 
-def check_samples(spans: Path, frame: pl.DataFrame) -> None:
-    """Refuse ids that stand twice, by which samples are told apart, and empty responses."""
-    twice = frame.filter(pl.col("id").is_duplicated())["id"]
-    if len(twice):
-        raise UserError(
-            f"{spans}: {len(twice)} samples share their id with another, such as {twice[0]!r}; "
-            "give every sample an id of its own"
-        )
+def check_responses(spans: Path, frame: pl.DataFrame) -> None:
+    """Refuse empty responses."""
     empty = frame.filter(pl.col("response").str.strip_chars() == "")["id"]
     if len(empty):
         raise UserError(
