@@ -437,16 +437,28 @@ def test_older_provenance_files_tell_the_digest_of_a_folder_alone(tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_copy_is_refused_and_stays(tmp_path, kind):
+def test_a_damaged_copy_is_set_aside_and_the_original_stays(tmp_path, kind):
     made = Made(tmp_path / "results/stage", kind)
     shutil.copytree(tmp_path / "results", tmp_path / "copy")
     copy = tmp_path / "copy/stage" / made.path.name
     read({"it": copy})
-    made.file.rename(tmp_path / "moved")
     (tmp_path / "copy" / made.file.relative_to(tmp_path / "results")).write_text("contenX")
-    with pytest.raises(UserError, match=r"in .*results/stage.*a damaged copy.*It is left as it is"):
+    with pytest.raises(UserError, match=rf"copy/stage/{copy.name}: .*{copy.name}\.damaged now"):
         read({"it": copy})
-    assert copy.exists() and not list(copy.parent.glob("*damaged*"))
+    assert not copy.exists() and copy.with_name(f"{copy.name}.damaged").exists()
+    made.check()
+
+
+def test_a_copy_by_another_name_is_told_by_what_lies_beside(tmp_path):
+    folder = tmp_path / "run"
+    write_json(folder / "metrics.json", {})
+    Made(folder, "model")
+    shutil.copytree(folder, tmp_path / "mine")
+    copy = tmp_path / "mine/model"
+    read({"it": copy})
+    (copy / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"mine/model: .*model\.damaged now"):
+        read({"it": copy})
 
 
 def test_a_folder_reached_by_a_link_is_where_it_was_written(tmp_path):

@@ -266,9 +266,9 @@ def check_input(snapshot: Snapshot) -> None:
     """Refuse a file or model that is no longer what the stage that made it wrote.
 
     It is not if a file that the stage wrote has another digest than its provenance file tells.
-    Files that others put into the folder of a model are named in a warning. Where the stage wrote
-    it, it is renamed to ``NAME.damaged`` (:func:`fgit.common.replacing.set_aside`): then Snakemake
-    makes it again, and what was changed on purpose is not lost. A copy elsewhere stays.
+    Files that others put into the folder of a model are named in a warning. It is renamed to
+    ``NAME.damaged`` (:func:`fgit.common.replacing.set_aside`): then Snakemake makes it again, in a
+    results folder that was moved or copied, too, and what was changed on purpose is not lost.
 
     Raises:
         UserError: naming the file.
@@ -291,11 +291,6 @@ def check_input(snapshot: Snapshot) -> None:
         f"it is not as fgit {maker.stage} wrote it (SHA-256 {sha256:.12}, not {maker.sha256:.12})"
     )
     use = f"delete the provenance file {maker.provenance}"
-    if not maker.here:
-        raise UserError(
-            f"{path}: {wrong} in {maker.place}: a damaged copy, or a change by hand. It is left as "
-            f"it is; copy it again. To use it as it is, {use}"
-        )
     aside = None
     try:
         with Lock(maker.locked):  # which those hold, too, who make it anew
@@ -324,7 +319,6 @@ class Maker(NamedTuple):
     """What a provenance file says of a file or model folder.
 
     Attributes:
-        place: where it was written; ``here``: whether that is where it lies.
         locked: what the stage locked while it wrote.
         files: of a folder, the digest of each file; older provenance files do not tell.
     """
@@ -333,8 +327,6 @@ class Maker(NamedTuple):
     stage: str
     sha256: str
     files: dict[str, str]
-    place: Path
-    here: bool
     provenance: Path
     locked: Path
 
@@ -342,7 +334,8 @@ class Maker(NamedTuple):
 def made_by(path: Path) -> Maker | None:
     """The stage that made a file or model last; None if no provenance file tells.
 
-    Of a results folder that was moved or copied, what had this name in the folder of this name.
+    Of a results folder that was moved or copied, what had this name in the folder of this name, or
+    in one with another result that still lies beside it.
     """
     makers = []
     for file in [path / "provenance.json", *path.parent.glob("*provenance.json")]:
@@ -357,14 +350,22 @@ def made_by(path: Path) -> Maker | None:
         for place, (out, value) in zip(written, record.outputs.items(), strict=True):
             here = without_links(place) == without_links(path)
             beside = place.parent == written[0].parent
-            same_folder = name or place.parent.name == path.parent.name
+            same_folder = name or place.parent.name == path.parent.name or lies_with(record, path)
             copied = place.name == path.name and (file.parent == path or (beside and same_folder))
             if here or copied:
                 locked = file.with_name(name) if name else file.parent
                 files = record.files.get(out, {})
-                made = (record.started, record.stage, value, files, place, here, file, locked)
+                made = (record.started, record.stage, value, files, file, locked)
                 makers.append(Maker(*made))
     return max(makers, key=lambda maker: maker.started, default=None)
+
+
+def lies_with(record: Record, path: Path) -> bool:
+    """Whether something else that a stage wrote lies beside a path, as it was written."""
+    others = ((path.with_name(Path(out).name), value) for out, value in record.outputs.items())
+    return any(
+        file != path and file.is_file() and file_digest(file) == value for file, value in others
+    )
 
 
 def without_links(path: Path) -> Path:
