@@ -335,12 +335,16 @@ def test_a_config_with_a_name_is_whole_and_one_without_changes_the_papers(projec
     _, output = project.snakemake("-n", "-p", "--forceall", target)
     assert " -m fgit train" in output
     assert "accelerate" not in output and "--gradient-checkpointing" not in output
-    (project.folder / "part.yaml").write_text("name: part\n")
-    code, output = project.snakemake("-n", "--configfile", "part.yaml", check=False)
-    assert code != 0 and "models: this key is required" in output
-    (project.folder / "part.yaml").write_text("keep_models: none\n")
-    _, output = project.snakemake("-n", "--configfile", "part.yaml")
-    assert re.search(r"^train_temporary +36$", output, re.M)
+    config = project.folder / "tiny.yaml"
+    try:
+        config.write_text("name: part\n")
+        code, output = project.snakemake("-n", check=False)
+        assert code != 0 and "models: this key is required" in output
+        config.write_text("keep_models: none\n")
+        _, output = project.snakemake("-n")
+        assert re.search(r"^train_temporary +36$", output, re.M)
+    finally:
+        project.write_config()
 
 
 def test_a_table_is_a_target_that_needs_its_own_runs_only(project):
