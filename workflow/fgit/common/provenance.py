@@ -348,11 +348,13 @@ def made_by(path: Path) -> Maker | None:
         name = file.name.removesuffix("provenance.json").removesuffix(".")
         written = [Path(record.directory or "", out) for out in record.outputs]
         for place, (out, value) in zip(written, record.outputs.items(), strict=True):
-            here = without_links(place) == without_links(path)
+            if place.name != path.name:
+                continue
+            here = file.parent == path or without_links(place) == without_links(path)
             beside = place.parent == written[0].parent
-            same_folder = name or place.parent.name == path.parent.name or lies_with(record, path)
-            copied = place.name == path.name and (file.parent == path or (beside and same_folder))
-            if here or copied:
+            same_folder = name or place.parent.name == path.parent.name
+            # What lies beside is read, so it is asked last.
+            if here or (beside and (same_folder or lies_with(record, path))):
                 locked = file.with_name(name) if name else file.parent
                 files = record.files.get(out, {})
                 made = (record.started, record.stage, value, files, file, locked)

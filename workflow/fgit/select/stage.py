@@ -15,7 +15,7 @@ import transformers
 
 from fgit.common import files, models, processes
 from fgit.common.code_blocks import CODE_FORMS, NOTES
-from fgit.common.errors import UserError
+from fgit.common.errors import UserError, described
 from fgit.common.progress import bar
 from fgit.common.weights import UNUSED_BY_EMBEDDERS, load_checked
 from fgit.config import SelectSettings
@@ -270,10 +270,9 @@ class Embedder:
         except UserError:
             raise
         except Exception as error:  # models of another kind ask for images, labels and whatever
-            first = (str(error).strip().splitlines() or [""])[0]
             raise UserError(
                 f"embedder {self.settings.embedder}: {type(self.model).__name__} gives texts no "
-                f"hidden states ({type(error).__name__}: {first}); use an encoder of texts"
+                f"hidden states ({described(error)}); use an encoder of texts"
             ) from error
         self.size = alone.shape[1]
         difference = float(np.abs(together - alone).max() / np.abs(alone).max().clip(1e-30))
